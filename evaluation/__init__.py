@@ -1,0 +1,1 @@
+"""BEIR data, retrieval to a run, metrics, significance and the report. Imports none of the other packages."""

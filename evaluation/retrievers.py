@@ -1,0 +1,118 @@
+"""First-stage retrieval: a corpus is indexed once, then queries give a run. BM25 and dense have the same two verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import bm25s
+import numpy as np
+import Stemmer
+import torch
+from sentence_transformers import SentenceTransformer
+
+from evaluation.data import Corpus, Qrels, Run
+from evaluation.models import encode
+
+Progress = Callable[[int], None]
+
+
+class BM25:
+    """BM25 (Lucene's variant) by ``bm25s``, over title and text.
+
+    ``k1`` 0.9 and ``b`` 0.4 are Anserini's, which BEIR's published BM25 uses. ``language``: a Snowball stemmer's name,
+    or None for no stemming; English also loses its stop words.
+    """
+
+    name = "bm25"
+
+    def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = "english") -> None:
+        self._stemmer = Stemmer.Stemmer(language) if language else None
+        self._stop_words = "english" if language == "english" else None
+        self.ids = list(corpus)
+        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
+        self._index.index(self._tokenize([d.content for d in corpus.values()]), show_progress=False)
+
+    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
+        """Return the ``k`` best documents of each query. Documents that share no word with the query are left out."""
+        k = min(k, len(self.ids))
+        tokens = self._tokenize(list(queries.values()))
+        rows, scores = self._index.retrieve(tokens, k=k, sorted=True, show_progress=False)
+        if progress:
+            progress(len(queries))
+        return {
+            query_id: {self.ids[row]: float(score) for row, score in zip(rows[i], scores[i], strict=True) if score > 0}
+            for i, query_id in enumerate(queries)
+        }
+
+    def _tokenize(self, texts: list[str]):
+        return bm25s.tokenize(texts, stopwords=self._stop_words or [], stemmer=self._stemmer, show_progress=False)
+
+
+class Dense:
+    """Exact search by cosine with a bi-encoder. The corpus is encoded when the index is made.
+
+    ``query_prompt`` and ``document_prompt`` are put before the texts; None takes the model's own prompts of the names
+    ``query`` and ``document``, where it has them.
+    """
+
+    name = "dense"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        model: SentenceTransformer,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        progress: Progress | None = None,
+    ) -> None:
+        self.ids = list(corpus)
+        self._model = model
+        self._query_prompt = _prompt(model, "query", query_prompt)
+        self._vectors = encode(model, [d.content for d in corpus.values()], prompt=_prompt(model, "document", document_prompt), progress=progress)
+
+    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None, block: int = 512) -> Run:
+        """Return the ``k`` best documents of each query. ``block`` queries are scored against the corpus at a time."""
+        vectors = encode(self._model, list(queries.values()), prompt=self._query_prompt, progress=progress)
+        corpus = torch.from_numpy(self._vectors)
+        run: Run = {}
+        for start in range(0, len(vectors), block):
+            scores, rows = torch.topk(torch.from_numpy(vectors[start : start + block]) @ corpus.T, min(k, len(self.ids)), dim=1)
+            for query_id, row, score in zip(list(queries)[start : start + block], rows.tolist(), scores.tolist(), strict=True):
+                run[query_id] = {self.ids[r]: s for r, s in zip(row, score, strict=True)}
+        return run
+
+
+def fuse(runs: Sequence[Run], k: int = 60) -> Run:
+    """Reciprocal rank fusion (Cormack et al. 2009): a document scores the sum of 1 / (``k`` + rank) over the runs."""
+    fused: Run = {}
+    for run in runs:
+        for query_id, scores in run.items():
+            target = fused.setdefault(query_id, {})
+            for rank, doc_id in enumerate(ranking(scores), start=1):
+                target[doc_id] = target.get(doc_id, 0.0) + 1 / (k + rank)
+    return fused
+
+
+def ranking(scores: Mapping[str, float]) -> list[str]:
+    """Document IDs, best first; equal scores by ID, so that the order is a function of the scores."""
+    return sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
+
+
+def to_documents(run: Run, corpus: Corpus) -> Run:
+    """Rank documents by their best chunk (MaxP): for qrels that name the documents that the chunks were cut from."""
+    by_document: Run = {}
+    for query_id, scores in run.items():
+        best = by_document.setdefault(query_id, {})
+        for chunk_id, score in scores.items():
+            doc_id = corpus[chunk_id].doc_id
+            best[doc_id] = max(score, best.get(doc_id, -np.inf))
+    return by_document
+
+
+def names_documents(qrels: Qrels, corpus: Corpus) -> bool:
+    """Whether the qrels speak of documents that were cut into chunks, and not of the chunks."""
+    return any(doc_id not in corpus for grades in qrels.values() for doc_id in grades)
+
+
+def _prompt(model: SentenceTransformer, name: str, given: str | None) -> str:
+    return (model.prompts or {}).get(name, "") or "" if given is None else given

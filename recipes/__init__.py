@@ -1,0 +1,1 @@
+"""Recipes (YAML) and the engine that runs them. The only package that knows all the others."""

@@ -1,0 +1,88 @@
+"""The command ``sharpen``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
+                  help="Turn a folder of documents into a retriever that is measurably better on them.")  # fmt: skip
+
+RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `sharpen recipes` lists.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides, as in training.epochs=2 name=longer.")]
+
+
+@app.command()
+def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m recipes run RECIPE."""
+    from recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    _quiet_libraries()
+    from evaluation.models import process_state
+    from recipes.run import run_recipe
+
+    main = process_state().is_main_process
+    run_recipe(loaded, Console(quiet=not main, file=None if main else open(os.devnull, "w")))
+
+
+@app.command()
+def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Check a recipe and the files that it names, and print it with every default filled in."""
+    from recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from recipes.stages import check_inputs
+
+    check_inputs(loaded.recipe)
+    print(loaded.resolved_yaml, end="")
+
+
+@app.command()
+def recipes() -> None:
+    """List the recipes that come with sharpen."""
+    from recipes.load import FOLDER, first_line, recipe_files
+
+    for path in recipe_files():
+        print(f"{path.relative_to(FOLDER).with_suffix('').as_posix():20} {first_line(path)}")
+
+
+@app.command()
+def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")]) -> None:
+    """Print the table and the verdict of a finished run."""
+    from recipes.run import show_run
+
+    show_run(run, Console())
+
+
+def main() -> None:
+    """Run the command; what the user can mend is one line on standard error and exit status 2."""
+    from evaluation.files import InputError
+
+    try:
+        app()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; everything finished is kept, the same command goes on from here", file=sys.stderr)
+        sys.exit(130)
+
+
+def _quiet_libraries() -> None:
+    """Our own progress bars say what goes on; those of the libraries would write over them."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    for name in ("httpx", "openai", "sentence_transformers", "bm25s"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.utils.logging.disable_progress_bar()

@@ -1,0 +1,169 @@
+"""Stages: each a function of its inputs and its part of the recipe, run once and then reused for as long as both stay."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import filelock
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from evaluation.files import InputError, atomic_folder, sha256_file, write_json
+from evaluation.models import process_state
+from recipes.schema import Recipe
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """``run(context, folder)`` writes its files into ``folder`` and returns counts for the manifest.
+
+    ``version``: raise it when the same inputs would give other files. ``part``: what of the recipe the result depends
+    on. ``inputs``: content hashes of what comes from outside the run. ``needs``: the stages whose files it reads.
+    ``shared``: every process of ``accelerate launch`` takes part; of other stages, and of all folders, the first process
+    takes care. No stage writes outside its folder.
+    """
+
+    name: str
+    version: int
+    run: Callable[[Context, Path], dict[str, Any]]
+    part: Callable[[Recipe], Any]
+    inputs: Callable[[Context], dict[str, str]] = lambda _context: {}
+    needs: tuple[str, ...] = ()
+    shared: bool = False
+
+
+@dataclass
+class Context:
+    """What a stage may know: the recipe, where the run's folder is and how to tell the person what goes on."""
+
+    recipe: Recipe
+    console: Console
+    cache: dict[str, Any] = field(default_factory=dict)
+    """What one stage read and the next one needs again, kept in memory for the length of a run."""
+
+    @property
+    def folder(self) -> Path:
+        return Path(self.recipe.runs) / self.recipe.name
+
+    def stage_folder(self, name: str) -> Path:
+        return self.folder / name
+
+    @contextmanager
+    def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
+        """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
+        rate = TextColumn("{task.fields[rate]}")
+        bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                       console=self.console, disable=not self.console.is_terminal, transient=True)  # fmt: skip
+        started = time.monotonic()
+        with bar:
+            task = bar.add_task(label, total=total, rate="", note="")
+
+            def advance(n: int = 1, note: str = "") -> None:
+                bar.advance(task, n)
+                done = bar.tasks[0].completed
+                bar.update(task, rate=f"{done / (time.monotonic() - started + 1e-9):.1f}/s", note=note)
+
+            yield advance
+
+
+def run_stages(stages: Sequence[Stage], context: Context) -> dict[str, dict[str, Any]]:
+    """Run the stages that are not up to date and return every manifest by stage name.
+
+    A stage is up to date if its manifest has the fingerprint that it would get now and its files have the sums in the
+    manifest. Stages that run replace their folder at the end of it, whole. Raises ``InputError`` if another process is at
+    work in the same run's folder.
+    """
+    state = process_state()
+    manifests: dict[str, dict[str, Any]] = {}
+    with _lock(context.folder) if state.is_main_process else _nothing():
+        for stage in stages:
+            folder = context.stage_folder(stage.name)
+            decision = None
+            if state.is_main_process:
+                fingerprint = _fingerprint(stage, context, manifests)
+                decision = (fingerprint, _up_to_date(folder, fingerprint["sha256"]))
+            fingerprint, manifest = _from_main(decision)
+            if manifest is None:
+                manifest = _run(stage, context, folder, fingerprint)
+                context.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False)
+            else:
+                context.console.print(f"[dim]✓ {stage.name:10} unchanged, reused[/]", highlight=False)
+            manifests[stage.name] = manifest
+    return manifests
+
+
+def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    state = process_state()
+    manifest = None
+    started, clock = datetime.now(UTC), time.monotonic()
+    if state.is_main_process:
+        with atomic_folder(folder) as partial:
+            counts = stage.run(context, partial)
+            outputs = {p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+            seconds = round(time.monotonic() - clock, 2)
+            manifest = {"stage": stage.name, "fingerprint": fingerprint, "counts": counts, "started": started.isoformat(timespec="seconds"), "seconds": seconds, "outputs": outputs}
+            write_json(partial / MANIFEST, manifest)
+    elif stage.shared:
+        stage.run(context, folder.parent / f".{folder.name}.partial")
+    return _from_main(manifest)
+
+
+def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
+    parts = {
+        "version": stage.version,
+        "seed": context.recipe.seed,
+        "part": stage.part(context.recipe),
+        "inputs": stage.inputs(context) | {f"{name}/{file}": digest for name in stage.needs for file, digest in manifests[name]["outputs"].items()},
+    }
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    # the part itself stays out: it may hold what an environment variable stood for, and recipe.yaml says it anyhow
+    return {"sha256": digest, "version": stage.version, "inputs": parts["inputs"]}
+
+
+def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        same = manifest["fingerprint"]["sha256"] == fingerprint and all(sha256_file(folder / file) == digest for file, digest in manifest["outputs"].items())
+    except (OSError, ValueError, KeyError, TypeError):  # not there, or not a manifest: run the stage
+        return None
+    return manifest if same else None
+
+
+def _summary(manifest: dict[str, Any]) -> str:
+    counts = ", ".join(f"{value:,} {key}" for key, value in manifest["counts"].items() if isinstance(value, int))
+    return f"{counts}  [dim]{manifest['seconds']:.0f} s[/]"
+
+
+def _from_main(value: Any) -> Any:
+    """The first process's value, on every process; the others wait for it here."""
+    if process_state().num_processes == 1:
+        return value
+    values = [value]
+    broadcast_object_list(values)
+    return values[0]
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        with filelock.FileLock(folder / ".lock", timeout=0):
+            yield
+    except filelock.Timeout:
+        raise InputError(f"{folder}: another process is at work in this run; wait for it, or give this one another name (name=...)") from None
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield

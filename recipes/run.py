@@ -1,0 +1,101 @@
+"""Running a recipe from start to verdict, and showing what a run left."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from evaluation.data import read_queries
+from evaluation.files import InputError, write_json, write_text
+from evaluation.models import process_state
+from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
+from recipes.engine import Context, run_stages
+from recipes.load import LoadedRecipe
+from recipes.stages import STAGES, check_inputs, read_evaluation, read_scores
+
+SAMPLES = 12
+
+
+def run_recipe(loaded: LoadedRecipe, console: Console) -> Comparison | None:
+    """Run what is not up to date and write ``recipe.yaml``, ``metrics.json`` and ``report.md`` into the run's folder.
+
+    Every process of ``accelerate launch`` must call this; the comparison is returned on the first one only.
+    """
+    recipe = loaded.recipe
+    check_inputs(recipe)
+    context = Context(recipe, console)
+    manifests = run_stages(STAGES, context)
+    if not process_state().is_main_process:
+        return None
+    before, after = read_scores(context, "before", "before"), read_scores(context, "after", "after")
+    comparison = make_comparison(before, after, read_scores(context, "before", "bm25"), recipe.seed)
+    write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
+    write_json(context.folder / "metrics.json", comparison.model_dump(mode="json"))
+    write_text(context.folder / "report.md", markdown(recipe.name, comparison, _sections(context, manifests, before["ndcg@10"], after["ndcg@10"])))
+    print_comparison(comparison, console)
+    console.print(f"\nreport   {context.folder / 'report.md'}\nmodel    {context.stage_folder('model')}\nmetrics  {context.folder / 'metrics.json'}", highlight=False)
+    return comparison
+
+
+def show_run(folder: Path, console: Console) -> None:
+    """Print the table and verdict of a finished run, and what each stage did. Raises ``InputError`` if it has none."""
+    try:
+        comparison = Comparison.model_validate_json((folder / "metrics.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        done = [s.name for s in STAGES if (folder / s.name / "manifest.json").exists()]
+        state = f"the stages done are {', '.join(done)}; `sharpen run` goes on from there" if done else "give the folder of a run, like runs/quickstart"
+        raise InputError(f"{folder}: no finished run ({state})") from None
+    except ValueError as error:
+        raise InputError(f"{folder / 'metrics.json'}: not what `sharpen run` writes ({error})") from None
+    for stage in STAGES:
+        manifest = json.loads((folder / stage.name / "manifest.json").read_text(encoding="utf-8"))
+        console.print(f"{stage.name:10} {_counts(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
+    print_comparison(comparison, console)
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    header, rows = table(comparison)
+    if console.is_terminal and console.width >= 100:
+        view = Table(*header)
+        for row in rows:
+            view.add_row(*row)
+        console.print(view)
+    else:  # a log file, or a narrow window: columns that stay in line
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        for row in [header, *rows]:
+            print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=console.file)
+    console.print("\n" + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
+
+
+def _sections(context: Context, manifests: dict[str, dict[str, Any]], before: dict[str, float], after: dict[str, float]) -> dict[str, list[str]]:
+    texts = {q.id: q.text for q in read_queries(context.stage_folder("pairs") / "queries.jsonl").values()}
+    stages = ["| stage | counts | seconds |", "| --- | --- | --- |"]
+    stages += [f"| {name} | {_counts(m['counts'])} | {m['seconds']:.0f} |" for name, m in manifests.items()]
+    pairs = [json.loads(line) for line in (context.stage_folder("pairs") / "queries.jsonl").read_text(encoding="utf-8").splitlines()[:SAMPLES]]
+    samples = [f"- {code(texts[p['_id']])} for {code(p['metadata']['positives'][0])}" for p in pairs]
+    evaluated = _evaluation_texts(context)
+    moved = sorted(before, key=lambda q: after[q] - before[q])
+    line = lambda q: f"- {after[q] - before[q]:+.3f}  {code(evaluated.get(q, q))}"  # noqa: E731
+    won = [line(q) for q in reversed(moved[-SAMPLES:]) if after[q] > before[q]]
+    lost = [line(q) for q in moved[:SAMPLES] if after[q] < before[q]]
+    return {
+        "What was done": stages,
+        "Queries won most (nDCG@10)": won or ["none"],
+        "Queries lost most (nDCG@10)": lost or ["none"],
+        "Some of the generated queries": samples,
+        "The recipe": ["`recipe.yaml` in this folder is the recipe with every default filled in; `sharpen run` with it repeats the run."],
+    }
+
+
+def _evaluation_texts(context: Context) -> dict[str, str]:
+    return {q.id: q.text for q in read_evaluation(context)[1].values()}
+
+
+def _counts(counts: dict[str, Any]) -> str:
+    flat = [(k.replace("_", " "), v) for k, v in counts.items() if not isinstance(v, dict)]
+    nested = [(f"{k}: {reason}", n) for k, v in counts.items() if isinstance(v, dict) for reason, n in v.items()]
+    return ", ".join(f"{v:,} {k}" if isinstance(v, int) else f"{k} {v:.3f}" for k, v in flat + nested if v is not None)

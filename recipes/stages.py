@@ -1,0 +1,330 @@
+"""The walk from documents to a verdict, as stages."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from evaluation.data import (
+    Corpus, Qrels, Queries, Run, find_dataset, read_corpus, read_qrels, read_queries, write_corpus, write_qrels, write_queries, write_run,
+)  # fmt: skip
+from evaluation.files import InputError, sha256_file, sha256_tree, write_json, write_jsonl
+from evaluation.metrics import evaluate
+from evaluation.models import load_encoder, process_state, resolve_encoder
+from evaluation.retrievers import BM25, Dense, fuse, names_documents, to_documents
+from recipes.engine import Context, Stage
+from recipes.load import read_pool
+from recipes.schema import Recipe
+from sdg.chunking import chunk
+from sdg.documents import PYTHON_DOCS, read_documents
+from sdg.embedded import PACKAGED_LLMS, locate_llm, serve
+from sdg.filters import positives, round_trip
+from sdg.journal import Journal
+from sdg.llm import LLM, api_key_from
+from sdg.negatives import read_negatives, write_negatives
+from sdg.negatives import bm25 as bm25_miner
+from sdg.queries import FewShot, Generated, generate_queries, sample_documents
+from sdg.split import split_documents, split_queries
+from training.retriever import RetrieverSettings, train_retriever
+from training.triplets import make_triplets
+
+RUN_DEPTH = 100
+
+
+def check_inputs(recipe: Recipe) -> None:
+    """Find what a recipe names before anything is computed or paid for. Raises ``InputError``."""
+    if recipe.corpus.source != PYTHON_DOCS and not Path(recipe.corpus.source).expanduser().exists():
+        find_dataset(recipe.corpus.source)
+    read_pool(Path(recipe.queries.pool))
+    resolve_encoder(recipe.training.base)
+    if recipe.llm.embedded:
+        locate_llm(recipe.llm.embedded)
+    api_key_from(recipe.llm.api_key_env)
+    queries = read_queries(_evaluation_folder(recipe) / "queries.jsonl")
+    read_qrels(_evaluation_folder(recipe) / "qrels" / f"{recipe.evaluation.split}.tsv", queries)
+
+
+# -- corpus ----------------------------------------------------------------------------------------------------------
+
+
+def _corpus_inputs(context: Context) -> dict[str, str]:
+    source = context.recipe.corpus.source
+    if source == PYTHON_DOCS:
+        return {"python": platform.python_version()}
+    path = Path(source).expanduser()
+    if not path.exists() or (path / "corpus.jsonl").exists():
+        path = find_dataset(source) / "corpus.jsonl"
+    return {"corpus": sha256_tree(path)}
+
+
+def _corpus(context: Context, folder: Path) -> dict[str, Any]:
+    part = context.recipe.corpus
+    documents = read_documents(part.source)
+    chunks = documents.values() if part.chunk is None else chunk(documents.values(), part.chunk.max_words, part.chunk.overlap_words)
+    corpus: Corpus = {}
+    for piece in chunks:
+        if piece.id in corpus:
+            raise InputError(f"{part.source}: the chunk ID {piece.id!r} is also the ID of a document; rename that document")
+        corpus[piece.id] = piece
+    write_corpus(folder / "corpus.jsonl", corpus)
+    return {"documents": len(documents), "chunks": len(corpus)}
+
+
+# -- queries ---------------------------------------------------------------------------------------------------------
+
+
+def _llm_identity(recipe: Recipe) -> str:
+    """What an LLM's answers depend on: an embedded model by the sum of its weights, any other by its name."""
+    name = recipe.llm.embedded
+    if name is None:
+        return recipe.llm.model
+    sha256 = PACKAGED_LLMS[name].sha256 if name in PACKAGED_LLMS else sha256_file(locate_llm(name))
+    return f"{Path(name).name}@{sha256[:16]}"
+
+
+def _uses_chat(recipe: Recipe) -> bool:
+    if recipe.llm.chat is not None:
+        return recipe.llm.chat
+    return recipe.llm.embedded not in PACKAGED_LLMS or PACKAGED_LLMS[recipe.llm.embedded].chat
+
+
+def _queries(context: Context, folder: Path) -> dict[str, Any]:
+    recipe = context.recipe
+    part = recipe.queries
+    parameters = {"temperature": part.temperature, "top_p": part.top_p, "max_tokens": part.max_tokens}
+    if part.extra_body:
+        parameters["extra_body"] = part.extra_body
+    few_shot = FewShot(
+        task=part.task, pool=read_pool(Path(part.pool)), per_prompt=part.examples_per_prompt, group=part.examples_group,
+        per_document=part.per_document, max_document_words=part.max_document_words, chat=_uses_chat(recipe), parameters=parameters,
+    )  # fmt: skip
+    documents = sample_documents(list(_read_corpus(context).values()), part.documents, recipe.seed)
+    generated = _ask(context, documents, few_shot)
+    counts = generated.counts() | {f"{kind}_tokens": n for kind, n in generated.tokens.items()}
+    if not generated.kept:
+        raise InputError(f"llm: none of the {counts['asked']} answers was usable: {counts['rejected']}. Try `sharpen show`, another model, or another queries.task and queries.pool")
+    write_queries(folder / "queries.jsonl", generated.kept)
+    write_jsonl(folder / "rejected.jsonl", generated.rejected)
+    return counts
+
+
+def _ask(context: Context, documents: list, few_shot: FewShot) -> Generated:
+    recipe = context.recipe
+    journal = Journal(Path(recipe.runs) / "llm_answers.sqlite")
+    settings = {"journal": journal, "identity": _llm_identity(recipe), "timeout": recipe.llm.timeout, "max_retries": recipe.llm.max_retries}
+    with context.progress("writing queries", len(documents) * few_shot.per_document) as advance:
+        tell = lambda answer: advance(note=answer.text.strip().split("\n")[0][:60])  # noqa: E731
+        try:
+            if recipe.llm.embedded:
+                # started even if the journal has every answer: to know that, the prompts must be made, and starting takes a second
+                with serve(locate_llm(recipe.llm.embedded)) as endpoint:
+                    llm = LLM(endpoint.base_url, endpoint.api_key, "embedded", concurrency=1, **settings)
+                    return generate_queries(documents, llm, few_shot, recipe.seed, warm_up=True, progress=tell)
+            llm = LLM(recipe.llm.base_url, api_key_from(recipe.llm.api_key_env), recipe.llm.model, concurrency=recipe.llm.concurrency, **settings)
+            return generate_queries(documents, llm, few_shot, recipe.seed, progress=tell)
+        finally:
+            journal.close()
+
+
+# -- pairs -----------------------------------------------------------------------------------------------------------
+
+
+def _pairs(context: Context, folder: Path) -> dict[str, Any]:
+    recipe = context.recipe
+    corpus = _read_corpus(context)
+    queries = list(read_queries(context.stage_folder("queries") / "queries.jsonl").values())
+    rejected: list[dict[str, Any]] = []
+    asked = len(queries)
+    if check := recipe.filters.round_trip:
+        texts = {q.id: q.text for q in queries}
+        runs: list[Run] = []
+        if check.retriever in ("bm25", "fused"):
+            runs.append(BM25(corpus).search(texts, RUN_DEPTH))
+        if check.retriever in ("dense", "fused"):
+            runs.append(_dense(context, "base", recipe.training.base, corpus).search(texts, RUN_DEPTH))
+        queries, rejected = round_trip(queries, fuse(runs) if len(runs) > 1 else runs[0], corpus, check.top_k)
+    sides = split_queries(queries, split_documents(corpus, recipe.split.dev, recipe.seed))
+    if not sides["train"]:
+        raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} failed the round trip, {len(sides['dev'])} are dev). Raise filters.round_trip.top_k or queries.documents")
+    if not process_state().is_main_process:
+        return {}
+    # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
+    source, target = context.stage_folder("corpus") / "corpus.jsonl", folder / "corpus.jsonl"
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+    write_queries(folder / "queries.jsonl", sides["train"] + sides["dev"])
+    for side, members in sides.items():
+        write_qrels(folder / "qrels" / f"{side}.tsv", {q.id: dict.fromkeys(q.metadata["positives"], 1) for q in members})
+    write_jsonl(folder / "rejected.jsonl", rejected)
+    return {"train": len(sides["train"]), "dev": len(sides["dev"]), "rejected": dict(Counter(r["reason"] for r in rejected))}
+
+
+def _train_queries(context: Context) -> Queries:
+    queries = read_queries(context.stage_folder("pairs") / "queries.jsonl")
+    qrels = read_qrels(context.stage_folder("pairs") / "qrels" / "train.tsv")
+    return {query_id: queries[query_id] for query_id in qrels}
+
+
+# -- negatives -------------------------------------------------------------------------------------------------------
+
+
+def _negatives(context: Context, folder: Path) -> dict[str, Any]:
+    recipe = context.recipe
+    corpus, queries = _read_corpus(context), _train_queries(context)
+    sides = split_documents(corpus, recipe.split.dev, recipe.seed)
+    held_out = {doc_id for doc_id, side in sides.items() if side == "dev"}
+    first, last = recipe.negatives.ranks
+    # dev documents, positives and copies are passed over, so look further down than the last rank
+    depth = min(len(corpus), 2 * last + 50)
+    run = BM25(corpus).search({q.id: q.text for q in queries.values()}, depth)
+    negatives = bm25_miner.mine(list(queries.values()), run, corpus, held_out, recipe.negatives.per_query, first, last, recipe.seed)
+    write_negatives(folder / "negatives.jsonl", negatives)
+    kept = Counter(n.query_id for n in negatives if n.verdict == "kept")
+    return {
+        "queries": len(queries),
+        "negatives": kept.total(),
+        "queries_with_too_few": sum(kept[q] < recipe.negatives.per_query for q in queries),
+        "dropped": dict(Counter(n.reason for n in negatives if n.verdict == "dropped").most_common()),
+    }
+
+
+# -- model -----------------------------------------------------------------------------------------------------------
+
+
+def _base_input(context: Context) -> dict[str, str]:
+    base = resolve_encoder(context.recipe.training.base)
+    return {"base": sha256_tree(Path(base)) if Path(base).is_dir() else f"hub:{base}"}
+
+
+def _model(context: Context, folder: Path) -> dict[str, Any]:
+    recipe = context.recipe
+    corpus, queries = _read_corpus(context), _train_queries(context)
+    negatives: dict[str, list[str]] = {}
+    for n in read_negatives(context.stage_folder("negatives") / "negatives.jsonl"):
+        if n.verdict == "kept":
+            negatives.setdefault(n.query_id, []).append(n.doc_id)
+    triplets, left_out = make_triplets(positives(list(queries.values())), negatives, recipe.negatives.per_query)
+    settings = RetrieverSettings(**recipe.training.model_dump())
+    with context.progress("training", 0) as advance:
+        log = train_retriever(triplets, queries, corpus, settings, folder, recipe.seed, lambda p: advance(note=f"step {p.step} of {p.steps}, loss {p.loss if p.loss is None else round(p.loss, 3)}"))
+    if process_state().is_main_process:
+        write_json(folder / "training_log.json", log)
+    return {"triplets": len(triplets), "queries_left_out": left_out, "steps": log[-1]["step"], "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
+
+
+# -- before and after ------------------------------------------------------------------------------------------------
+
+
+def _evaluation_folder(recipe: Recipe) -> Path:
+    folder = Path(recipe.evaluation.data).expanduser()
+    return folder if (folder / "queries.jsonl").exists() else find_dataset(recipe.evaluation.data)
+
+
+def _evaluation_inputs(context: Context) -> dict[str, str]:
+    recipe = context.recipe
+    folder = _evaluation_folder(recipe)
+    files = [folder / "queries.jsonl", folder / "qrels" / f"{recipe.evaluation.split}.tsv", folder / "corpus.jsonl"]
+    return {f"evaluation/{file.name}": sha256_file(file) for file in files if file.exists()}
+
+
+def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
+    """The corpus to search, and the judged queries with their qrels. Raises ``InputError`` as the readers do."""
+    part = context.recipe.evaluation
+    folder = _evaluation_folder(context.recipe)
+    # the run's own corpus where it is the same documents: it is chunked as it will be in use
+    own = folder / "corpus.jsonl"
+    same = not own.exists() or _corpus_inputs(context).get("corpus") == sha256_file(own)
+    corpus = _read_corpus(context) if same else read_corpus(own)
+    known = set(corpus) | {d.doc_id for d in corpus.values()}
+    queries = read_queries(folder / "queries.jsonl")
+    qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, None if part.unknown_documents == "drop" else known)
+    qrels = {q: {d: g for d, g in grades.items() if d in known} for q, grades in qrels.items()}
+    qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
+    if not qrels:
+        raise InputError(f"{folder / 'qrels' / f'{part.split}.tsv'}: none of its documents is in the corpus {context.recipe.corpus.source}")
+    return corpus, {q: queries[q] for q in qrels}, qrels
+
+
+def _before(context: Context, folder: Path) -> dict[str, Any]:
+    recipe = context.recipe
+    counts = _score(context, folder, "before", lambda corpus: _dense(context, "base", recipe.training.base, corpus))
+    if recipe.evaluation.bm25:
+        _score(context, folder, "bm25", BM25)
+    return counts
+
+
+def _after(context: Context, folder: Path) -> dict[str, Any]:
+    return _score(context, folder, "after", lambda corpus: _dense(context, "tuned", str(context.stage_folder("model")), corpus))
+
+
+def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], Any]) -> dict[str, Any]:
+    corpus, queries, qrels = read_evaluation(context)
+    # a document counts by its best chunk, and the chunks of ten documents may be many: search deeper, cut after
+    chunked = names_documents(qrels, corpus)
+    run = make(corpus).search({q.id: q.text for q in queries.values()}, RUN_DEPTH * (10 if chunked else 1))
+    if chunked:
+        run = {q: dict(sorted(s.items(), key=lambda item: -item[1])[:RUN_DEPTH]) for q, s in to_documents(run, corpus).items()}
+    per_query = evaluate(qrels, run)
+    if process_state().is_main_process:
+        write_run(folder / f"{name}.trec", run, tag=name)
+        write_json(folder / f"{name}.json", per_query)
+    return {"queries": len(queries), "documents": len(corpus)}
+
+
+def _dense(context: Context, name: str, model: str, corpus: Corpus) -> Dense:
+    """The dense index of a model over a corpus; the base's is used by the round trip and by the before-run."""
+    key = (name, len(corpus), id(corpus))
+    if context.cache.get("dense", (None,))[0] != key:
+        part = context.recipe.training
+        encoder = load_encoder(model, max_seq_length=part.max_seq_length)
+        with context.progress(f"encoding with the {name} model", len(corpus)) as advance:
+            context.cache["dense"] = key, Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance)
+    return context.cache["dense"][1]
+
+
+def _read_corpus(context: Context) -> Corpus:
+    path = context.stage_folder("corpus") / "corpus.jsonl"
+    key = path.stat().st_ino, path.stat().st_mtime_ns
+    if context.cache.get("corpus", (None,))[0] != key:
+        context.cache["corpus"] = key, read_corpus(path)
+    return context.cache["corpus"][1]
+
+
+def _search_part(recipe: Recipe) -> dict[str, Any]:
+    return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt"}) | {"split": recipe.evaluation.split, "drop": recipe.evaluation.unknown_documents}
+
+
+STAGES = (
+    Stage("corpus", 1, _corpus, part=lambda r: r.corpus.model_dump(), inputs=_corpus_inputs),
+    Stage(
+        "queries", 1, _queries, needs=("corpus",), inputs=lambda c: {"pool": sha256_file(Path(c.recipe.queries.pool))},
+        part=lambda r: r.queries.model_dump(exclude={"pool"}) | {"llm": _llm_identity(r), "chat": _uses_chat(r)},
+    ),
+    Stage(
+        "pairs", 1, _pairs, needs=("corpus", "queries"), shared=True,
+        part=lambda r: [r.filters.model_dump(), r.split.model_dump()] + ([_search_part(r)] if _filter_is_dense(r) else []),
+        inputs=lambda c: _base_input(c) if _filter_is_dense(c.recipe) else {},
+    ),
+    Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_search_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True),
+    Stage("negatives", 1, _negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
+    Stage("model", 1, _model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=_base_input, shared=True),
+    Stage("after", 1, _after, needs=("corpus", "model"), part=_search_part, inputs=_evaluation_inputs, shared=True),
+)  # fmt: skip
+
+
+def _filter_is_dense(recipe: Recipe) -> bool:
+    return recipe.filters.round_trip is not None and recipe.filters.round_trip.retriever != "bm25"
+
+
+def read_scores(context: Context, stage: str, name: str) -> dict[str, dict[str, float]] | None:
+    """Metric to query to value, as a stage wrote it; None where there is no such file."""
+    path = context.stage_folder(stage) / f"{name}.json"
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

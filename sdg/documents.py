@@ -1,0 +1,75 @@
+"""Documents in: a folder of text files, a JSONL file, a BEIR folder or the Python documentation."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from bs4 import BeautifulSoup
+
+from evaluation.data import Corpus, Document, find_dataset, read_corpus
+from evaluation.files import InputError
+from sdg.python_docs import read_python_docs
+
+TEXT_SUFFIXES = (".txt", ".md", ".rst", ".html", ".htm")
+PYTHON_DOCS = "python-docs"
+
+
+def read_documents(source: str) -> Corpus:
+    """Read the documents of ``source``.
+
+    - ``python-docs``: the documentation of the running Python;
+    - a folder with ``corpus.jsonl``, or the name of a BEIR dataset: that corpus;
+    - any other folder: every .txt, .md, .rst and .html file below it, the ID being the path in the folder;
+    - a ``.jsonl`` file: objects with ``_id`` and ``text``, ``title`` and ``metadata`` at will.
+
+    Empty documents are left out. Raises ``InputError`` if nothing is there or a row is bad.
+    """
+    path = Path(source).expanduser()
+    if source == PYTHON_DOCS:
+        corpus = {d["_id"]: Document(d["_id"], d["text"], d["title"], d["metadata"]) for d in read_python_docs()}
+    elif path.is_file():
+        if path.suffix != ".jsonl":
+            raise InputError(f"{path}: a corpus file must be .jsonl (objects with _id and text); for text files, give their folder")
+        corpus = read_corpus(path)
+    elif path.is_dir() and not (path / "corpus.jsonl").exists():
+        corpus = _read_folder(path)
+    else:
+        corpus = read_corpus(find_dataset(source) / "corpus.jsonl")
+    return {doc_id: document for doc_id, document in corpus.items() if document.content}
+
+
+def _read_folder(folder: Path) -> Corpus:
+    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file())
+    corpus: Corpus = {}
+    for file in files:
+        try:
+            raw = file.read_text(encoding="utf-8")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file or move it out of {folder}") from None
+        title, text = _html(raw) if file.suffix.lower() in (".html", ".htm") else _plain(raw)
+        doc_id = file.relative_to(folder).as_posix()
+        corpus[doc_id] = Document(doc_id, text, title or file.stem, {"source": doc_id})
+    if not any(d.text for d in corpus.values()):
+        found = "no files" if not files else "only empty files"
+        raise InputError(f"{folder}: {found} ending in {', '.join(TEXT_SUFFIXES)}; nothing to train on")
+    return {doc_id: d for doc_id, d in corpus.items() if d.text}
+
+
+def _html(raw: str) -> tuple[str, str]:
+    soup = BeautifulSoup(raw, "html.parser")
+    title = soup.title.get_text(" ", strip=True) if soup.title else ""
+    for element in soup(["script", "style", "nav", "noscript", "template", "title"]):
+        element.decompose()
+    lines = (re.sub(r"[ \t]+", " ", line).strip() for line in soup.get_text("\n").splitlines())
+    return title, re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _plain(raw: str) -> tuple[str, str]:
+    """Title: a Markdown heading, or a line underlined as in reStructuredText, if the file opens with one."""
+    lines = raw.strip().split("\n")
+    if match := re.match(r"#{1,6}\s+(.+?)\s*#*$", lines[0]):
+        return match[1], "\n".join(lines[1:]).strip()
+    if len(lines) > 1 and lines[0].strip() and re.fullmatch(r"([=\-~*^#\"])\1{2,}\s*", lines[1]):
+        return lines[0].strip(), "\n".join(lines[2:]).strip()
+    return "", "\n".join(lines).strip()

@@ -1,0 +1,34 @@
+"""Which generated pairs are kept: the round trip."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from evaluation.data import Corpus, Query, Run, text_key
+from evaluation.retrievers import ranking
+
+
+def round_trip(queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int) -> tuple[list[Query], list[dict[str, Any]]]:
+    """Keep the queries whose document comes back among the first ``top_k`` of ``run`` (Promptagator's consistency filter).
+
+    ``run`` is what a retriever found for these queries, to a depth of ``top_k`` at least. A document of the same text
+    under another ID counts as the document. Returns the kept queries and the rejected ones with rank and reason.
+    """
+    keys = {doc_id: text_key(document.content) for doc_id, document in corpus.items()}
+    kept, rejected = [], []
+    for query in queries:
+        wanted = {keys[doc_id] for doc_id in query.metadata["positives"]}
+        found = [keys[doc_id] in wanted for doc_id in ranking(run.get(query.id, {}))]
+        rank = found.index(True) + 1 if True in found else None
+        if rank is not None and rank <= top_k:
+            kept.append(query)
+        else:
+            reason = f"round trip: its document is not among the first {top_k}"
+            rejected.append({"query": query.id, "text": query.text, "document": query.metadata["positives"][0], "reason": reason, "rank": rank})
+    return kept, rejected
+
+
+def positives(queries: Sequence[Query]) -> Mapping[str, list[str]]:
+    """Query ID to the IDs of the documents that it was written for."""
+    return {query.id: query.metadata["positives"] for query in queries}

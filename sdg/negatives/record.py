@@ -1,0 +1,41 @@
+"""A negative and where it comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from evaluation.files import InputError, read_jsonl, write_jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Negative:
+    """A document that a miner offers as a negative for a query, with the verdict on it.
+
+    ``rank`` (from 1) and ``score`` are the miner's. ``verdict``: ``kept``, or ``dropped`` for ``reason``.
+    """
+
+    query_id: str
+    doc_id: str
+    miner: str
+    rank: int
+    score: float
+    verdict: str
+    reason: str
+    seed: int
+
+
+def write_negatives(path: Path, negatives: Iterable[Negative]) -> None:
+    write_jsonl(path, (asdict(n) for n in negatives))
+
+
+def read_negatives(path: Path) -> list[Negative]:
+    """Read what ``write_negatives`` wrote. Raises ``InputError`` (file and line) for a row of another shape."""
+    negatives = []
+    for number, row in read_jsonl(path):
+        try:
+            negatives.append(Negative(**row))
+        except TypeError as error:
+            raise InputError(f"{path}, line {number}: not a negative ({error})") from None
+    return negatives
