@@ -23,10 +23,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".partial")
     os.close(descriptor)
-    os.chmod(temporary, 0o666 & ~_umask())  # mkstemp's 0600 would lock out the user's colleagues
+    Path(temporary).chmod(0o666 & ~_umask())  # mkstemp's 0600 would lock out the user's colleagues
     try:
         yield Path(temporary)
-        os.replace(temporary, path)
+        Path(temporary).replace(path)
     finally:
         Path(temporary).unlink(missing_ok=True)
 
@@ -46,8 +46,8 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     try:
         yield partial
         if path.exists():
-            os.replace(path, old)
-        os.replace(partial, path)
+            path.replace(old)
+        partial.replace(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)

@@ -26,7 +26,7 @@ def evaluate(qrels: Qrels, run: Run, metrics: tuple[str, ...] = METRICS) -> PerQ
     """
     judged = {q: {d: int(g) for d, g in grades.items()} for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
     answered = {q: run[q] for q in judged if run.get(q)}
-    return {metric: {q: 0.0 for q in judged} | _evaluate_one(judged, answered, metric) for metric in metrics}
+    return {metric: dict.fromkeys(judged, 0.0) | _evaluate_one(judged, answered, metric) for metric in metrics}
 
 
 def _evaluate_one(qrels: Qrels, run: Run, metric: str) -> Mapping[str, float]:

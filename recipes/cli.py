@@ -28,8 +28,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     from evaluation.models import process_state
     from recipes.run import run_recipe
 
-    main = process_state().is_main_process
-    run_recipe(loaded, Console(quiet=not main, file=None if main else open(os.devnull, "w")))
+    run_recipe(loaded, Console(quiet=not process_state().is_main_process))
 
 
 @app.command()

@@ -15,7 +15,15 @@ from typing import Any
 import filelock
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from evaluation.files import InputError, atomic_folder, sha256_file, write_json
 from evaluation.models import process_state
@@ -64,7 +72,7 @@ class Context:
         """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
         rate = TextColumn("{task.fields[rate]}")
         bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                       console=self.console, disable=not self.console.is_terminal, transient=True)  # fmt: skip
+                       console=self.console, disable=self.console.quiet or not self.console.is_terminal, transient=True)  # fmt: skip
         started = time.monotonic()
         with bar:
             task = bar.add_task(label, total=total, rate="", note="")

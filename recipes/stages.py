@@ -12,9 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.data import (
-    Corpus, Qrels, Queries, Run, find_dataset, read_corpus, read_qrels, read_queries, write_corpus, write_qrels, write_queries, write_run,
+    Corpus,
+    Qrels,
+    Queries,
+    Run,
+    find_dataset,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    write_corpus,
+    write_qrels,
+    write_queries,
+    write_run,
 )  # fmt: skip
-from evaluation.files import InputError, sha256_file, sha256_tree, write_json, write_jsonl
+from evaluation.files import InputError, sha256_file, sha256_tree, write_json, write_jsonl, write_text
 from evaluation.metrics import evaluate
 from evaluation.models import load_encoder, process_state, resolve_encoder
 from evaluation.retrievers import BM25, Dense, fuse, names_documents, to_documents
@@ -27,8 +38,8 @@ from sdg.embedded import PACKAGED_LLMS, locate_llm, serve
 from sdg.filters import positives, round_trip
 from sdg.journal import Journal
 from sdg.llm import LLM, api_key_from
-from sdg.negatives import read_negatives, write_negatives
 from sdg.negatives import bm25 as bm25_miner
+from sdg.negatives import read_negatives, write_negatives
 from sdg.queries import FewShot, Generated, generate_queries, sample_documents
 from sdg.split import split_documents, split_queries
 from training.retriever import RetrieverSettings, train_retriever
@@ -217,7 +228,23 @@ def _model(context: Context, folder: Path) -> dict[str, Any]:
         log = train_retriever(triplets, queries, corpus, settings, folder, recipe.seed, lambda p: advance(note=f"step {p.step} of {p.steps}, loss {p.loss if p.loss is None else round(p.loss, 3)}"))
     if process_state().is_main_process:
         write_json(folder / "training_log.json", log)
+        write_text(folder / "README.md", _model_card(recipe, len(triplets)))
     return {"triplets": len(triplets), "queries_left_out": left_out, "steps": log[-1]["step"], "first_loss": log[0]["loss"], "last_loss": log[-1]["loss"]}
+
+
+def _model_card(recipe: Recipe, triplets: int) -> str:
+    llm = recipe.llm.embedded or recipe.llm.model
+    return f"""---
+library_name: sentence-transformers
+pipeline_tag: sentence-similarity
+tags: [sentence-transformers, feature-extraction, sharpen]
+---
+# {recipe.name}
+
+`{recipe.training.base}` fine-tuned with `sharpen` on {triplets} triplets of one document collection. The queries were
+written by the language model `{llm}`; no human label was used. Load it with `SentenceTransformer("this folder")`.
+The licences of the base model and of the language model hold for what is made with them.
+"""
 
 
 # -- before and after ------------------------------------------------------------------------------------------------
@@ -304,6 +331,8 @@ def _search_part(recipe: Recipe) -> dict[str, Any]:
 
 STAGES = (
     Stage("corpus", 1, _corpus, part=lambda r: r.corpus.model_dump(), inputs=_corpus_inputs),
+    # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
+    Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_search_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True),
     Stage(
         "queries", 1, _queries, needs=("corpus",), inputs=lambda c: {"pool": sha256_file(Path(c.recipe.queries.pool))},
         part=lambda r: r.queries.model_dump(exclude={"pool"}) | {"llm": _llm_identity(r), "chat": _uses_chat(r)},
@@ -313,7 +342,6 @@ STAGES = (
         part=lambda r: [r.filters.model_dump(), r.split.model_dump()] + ([_search_part(r)] if _filter_is_dense(r) else []),
         inputs=lambda c: _base_input(c) if _filter_is_dense(c.recipe) else {},
     ),
-    Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_search_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True),
     Stage("negatives", 1, _negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
     Stage("model", 1, _model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=_base_input, shared=True),
     Stage("after", 1, _after, needs=("corpus", "model"), part=_search_part, inputs=_evaluation_inputs, shared=True),

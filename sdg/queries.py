@@ -144,6 +144,8 @@ def _sort_out(sources, requests: list[Request], answers: list[Answer], model: st
         tokens += Counter(prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens)
         text = clean(answer.text)
         reason = f"LLM error: {answer.error}" if answer.error else reject_reason(text, document)
+        if answer.finish_reason == "length":
+            reason = reason or "cut off at max_tokens"
         key = text_key(" ".join(_WORD.findall(text)))
         if reason is None and key in seen:
             reason = "duplicate of another query"
@@ -164,7 +166,8 @@ def _draw(few_shot: FewShot, seed: int, group: int) -> list[Example]:
 def _request(few_shot: FewShot, examples: list[Example], document: Document | None, number: int, more: dict[str, Any]) -> Request:
     text = ""
     if document:
-        words = f"{document.title}\n{document.text}".strip().split(" ")
+        # on one line, as the examples are: small models take up the line breaks of a text, and a query ends at one
+        words = ": ".join(part for part in (document.title, document.text) if part).split()
         text = " ".join(words[: few_shot.max_document_words])
     prompt = _template("few_shot.j2").render(task=few_shot.task.strip(), examples=examples, number=number, document=text)
     parameters = few_shot.parameters | more

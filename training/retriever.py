@@ -10,11 +10,11 @@ from pathlib import Path
 import torch
 import transformers
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from evaluation.data import Corpus, Query
 from evaluation.files import InputError
 from evaluation.models import has_bf16, load_encoder, process_state
+from training.losses import RankingLoss
 from training.triplets import NoFalseNegativesSampler, TextCollator, Triplet, to_dataset
 
 
@@ -24,7 +24,7 @@ class RetrieverSettings:
 
     ``base``: folder, hub name or ``packaged:`` name. ``batch_size``: rows over all processes together; each row's
     documents are negatives of the others. ``learning_rate`` is the peak after ``warmup`` (share of all steps), falling
-    linearly to 0. ``scale``: inverse temperature of the softmax. ``max_seq_length``: tokens (None: the model's own).
+    linearly to 0. ``dropout``: of all layers (None: the model's own). ``scale``: inverse temperature of the softmax. ``max_seq_length``: tokens (None: the model's own).
     ``query_prompt``, ``document_prompt``: put before the texts (None: the model's own). ``base_share``: how much of the
     base's weights is mixed back in at the end (0: none), as in WiSE-FT (Wortsman et al. 2022).
     """
@@ -35,6 +35,7 @@ class RetrieverSettings:
     learning_rate: float = 2e-5
     warmup: float = 0.1
     weight_decay: float = 0.0
+    dropout: float | None = None
     scale: float = 20.0
     max_seq_length: int | None = None
     query_prompt: str | None = None
@@ -74,8 +75,12 @@ def train_retriever(
         raise InputError(f"training.batch_size: {settings.batch_size} cannot be shared evenly by {processes} processes")
     transformers.set_seed(seed)
     model = load_encoder(settings.base, max_seq_length=settings.max_seq_length)
+    if settings.dropout is not None:
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = settings.dropout
     base_weights = {k: v.detach().clone() for k, v in model.state_dict().items()} if settings.base_share else {}
-    loss = Float32Loss(model, scale=settings.scale, gather_across_devices=processes > 1)
+    loss = RankingLoss(model, scale=settings.scale, gather_across_devices=processes > 1)
     collator = TextCollator(model.preprocess, prompts=_prompts(model, settings, len(triplets[0].negative_ids)))
     collator.set_texts(queries, corpus)
     sampler = NoFalseNegativesSampler(triplets, corpus, settings.batch_size, processes, seed)
@@ -113,14 +118,6 @@ def train_retriever(
 class _Trainer(SentenceTransformerTrainer):
     def add_model_card_callback(self, default_args_dict) -> None:
         """None: it would encode and describe the IDs as if they were the texts."""
-
-
-class Float32Loss(MultipleNegativesRankingLoss):
-    """Multiple Negatives Ranking Loss with similarities and softmax in float32, whatever the encoder computes in."""
-
-    def compute_loss_from_embeddings(self, embeddings: list[torch.Tensor], labels: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(embeddings[0].device.type, enabled=False):
-            return super().compute_loss_from_embeddings([e.float() for e in embeddings], labels)
 
 
 class _Watch(transformers.TrainerCallback):

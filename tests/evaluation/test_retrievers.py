@@ -1,0 +1,85 @@
+import re
+
+import numpy as np
+import pytest
+import torch
+from rank_bm25 import BM25Okapi
+
+from evaluation.data import Document
+from evaluation.files import InputError
+from evaluation.models import encode, load_encoder, resolve_encoder
+from evaluation.retrievers import BM25, Dense, fuse, names_documents, ranking, to_documents
+
+
+@pytest.fixture(scope="module")
+def minilm():
+    return load_encoder("packaged:all-MiniLM-L6-v2")
+
+
+def test_bm25_ranks_like_the_reference_implementation(corpus):
+    queries = {"q1": "knead the dough", "q2": "tune the strings of a guitar", "q3": "pump up the inner tube of the wheel"}
+    run = BM25(corpus, k1=1.5, b=0.75, language=None).search(queries, len(corpus))
+    # another variant of the idf: the same order where all idf are positive and no term is in most of the documents
+    tokens = [re.findall(r"(?u)\b\w\w+\b", d.content.lower()) for d in corpus.values()]
+    oracle = BM25Okapi(tokens, k1=1.5, b=0.75)
+    for query_id, text in queries.items():
+        scores = oracle.get_scores(re.findall(r"(?u)\b\w\w+\b", text.lower()))
+        assert ranking(run[query_id])[0] == list(corpus)[int(np.argmax(scores))]
+
+
+def test_bm25_leaves_out_documents_that_share_no_word_and_stems(corpus):
+    assert set(BM25(corpus).search({"q": "volcano erupting"}, 10)["q"]) == {"volcano"}
+    assert BM25(corpus).search({"q": "zzz"}, 10) == {"q": {}}
+
+
+def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
+    texts = [("word " * n).strip() + f" number {n}" for n in (1, 90, 3, 40, 200, 2, 7)]
+    mine = encode(minilm, texts, batch_size=3)
+    theirs = minilm.encode(texts, normalize_embeddings=True)
+    assert mine.dtype == np.float32 and mine.shape == (7, 384)
+    assert np.allclose(np.linalg.norm(mine, axis=1), 1, atol=1e-5)
+    assert (mine * theirs).sum(1).min() > 0.999
+
+
+def test_dense_search_is_exact_and_blocks_do_not_matter(corpus, minilm):
+    dense = Dense(corpus, minilm)
+    queries = {f"q{i}": text for i, text in enumerate(["puncture repair", "hot drink in the morning", "frozen river of ice", "string instrument"])}
+    run = dense.search(queries, 3, block=2)
+    vectors, documents = encode(minilm, list(queries.values())), encode(minilm, [d.content for d in corpus.values()])
+    for i, query_id in enumerate(queries):
+        best = np.argsort(-(documents @ vectors[i]))[:3]
+        assert ranking(run[query_id]) == [list(corpus)[b] for b in best]
+    assert [ranking(run[q])[0] for q in queries] == ["bicycle", "coffee", "glacier", "guitar"]
+
+
+def test_prompts_are_put_before_the_texts(corpus, minilm):
+    plain, prompted = Dense(corpus, minilm), Dense(corpus, minilm, query_prompt="search for: ")
+    assert prompted.search({"q": "bread"}, 2) == plain.search({"q": "search for: bread"}, 2)
+
+
+def test_fusion_and_ties():
+    fused = fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}])
+    assert ranking(fused["q"]) == ["b", "a", "c"]
+    assert fused["q"]["b"] == pytest.approx(1 / 62 + 1 / 61)
+    assert ranking({"y": 1.0, "x": 1.0}) == ["x", "y"]
+
+
+def test_documents_are_ranked_by_their_best_chunk():
+    corpus = {f"d{d}#{c}": Document(f"d{d}#{c}", "text", metadata={"doc_id": f"d{d}"}) for d in (1, 2) for c in (0, 1)}
+    run = {"q": {"d1#0": 0.2, "d2#1": 0.9, "d1#1": 0.5}}
+    assert to_documents(run, corpus) == {"q": {"d1": 0.5, "d2": 0.9}}
+    assert names_documents({"q": {"d1": 1}}, corpus) and not names_documents({"q": {"d1#0": 1}}, corpus)
+
+
+@pytest.mark.parametrize(("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")])
+def test_names_that_are_no_model(name: str, said: str):
+    with pytest.raises(InputError, match=said):
+        resolve_encoder(name)
+
+
+def test_pickled_weights_are_not_loaded(tmp_path, minilm):
+    minilm.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    (tmp_path / "model" / "model.safetensors").unlink()
+    torch.save(minilm[0].auto_model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
+    with pytest.raises(InputError, match="could not be loaded"):
+        load_encoder(str(tmp_path / "model"))

@@ -1,0 +1,92 @@
+from pathlib import Path
+
+import pytest
+
+from evaluation.files import InputError
+from recipes.load import first_line, load_recipe, read_pool, recipe_files
+
+
+def _error(*arguments) -> str:
+    with pytest.raises(InputError) as caught:
+        load_recipe(*arguments)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("path", recipe_files(), ids=lambda p: p.stem)
+def test_every_recipe_is_valid_and_opens_with_what_it_does_needs_and_how_to_run_it(path: Path):
+    loaded = load_recipe(str(path))
+    opening = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert all(part in opening for part in ("What it does:", "What it needs:", "How to run it:", "How to change it:"))
+    assert f"sharpen run recipes/{path.name}" in opening and first_line(path).endswith(".")
+    assert len(read_pool(Path(loaded.recipe.queries.pool))) >= 20
+
+
+def test_the_resolved_recipe_is_a_recipe_and_says_the_same(recipe_file: Path, tmp_path: Path):
+    loaded = load_recipe(str(recipe_file), ["training.epochs=3", "queries.task=a: b"][:1])
+    resolved = tmp_path / "resolved.yaml"
+    resolved.write_text(loaded.resolved_yaml)
+    again = load_recipe(str(resolved))
+    assert again.recipe == loaded.recipe and again.recipe.training.epochs == 3
+    assert "learning_rate: 0.0001" in loaded.resolved_yaml and "warmup: 0.1" in loaded.resolved_yaml
+
+
+def _with(recipe_file: Path, old: str, new: str) -> str:
+    text = recipe_file.read_text()
+    assert old in text
+    recipe_file.write_text(text.replace(old, new))
+    return str(recipe_file)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("seed: 3", "sead: 3", ["line 4", "unknown key 'sead'", "did you mean 'seed'?"]),
+        ("batch_size: 4", "batchsize: 4", ["line 10", "'training.batchsize'", "did you mean 'batch_size'?"]),
+        ("batch_size: 4", "batch_size: many", ["line 10", "training.batch_size", "found 'many'"]),
+        ("batch_size: 4", "batch_size: 1", ["line 10", "greater than or equal to 2"]),
+        ("seed: 3", "seed: 3\nseed: 4", ["line 5", "not valid YAML", "duplicate key"]),
+        ("seed: 3", "seed: [3", ["not valid YAML"]),
+        ("seed: 3", "seed: ${NO_SUCH_VARIABLE}", ["line 4", "NO_SUCH_VARIABLE is not set"]),
+        ("llm: embedded", "llm: {embedded: x, base_url: y}", ["line 6", "either embedded or base_url"]),
+        ("llm: embedded", "llm: {base_url: 'http://x/v1'}", ["line 6", "needs model"]),
+        ("name: topics", "name: ../up", ["line 2", "name"]),
+        ("ranks: [1, 5]", "ranks: [5, 1]", ["line 9", "first rank"]),
+        ("retriever: fused", "retriever: bm52", ["line 8", "filters.round_trip.retriever", "'bm25'"]),
+    ],
+)
+def test_mistakes_are_named_with_line_and_key(recipe_file: Path, old: str, new: str, said: list[str]):
+    message = _error(_with(recipe_file, old, new))
+    assert str(recipe_file) in message
+    assert all(part in message for part in said), message
+
+
+def test_all_mistakes_at_once_and_missing_keys(recipe_file: Path):
+    message = _error(_with(recipe_file, "corpus:", "korpus:"))
+    assert "'corpus' is missing" in message and "did you mean 'corpus'?" in message
+
+
+def test_overrides(recipe_file: Path):
+    recipe = load_recipe(str(recipe_file), ["llm.base_url=http://h/v1", "llm.model=m", "negatives.ranks=[2, 9]", "corpus.chunk=null"]).recipe
+    assert (recipe.llm.base_url, recipe.llm.embedded, recipe.negatives.ranks, recipe.corpus.chunk) == ("http://h/v1", None, (2, 9), None)
+    assert "override 'training.epoch=1'" in _error(str(recipe_file), ["training.epoch=1"])
+    assert "expected key.path=value" in _error(str(recipe_file), ["training.epochs"])
+    assert "not valid YAML" in _error(str(recipe_file), ["seed=[1"])
+
+
+def test_environment_references_are_used_but_never_written(recipe_file: Path, monkeypatch):
+    monkeypatch.setenv("LLM_TOKEN", "s3cr3t")
+    path = _with(recipe_file, "llm: embedded", "llm: {base_url: 'http://user:${LLM_TOKEN}@host/v1', model: '${LLM_MODEL:-small}'}")
+    loaded = load_recipe(path)
+    assert loaded.recipe.llm.base_url == "http://user:s3cr3t@host/v1" and loaded.recipe.llm.model == "small"
+    assert "s3cr3t" not in loaded.resolved_yaml and "${LLM_TOKEN}" in loaded.resolved_yaml
+    monkeypatch.setenv("LLM_MODEL", "x")
+    assert "s3cr3t" not in _error(path, ["llm.timeout=soon", "llm.api_key_env=[1]"])
+
+
+def test_names_and_pools(recipe_file: Path):
+    assert load_recipe("quickstart").recipe.name == "quickstart"
+    assert "did you mean quickstart?" in _error("quikstart")
+    pool = recipe_file.parent / "pool.yaml"
+    pool.write_text(pool.read_text() + "- {document: x}\n")
+    with pytest.raises(InputError, match=r"pool\.yaml, line 4: an example has the keys document and query"):
+        read_pool(pool)

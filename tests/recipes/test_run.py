@@ -1,0 +1,236 @@
+"""The real command line, on twelve documents, with the embedded LLM and a real encoder."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from recipes.load import load_recipe
+from sdg.embedded import locate_llm, serve
+from tests.conftest import make_dataset, make_recipe, write_rows
+from tests.servers import serve_replies
+
+STAGES = ["corpus", "before", "queries", "pairs", "negatives", "model", "after"]
+
+
+def _sharpen(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-m", "recipes", *arguments], cwd=cwd, env=_environment(**environment), capture_output=True, text=True, timeout=300)
+
+
+def _environment(**more: str) -> dict[str, str]:
+    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | more
+
+
+def _metrics(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """One finished run that several tests look at."""
+    tmp_path = tmp_path_factory.mktemp("run")
+    recipe_file = make_recipe(tmp_path, make_dataset(tmp_path / "topics"))
+    result = _sharpen("run", str(recipe_file), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr + result.stdout
+    return tmp_path, recipe_file, result
+
+
+def test_a_run_leaves_report_metrics_and_a_model_and_every_stage_says_what_it_did(undisturbed):
+    tmp_path, _recipe, result = undisturbed
+    folder = tmp_path / "runs" / "topics"
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {*STAGES, "metrics.json", "report.md", "recipe.yaml"}
+    metrics = _metrics(folder)
+    assert set(metrics["before"]) == set(metrics["after"]) == set(metrics["delta"]) == {"ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10"}
+    assert metrics["verdict"] in ("better", "worse", "not distinguishable") and metrics["queries"] == 6
+    for metric, d in metrics["delta"].items():
+        assert d["value"] == pytest.approx(metrics["after"][metric]["value"] - metrics["before"][metric]["value"])
+        assert d["interval"][0] <= d["value"] <= d["interval"][1] and d["wins"] + d["ties"] + d["losses"] == 6
+    assert "ndcg@10" in result.stdout and "The tuned model is" in result.stdout
+    report = (folder / "report.md").read_text()
+    assert "| ndcg@10 |" in report and "Queries won most" in report
+    manifest = json.loads((folder / "queries" / "manifest.json").read_text())
+    counts = manifest["counts"]
+    assert counts["asked"] == 24 == counts["kept"] + sum(counts["rejected"].values())
+    assert sum(1 for _ in (folder / "queries" / "rejected.jsonl").open()) == 24 - counts["kept"]
+    assert SentenceTransformer(str(folder / "model")).encode("x").shape == (128,)
+
+
+def test_what_was_generated_is_a_beir_folder_with_ids_that_hold(undisturbed):
+    from beir.datasets.data_loader import GenericDataLoader
+
+    folder = undisturbed[0] / "runs" / "topics"
+    corpus, queries, qrels = GenericDataLoader(str(folder / "pairs")).load(split="train")
+    assert len(corpus) == 12 and set(qrels) == set(queries) and all(d in corpus for grades in qrels.values() for d in grades)
+    for line in (folder / "negatives" / "negatives.jsonl").open():
+        negative = json.loads(line)
+        assert negative["doc_id"] in corpus and negative["miner"] == "bm25"
+        assert negative["verdict"] == "dropped" or negative["doc_id"] not in qrels[negative["query_id"]]
+
+
+def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_it(undisturbed):
+    tmp_path, recipe_file, _ = undisturbed
+    folder = tmp_path / "runs" / "topics"
+    before = {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")}
+    again = _sharpen("run", str(recipe_file), cwd=tmp_path)
+    assert again.stdout.count("unchanged, reused") == len(STAGES)
+    assert {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")} == before
+    other = _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    # same prompts, so every answer came from the journal that the runs share
+    assert [json.loads((tmp_path / "runs" / n / "queries" / "queries.jsonl").read_text().splitlines()[0])["text"] for n in ("topics", "other")][0]
+    changed = _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
+    assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-2]
+    (tmp_path / "runs" / "other" / "after" / "after.json").write_text("{}")  # a damaged file is noticed
+    assert "after      unchanged" not in _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path).stdout
+
+
+def test_show_validate_and_list(undisturbed):
+    tmp_path, recipe_file, result = undisturbed
+    shown = _sharpen("show", "runs/topics", cwd=tmp_path)
+    assert shown.returncode == 0 and shown.stdout.splitlines()[-1] in result.stdout.replace("\n\n", "\n")
+    assert _sharpen("show", "runs", cwd=tmp_path).returncode == 2
+    valid = _sharpen("validate", str(recipe_file), "seed=9", cwd=tmp_path)
+    assert valid.returncode == 0 and "seed: 9" in valid.stdout
+    listed = _sharpen("recipes", cwd=tmp_path)
+    assert re.search(r"^quickstart +Tune a small encoder", listed.stdout, re.M) and "scifact" in listed.stdout
+
+
+@pytest.mark.parametrize("stage", ["queries", "model", "after"])
+def test_killed_in_a_stage_a_run_goes_on_and_ends_with_the_same_metrics(undisturbed, tmp_path, stage):
+    source, recipe_file, _ = undisturbed
+    arguments = [str(recipe_file), f"runs={tmp_path}"]
+    process = subprocess.Popen([sys.executable, "-m", "recipes", "run", *arguments], cwd=source, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    partial = tmp_path / "topics" / f".{stage}.partial"
+    deadline = time.monotonic() + 120
+    while not partial.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    if stage == "queries":  # in the midst of asking
+        while _answers(tmp_path) < 9 and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.01)
+    assert process.poll() is None, "the run ended before it could be killed"
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    kept = _answers(tmp_path)
+    assert not (tmp_path / "topics" / stage / "manifest.json").exists()
+    finished = _sharpen("run", *arguments, cwd=source)
+    assert finished.returncode == 0, finished.stderr
+    assert _metrics(tmp_path / "topics") == _metrics(source / "runs" / "topics")
+    assert (tmp_path / "topics" / "queries" / "queries.jsonl").read_text() == (source / "runs" / "topics" / "queries" / "queries.jsonl").read_text()
+    assert not list((tmp_path / "topics").glob(".*.partial")) and 9 <= kept <= _answers(tmp_path) == 24
+
+
+def _answers(runs: Path) -> int:
+    import sqlite3
+
+    try:
+        with sqlite3.connect(f"file:{runs / 'llm_answers.sqlite'}?mode=ro", uri=True) as db:
+            return db.execute("SELECT count(*) FROM answers").fetchone()[0]
+    except sqlite3.OperationalError:
+        return 0
+
+
+def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_file, tmp_path):
+    """A real LLM behind a server that counts what it has answered."""
+    answered: Counter[str] = Counter()
+    lock = threading.Lock()
+    with serve(locate_llm("gemma-3-270m")) as endpoint:
+
+        def pass_on(path, body, headers):
+            request = urllib.request.Request(endpoint.base_url.removesuffix("/v1") + path, json.dumps(body).encode(), {"Content-Type": "application/json", "Authorization": headers["Authorization"]})
+            with urllib.request.urlopen(request) as response:
+                content = response.read()
+            with lock:
+                answered[json.dumps(body, sort_keys=True)] += 1
+            return 200, {}, content
+
+        with serve_replies(pass_on) as base_url:
+            llm = f"llm={{base_url: '{base_url}', model: gemma, chat: false, concurrency: 1, api_key_env: TEST_KEY}}"
+            command = [sys.executable, "-m", "recipes", "run", str(recipe_file), llm]
+            environment = _environment(TEST_KEY=endpoint.api_key)
+            for wanted in (5, 14):
+                process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+                while answered.total() < wanted and process.poll() is None:
+                    time.sleep(0.005)
+                process.kill()
+                process.wait()
+            result = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert len(answered) == 24
+    # what was under way when the process was killed had no chance to be written down: at most one a kill
+    assert answered.total() <= 24 + 2
+    leaked = [p for p in (tmp_path / "runs").rglob("*") if p.is_file() and endpoint.api_key.encode() in p.read_bytes()]
+    assert not leaked and endpoint.api_key not in result.stdout + result.stderr
+
+
+def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_path):
+    source, recipe_file, _ = undisturbed
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "recipes"]
+    result = subprocess.run([*command, "run", str(recipe_file), f"runs={tmp_path}"], cwd=source, env=_environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result.stdout.count("✓ corpus") == 1 and result.stdout.count("The tuned model is") == 1
+    assert _answers(tmp_path) == 24
+    one, two = _metrics(source / "runs" / "topics"), _metrics(tmp_path / "topics")
+    assert two["before"] == one["before"] and two["bm25"] == one["bm25"]
+    assert json.loads((tmp_path / "topics/model/manifest.json").read_text())["counts"]["steps"] == json.loads((source / "runs/topics/model/manifest.json").read_text())["counts"]["steps"]
+    for metric in one["after"]:
+        assert two["after"][metric]["value"] == pytest.approx(one["after"][metric]["value"], abs=0.1)
+
+
+def _fails(*arguments: str, cwd: Path, **environment: str) -> str:
+    result = _sharpen("run", *arguments, cwd=cwd, **environment)
+    assert result.returncode == 2, result.stdout + result.stderr
+    assert "Traceback" not in result.stderr and result.stderr.startswith("error: ")
+    return result.stderr
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("training.epoch=2", "did you mean 'epochs'?"),
+        ("corpus.source=nowhere/at/all", "nowhere/at/all"),
+        ("queries.pool=none.yaml", "none.yaml: no such file"),
+        ("training.base=packaged:nothing", "no such packaged encoder"),
+        ("evaluation.split=validation", "the splits there are test"),
+        ("llm={base_url: 'http://127.0.0.1:9/v1', model: m, api_key_env: NOT_SET}", "NOT_SET is not set"),
+    ],
+)
+def test_what_can_be_known_beforehand_stops_before_anything_is_written(recipe_file, tmp_path, override, said):
+    assert said in _fails(str(recipe_file), override, cwd=tmp_path)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_bad_data_is_named_and_nothing_half_written_is_left(recipe_file, dataset, tmp_path):
+    good = (dataset / "corpus.jsonl").read_text()
+    (dataset / "corpus.jsonl").write_text(good + '{"_id": "bread", "text": "again"}\n')
+    assert "corpus.jsonl, line 13: the ID 'bread'" in _fails(str(recipe_file), cwd=tmp_path)
+    (dataset / "corpus.jsonl").write_text(good[:-10])
+    assert "line 12: not valid JSON" in _fails(str(recipe_file), cwd=tmp_path)
+    assert not list((tmp_path / "runs" / "topics").glob("[!.]*"))
+    write_rows(dataset / "corpus.jsonl", [{"_id": "a", "text": ""}])
+    assert "no document with any text" in _fails(str(recipe_file), cwd=tmp_path)
+    (dataset / "corpus.jsonl").write_text(good)
+    with (dataset / "qrels" / "test.tsv").open("a") as file:
+        file.write("t-bread\tcake\t1\n")
+    assert "test.tsv, line 8: document 'cake' is not in the corpus" in _fails(str(recipe_file), cwd=tmp_path)
+
+
+def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file, tmp_path):
+    llm = "llm={base_url: 'http://127.0.0.1:9/v1', model: m, max_retries: 1}"
+    message = _fails(str(recipe_file), llm, cwd=tmp_path)
+    assert "cannot reach http://127.0.0.1:9/v1 after 1 retries" in message and "llm.base_url" in message
+    assert not (tmp_path / "runs" / "topics" / "queries").exists()
+    with serve_replies(lambda *_: (200, {}, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}')) as base_url:
+        message = _fails(str(recipe_file), f"llm={{base_url: '{base_url}', model: m}}", cwd=tmp_path)
+    assert "none of the 24 answers was usable" in message and "'empty': 24" in message

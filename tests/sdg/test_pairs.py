@@ -1,0 +1,97 @@
+"""Round trip, split and mining: properties over random corpora."""
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from evaluation.data import Document, Query, text_key
+from evaluation.retrievers import BM25
+from sdg.filters import round_trip
+from sdg.negatives import read_negatives, write_negatives
+from sdg.negatives.bm25 import mine
+from sdg.split import split_documents, split_queries
+
+WORDS = ["apple", "river", "stone", "cloud", "Apple", "glass"]
+texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
+
+
+@st.composite
+def corpora(draw):
+    """Documents with many equal texts, some of them chunks of one document."""
+    contents = draw(st.lists(texts, min_size=2, max_size=25))
+    corpus = {}
+    for n, text in enumerate(contents):
+        metadata = {"doc_id": f"parent{n // 3}"} if draw(st.booleans()) else {}
+        corpus[f"d{n}"] = Document(f"d{n}", text, metadata=metadata)
+    chosen = draw(st.lists(st.sampled_from(sorted(corpus)), min_size=1, max_size=8, unique=True))
+    queries = [Query(f"q{i}", draw(texts), {"positives": [doc_id]}) for i, doc_id in enumerate(chosen)]
+    return corpus, queries
+
+
+@given(corpora(), st.floats(0, 1), st.integers(0, 5))
+def test_no_document_and_no_copy_is_on_both_sides(data, share, seed):
+    corpus, queries = data
+    sides = split_documents(corpus, share, seed)
+    assert set(sides) == set(corpus)
+    for key in (lambda d: text_key(d.content), lambda d: d.doc_id):
+        groups: dict[str, set[str]] = {}
+        for chunk_id, document in corpus.items():
+            groups.setdefault(key(document), set()).add(sides[chunk_id])
+        assert all(len(found) == 1 for found in groups.values())
+    members = split_queries(queries, sides)
+    assert len(members["train"]) + len(members["dev"]) == len(queries)
+    assert all(sides[q.metadata["positives"][0]] == side for side, found in members.items() for q in found)
+
+
+def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
+    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(2000)}
+    sides = split_documents(corpus, 0.1, 7)
+    assert 150 < sum(side == "dev" for side in sides.values()) < 250
+    half = {k: v for k, v in corpus.items() if int(k[1:]) % 2}
+    assert split_documents(half, 0.1, 7) == {k: sides[k] for k in half}
+    assert split_documents(corpus, 0.1, 8) != sides
+
+
+@given(corpora(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 10), st.integers(0, 3))
+def test_mined_negatives_are_never_positives_copies_siblings_or_held_out(data, per_query, first, more, seed):
+    corpus, queries = data
+    held_out = {doc_id for doc_id, side in split_documents(corpus, 0.3, seed).items() if side == "dev"}
+    run = BM25(corpus).search({q.id: q.text for q in queries}, len(corpus))
+    negatives = mine(queries, run, corpus, held_out, per_query, first, first + more, seed)
+    assert negatives == mine(queries, run, corpus, held_out, per_query, first, first + more, seed)
+    for query in queries:
+        positive = corpus[query.metadata["positives"][0]]
+        kept = [n for n in negatives if n.query_id == query.id and n.verdict == "kept"]
+        assert len(kept) <= per_query and len({n.doc_id for n in kept}) == len(kept)
+        for n in kept:
+            document = corpus[n.doc_id]
+            assert n.doc_id not in held_out
+            assert text_key(document.content) != text_key(positive.content)
+            assert document.doc_id != positive.doc_id
+            assert run[query.id][n.doc_id] == n.score
+        allowed = [d for d in run[query.id] if d not in {n.doc_id for n in negatives if n.query_id == query.id and n.verdict == "dropped"}]
+        assert len(kept) == min(per_query, max(0, min(len(allowed), first + more) - first + 1))
+
+
+@given(corpora(), st.integers(1, 5))
+def test_round_trip_accounts_for_every_query(data, top_k):
+    corpus, queries = data
+    run = BM25(corpus).search({q.id: q.text for q in queries}, len(corpus))
+    kept, rejected = round_trip(queries, run, corpus, top_k)
+    assert {q.id for q in kept} | {r["query"] for r in rejected} == {q.id for q in queries}
+    assert len(kept) + len(rejected) == len(queries)
+    assert all(r["rank"] is None or r["rank"] > top_k for r in rejected)
+
+
+def test_round_trip_counts_a_copy_of_the_document_as_the_document(corpus):
+    copy = corpus | {"copy": Document("copy", corpus["chess"].text.upper(), corpus["chess"].title)}
+    queries = [Query("q", "x", {"positives": ["chess"]})]
+    assert round_trip(queries, {"q": {"copy": 2.0, "bread": 1.0}}, copy, 1)[0] == queries
+    assert round_trip(queries, {"q": {"bread": 2.0, "chess": 1.0}}, copy, 1)[1][0]["rank"] == 2
+
+
+def test_negatives_are_read_back(tmp_path, corpus):
+    queries = [Query("q", "ice and snow on water", {"positives": ["glacier"]})]
+    negatives = mine(queries, BM25(corpus).search({"q": queries[0].text}, 12), corpus, {"bicycle"}, 2, 1, 5, 0)
+    assert {n.reason for n in negatives if n.verdict == "dropped"} == {"positive", "held-out document"}
+    write_negatives(tmp_path / "n.jsonl", negatives)
+    assert read_negatives(tmp_path / "n.jsonl") == negatives

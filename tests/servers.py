@@ -1,0 +1,49 @@
+"""HTTP servers for tests: one that misbehaves as it is told, and one that passes on to a real LLM and counts."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+Reply = tuple[int, dict[str, str], bytes]
+
+
+@contextmanager
+def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
+    """Serve POST requests with ``reply(path, body, headers)`` on a free port of the loopback address; yields the base URL."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_POST(self):
+            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            status, headers, content = reply(self.path, body, dict(self.headers))
+            if status == 0:  # hang up without an answer
+                self.close_connection = True
+                self.connection.close()
+                return
+            self.send_response(status)
+            for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(content))} | headers).items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def chat_answer(text: str, finish_reason: str = "stop") -> Reply:
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16, "prompt_tokens_details": {"cached_tokens": 4}}
+    return 200, {}, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}).encode()
