@@ -133,7 +133,7 @@ class LLM:
             raise InputError(f"llm: cannot reach {self.base_url} after {self._settings['max_retries']} retries ({error.__cause__ or error}). Is the server running? Check llm.base_url") from error
         except openai.APIError as error:
             return Answer("", error=f"{type(error).__name__}: {error}")
-        except (IndexError, AttributeError, TypeError) as error:  # JSON of another shape
+        except (IndexError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
             return Answer("", error=f"not a completion: {error}")
         if usage is None:
             return Answer(text or "", choice.finish_reason or "")

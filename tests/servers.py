@@ -20,7 +20,7 @@ def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
 
         def do_POST(self):
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, headers, content = reply(self.path, body, dict(self.headers))
+            status, headers, content = reply(self.path, body, self.headers)
             if status == 0:  # hang up without an answer
                 self.close_connection = True
                 self.connection.close()

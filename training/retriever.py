@@ -24,7 +24,8 @@ class RetrieverSettings:
 
     ``base``: folder, hub name or ``packaged:`` name. ``batch_size``: rows over all processes together; each row's
     documents are negatives of the others. ``learning_rate`` is the peak after ``warmup`` (share of all steps), falling
-    linearly to 0. ``dropout``: of all layers (None: the model's own). ``scale``: inverse temperature of the softmax. ``max_seq_length``: tokens (None: the model's own).
+    linearly to 0. ``dropout``: of all layers (None: the model's own). ``scale``: inverse temperature of the softmax.
+    ``max_seq_length``: tokens (None: the model's own).
     ``query_prompt``, ``document_prompt``: put before the texts (None: the model's own). ``base_share``: how much of the
     base's weights is mixed back in at the end (0: none), as in WiSE-FT (Wortsman et al. 2022).
     """
@@ -83,11 +84,11 @@ def train_retriever(
     loss = RankingLoss(model, scale=settings.scale, gather_across_devices=processes > 1)
     collator = TextCollator(model.preprocess, prompts=_prompts(model, settings, len(triplets[0].negative_ids)))
     collator.set_texts(queries, corpus)
-    sampler = NoFalseNegativesSampler(triplets, corpus, settings.batch_size, processes, seed)
+    sampler = NoFalseNegativesSampler(triplets, corpus, settings.batch_size, processes, seed, settings.epochs)
     with tempfile.TemporaryDirectory(prefix="sharpen-") as scratch:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
-            num_train_epochs=settings.epochs,
+            num_train_epochs=1,  # the sampler goes through all epochs in one pass
             per_device_train_batch_size=settings.batch_size // processes,
             learning_rate=settings.learning_rate,
             warmup_steps=settings.warmup,
@@ -97,7 +98,8 @@ def train_retriever(
             use_cpu=model.device.type == "cpu",
             seed=seed,
             batch_sampler=lambda *_args, **_kwargs: sampler,
-            logging_steps=max(1, len(sampler) // processes * settings.epochs // 50),
+            logging_steps=max(1, len(sampler) // processes // 50),
+            logging_nan_inf_filter=False,  # it would log the mean of the losses before in place of a NaN
             save_strategy="no",
             report_to=[],
             disable_tqdm=True,
@@ -112,7 +114,8 @@ def train_retriever(
         model.load_state_dict({k: torch.lerp(v, base_weights[k], settings.base_share) if v.is_floating_point() else v for k, v in tuned.items()})
     if process_state().is_main_process:
         model.save_pretrained(str(output), safe_serialization=True, create_model_card=False)
-    return [{k: entry[k] for k in ("step", "epoch", "loss", "learning_rate")} for entry in trainer.state.log_history if "loss" in entry]
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return [{k: entry[k] for k in ("step", "loss", "learning_rate")} | {"epoch": entry["epoch"] * settings.epochs} for entry in history]
 
 
 class _Trainer(SentenceTransformerTrainer):

@@ -63,10 +63,13 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
     With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
     batch wait for the next one. ``batch_size`` is the global one: with several processes each batch is dealt out in equal
     parts, one after the other as accelerate's sharding takes them, so 1 and N processes train on the same batches. The
-    last batch is smaller (by up to ``processes`` - 1 rows, which are left out, so that the parts are equal).
+    last batch of an epoch is smaller (by up to ``processes`` - 1 rows, which are left out, so that the parts are equal).
+
+    All ``epochs`` come one after the other in a single pass, each in its own order: they need not have equally many
+    batches, and the learning rate's schedule must know the number of all.
     """
 
-    def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int) -> None:
+    def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
         super().__init__(range(len(triplets)), batch_size=batch_size // processes, drop_last=False)
         texts = {i: text_key(corpus[i].content) for t in triplets for i in (t.positive_id, *t.negative_ids)}
         known: dict[str, set[str]] = {}
@@ -75,27 +78,21 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
         self._positives = [known[t.query_id] for t in triplets]
         self._documents = [{texts[t.positive_id], *(texts[i] for i in t.negative_ids)} for t in triplets]
         self._global_size, self._processes = batch_size, processes
-        self._seed = seed
-        self._planned: tuple[int, list[list[int]]] | None = None
+        self._parts = [part for epoch in range(epochs) for batch in self._global_batches(f"{seed}/{epoch}") for part in self._deal(batch)]
 
     def __iter__(self) -> Iterator[list[int]]:
-        yield from self._plan()
+        return iter(self._parts)
 
     def __len__(self) -> int:
-        return len(self._plan())
-
-    def _plan(self) -> list[list[int]]:
-        if self._planned is None or self._planned[0] != self.epoch:
-            self._planned = self.epoch, [part for batch in self._global_batches() for part in self._deal(batch)]
-        return self._planned[1]
+        return len(self._parts)
 
     def _deal(self, batch: list[int]) -> list[list[int]]:
         batch = batch[: len(batch) // self._processes * self._processes]
         return [batch[rank :: self._processes] for rank in range(self._processes)] if batch else []
 
-    def _global_batches(self) -> Iterator[list[int]]:
+    def _global_batches(self, seed: str) -> Iterator[list[int]]:
         waiting = list(range(len(self._documents)))
-        random.Random(f"{self._seed}/{self.epoch}").shuffle(waiting)
+        random.Random(seed).shuffle(waiting)
         while waiting:
             batch: list[int] = []
             later: list[int] = []

@@ -2,7 +2,16 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.data import find_dataset, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels, write_run
+from evaluation.data import (
+    find_dataset,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    text_key,
+    write_corpus,
+    write_qrels,
+    write_run,
+)
 from evaluation.files import InputError, atomic_file, atomic_folder
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from recipes.load import load_recipe
 from sdg.embedded import locate_llm, serve
 from tests.conftest import make_dataset, make_recipe, write_rows
 from tests.servers import serve_replies
@@ -89,7 +88,8 @@ def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_i
     other = _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     # same prompts, so every answer came from the journal that the runs share
-    assert [json.loads((tmp_path / "runs" / n / "queries" / "queries.jsonl").read_text().splitlines()[0])["text"] for n in ("topics", "other")][0]
+    queries = [(tmp_path / "runs" / name / "queries" / "queries.jsonl").read_text() for name in ("topics", "other")]
+    assert queries[0] == queries[1] and queries[0]
     changed = _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
     assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-2]
     (tmp_path / "runs" / "other" / "after" / "after.json").write_text("{}")  # a damaged file is noticed

@@ -42,7 +42,7 @@ def test_nothing_to_read(tmp_path: Path):
     with pytest.raises(InputError, match=r"must be \.jsonl"):
         read_documents(str(tmp_path / "notes.csv"))
     (tmp_path / "bad.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(InputError, match="bad.txt: not UTF-8"):
+    with pytest.raises(InputError, match=r"bad\.txt: not UTF-8"):
         read_documents(str(tmp_path))
 
 

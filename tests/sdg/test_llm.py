@@ -45,15 +45,12 @@ def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_pa
     assert [a.text for a in again] == [a.text for a in answers] and all(a.from_journal for a in again)
 
 
-@pytest.mark.parametrize(
-    ("content", "error"),
-    [(b"", "not a completion|JSON|Error"), (b"[]", "."), (b'{"choices": []}', "not a completion"), (b'{"choices": [{"message": null}]}', "not a completion"), (b"<html>", ".")],
-)
-def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content, error):
+@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"choices": []}', b'{"choices": [{"message": null}]}', b"<html>"])
+def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content):
     with serve_replies(lambda *_: (200, {}, content)) as base_url:
         llm = _llm(base_url, tmp_path, max_retries=0)
         answers = llm.ask([Request("p", chat=True)])
-    assert answers[0].error and not answers[0].text
+    assert answers[0].error.startswith("not a completion") and not answers[0].text
     assert len(llm.journal) == 0
 
 

@@ -48,7 +48,7 @@ def test_reject_reason(query: str, reason: str | None):
 def test_samples_are_drawn_by_seed_and_grow_by_appending():
     documents = [Document(f"d{n}", f"some words about the number {n}") for n in range(50)] + [Document("copy", "Some words  about the number 3"), Document("tiny", "no")]
     few, many = sample_documents(documents, 10, 1), sample_documents(documents, 40, 1)
-    assert many[:10] == few == sample_documents(documents[::-1], 10, 1)
+    assert many[:10] == few
     assert few != sample_documents(documents, 10, 2)
     everything = {d.id for d in sample_documents(documents, None, 1)}
     assert len(everything) == 50 and "tiny" not in everything
@@ -107,5 +107,5 @@ def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path)
     again = Journal(tmp_path / "j.sqlite")  # the first is still open, as in another process
     assert again.get(key) == {"text": "ja\u2028"} and len(again) == 1
     (tmp_path / "bad.sqlite").write_text("not a database, " * 100)
-    with pytest.raises(InputError, match="bad.sqlite"):
+    with pytest.raises(InputError, match=r"bad\.sqlite"):
         Journal(tmp_path / "bad.sqlite")
