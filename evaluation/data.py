@@ -8,9 +8,12 @@ dicts keyed by ID, so that IDs and not texts are what passes between the stages.
 from __future__ import annotations
 
 import csv
+import difflib
 import hashlib
 import os
 import re
+import shutil
+import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +21,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.files import InputError, atomic_file, cache_folder, read_jsonl, write_jsonl
+
+BEIR_SERVER = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
+BEIR_DATASETS = (
+    "msmarco", "trec-covid", "nfcorpus", "nq", "hotpotqa", "fiqa", "arguana", "webis-touche2020", "cqadupstack", "quora",
+    "dbpedia-entity", "scidocs", "fever", "climate-fever", "scifact",
+)  # fmt: skip
+"""Those that its server gives away; the others of the benchmark have to be asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +162,9 @@ def find_dataset(name_or_folder: str) -> Path:
     for place in places:
         if (place / folder / "corpus.jsonl").is_file():
             return place / folder
+    if name_or_folder not in BEIR_DATASETS:
+        near = difflib.get_close_matches(name_or_folder, BEIR_DATASETS, n=1)
+        raise InputError(f"{name_or_folder}: no such folder, and no dataset of BEIR" + (f"; did you mean {near[0]}?" if near else ""))
     return _download(name_or_folder, cache_folder() / "beir", places)
 
 
@@ -161,9 +174,12 @@ def _download(name: str, cache: Path, places: list[Path]) -> Path:
         raise InputError(f"dataset {name!r} was not found, and HF_HUB_OFFLINE forbids to fetch it; {where}")
     from beir.util import download_and_unzip
 
-    url = f"https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets/{name}.zip"
+    url = f"{BEIR_SERVER}/{name}.zip"
+    cache.mkdir(parents=True, exist_ok=True)
     try:
-        return Path(download_and_unzip(url, str(cache)))
+        # beside the cache first: beir would take a download that broke off for the dataset ever after
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
+            return Path(shutil.move(download_and_unzip(url, scratch), cache / name))
     except Exception as error:  # requests' errors, or a zip that is not one (an unknown name gets a page of HTML)
         raise InputError(f"dataset {name!r} was not found and could not be fetched from {url} ({type(error).__name__}: {error}); {where}") from error
 

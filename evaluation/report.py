@@ -11,23 +11,28 @@ from evaluation.significance import Difference, Estimate, Verdict, compare, esti
 
 
 class Comparison(BaseModel):
-    """The content of ``metrics.json``. ``verdict`` is that of ``primary``; every metric lies between 0 and 1."""
+    """The content of ``metrics.json``: every metric lies between 0 and 1.
+
+    ``verdict`` is that of ``primary``; ``queries`` is how many there are, ``queries_of`` where they come from.
+    """
 
     primary: str = PRIMARY
     verdict: Verdict
     queries: int
+    queries_of: str = ""
     before: dict[str, Estimate]
     after: dict[str, Estimate]
     delta: dict[str, Difference]
     bm25: dict[str, Estimate] | None = None
 
 
-def make_comparison(before: PerQuery, after: PerQuery, bm25: PerQuery | None, seed: int) -> Comparison:
+def make_comparison(before: PerQuery, after: PerQuery, bm25: PerQuery | None, seed: int, queries_of: str) -> Comparison:
     """Compare two systems' scores per query, metric by metric. Raises ``ValueError`` if their queries differ."""
     delta = {metric: compare(before[metric], after[metric], seed) for metric in before}
     return Comparison(
         verdict=delta[PRIMARY].verdict,
         queries=len(before[PRIMARY]),
+        queries_of=queries_of,
         before=_estimates(before, seed),
         after=_estimates(after, seed),
         delta=delta,
@@ -54,8 +59,9 @@ def sentence(comparison: Comparison) -> str:
     """The verdict with its numbers, in words."""
     d = comparison.delta[comparison.primary]
     low, high = d.interval
-    facts = f"{comparison.primary} {comparison.before[comparison.primary].value:.4f} before, {comparison.after[comparison.primary].value:.4f} after; difference {d.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, p = {d.p:.4f}, {comparison.queries} queries"
-    return f"The tuned model is **{comparison.verdict}**: {facts}." if comparison.verdict != "not distinguishable" else f"The tuned model is **not distinguishable** from the base: {facts}."
+    facts = f"{comparison.primary} {comparison.before[comparison.primary].value:.4f} before, {comparison.after[comparison.primary].value:.4f} after; difference {d.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, p = {d.p:.4f}, {comparison.queries} {comparison.queries_of}"
+    verdict = f"**{comparison.verdict}**" + (" from the base" if comparison.verdict == "not distinguishable" else " than the base")
+    return f"The tuned model is {verdict}: {facts}."
 
 
 def markdown(name: str, comparison: Comparison, sections: Mapping[str, Sequence[str]]) -> str:

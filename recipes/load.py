@@ -155,7 +155,7 @@ def _locate_files(recipe: Recipe, folder: Path) -> Recipe:
     return recipe.model_copy(update={
         "corpus": recipe.corpus.model_copy(update={"source": near(recipe.corpus.source)}),
         "queries": recipe.queries.model_copy(update={"pool": near(recipe.queries.pool)}),
-        "evaluation": recipe.evaluation.model_copy(update={"data": near(recipe.evaluation.data)}),
+        "evaluation": recipe.evaluation.model_copy(update={"data": recipe.evaluation.data and near(recipe.evaluation.data)}),
     })
 
 

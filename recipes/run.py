@@ -15,7 +15,7 @@ from evaluation.models import process_state
 from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
 from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
-from recipes.stages import STAGES, check_inputs, read_evaluation, read_scores
+from recipes.stages import STAGES, check_inputs, evaluated_on, read_evaluation, read_scores, stages_of
 
 SAMPLES = 12
 
@@ -28,11 +28,11 @@ def run_recipe(loaded: LoadedRecipe, console: Console) -> Comparison | None:
     recipe = loaded.recipe
     check_inputs(recipe)
     context = Context(recipe, console)
-    manifests = run_stages(STAGES, context)
+    manifests = run_stages(stages_of(recipe), context)
     if not process_state().is_main_process:
         return None
     before, after = read_scores(context, "before", "before"), read_scores(context, "after", "after")
-    comparison = make_comparison(before, after, read_scores(context, "before", "bm25"), recipe.seed)
+    comparison = make_comparison(before, after, read_scores(context, "before", "bm25"), recipe.seed, evaluated_on(recipe))
     write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
     write_json(context.folder / "metrics.json", comparison.model_dump(mode="json"))
     write_text(context.folder / "report.md", markdown(recipe.name, comparison, _sections(context, manifests, before["ndcg@10"], after["ndcg@10"])))

@@ -115,8 +115,8 @@ class TrainingPart(Part):
 
 
 class EvaluationPart(Part):
-    data: str = Field(description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset.")
-    split: str = Field("test", description="qrels/<split>.tsv")
+    data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset. null: the generated queries of the documents that split.dev holds out.")
+    split: str = Field("test", description="qrels/<split>.tsv of data.")
     bm25: bool = Field(True, description="Show BM25 beside the two.")
     unknown_documents: Literal["error", "drop"] = Field("error", description="What to do with qrels of documents that the corpus lacks.")
 
@@ -132,4 +132,4 @@ class Recipe(Part):
     split: SplitPart = SplitPart()
     negatives: NegativesPart = NegativesPart()
     training: TrainingPart
-    evaluation: EvaluationPart
+    evaluation: EvaluationPart = EvaluationPart()

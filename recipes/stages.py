@@ -8,6 +8,7 @@ import platform
 import shutil
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,9 @@ def check_inputs(recipe: Recipe) -> None:
     if recipe.llm.embedded:
         locate_llm(recipe.llm.embedded)
     api_key_from(recipe.llm.api_key_env)
-    queries = read_queries(_evaluation_folder(recipe) / "queries.jsonl")
-    read_qrels(_evaluation_folder(recipe) / "qrels" / f"{recipe.evaluation.split}.tsv", queries)
+    if recipe.evaluation.data:
+        folder = _evaluation_folder(recipe.evaluation.data)
+        read_qrels(folder / "qrels" / f"{recipe.evaluation.split}.tsv", read_queries(folder / "queries.jsonl"))
 
 
 # -- corpus ----------------------------------------------------------------------------------------------------------
@@ -250,22 +252,30 @@ The licences of the base model and of the language model hold for what is made w
 # -- before and after ------------------------------------------------------------------------------------------------
 
 
-def _evaluation_folder(recipe: Recipe) -> Path:
-    folder = Path(recipe.evaluation.data).expanduser()
-    return folder if (folder / "queries.jsonl").exists() else find_dataset(recipe.evaluation.data)
+def _evaluation_folder(data: str) -> Path:
+    folder = Path(data).expanduser()
+    return folder if (folder / "queries.jsonl").exists() else find_dataset(data)
 
 
 def _evaluation_inputs(context: Context) -> dict[str, str]:
-    recipe = context.recipe
-    folder = _evaluation_folder(recipe)
-    files = [folder / "queries.jsonl", folder / "qrels" / f"{recipe.evaluation.split}.tsv", folder / "corpus.jsonl"]
+    part = context.recipe.evaluation
+    if part.data is None:
+        return {}
+    folder = _evaluation_folder(part.data)
+    files = [folder / "queries.jsonl", folder / "qrels" / f"{part.split}.tsv", folder / "corpus.jsonl"]
     return {f"evaluation/{file.name}": sha256_file(file) for file in files if file.exists()}
 
 
 def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     """The corpus to search, and the judged queries with their qrels. Raises ``InputError`` as the readers do."""
     part = context.recipe.evaluation
-    folder = _evaluation_folder(context.recipe)
+    if part.data is None:
+        folder = context.stage_folder("pairs")
+        corpus, queries, qrels = _read_corpus(context), read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / "dev.tsv")
+        if not qrels:
+            raise InputError("evaluation: no query is held out to compare on. Raise split.dev or queries.documents, or give evaluation.data")
+        return corpus, {q: queries[q] for q in qrels}, qrels
+    folder = _evaluation_folder(part.data)
     # the run's own corpus where it is the same documents: it is chunked as it will be in use
     own = folder / "corpus.jsonl"
     same = not own.exists() or _corpus_inputs(context).get("corpus") == sha256_file(own)
@@ -278,6 +288,12 @@ def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     if not qrels:
         raise InputError(f"{folder / 'qrels' / f'{part.split}.tsv'}: none of its documents is in the corpus {context.recipe.corpus.source}")
     return corpus, {q: queries[q] for q in qrels}, qrels
+
+
+def evaluated_on(recipe: Recipe) -> str:
+    """What the comparison was made on, for people."""
+    part = recipe.evaluation
+    return "generated queries of held-out documents" if part.data is None else f"queries of {Path(part.data).name}, split {part.split}"
 
 
 def _before(context: Context, folder: Path) -> dict[str, Any]:
@@ -327,6 +343,15 @@ def _read_corpus(context: Context) -> Corpus:
 
 def _search_part(recipe: Recipe) -> dict[str, Any]:
     return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt"}) | {"split": recipe.evaluation.split, "drop": recipe.evaluation.unknown_documents}
+
+
+def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
+    """The stages of a recipe in the order in which they run."""
+    if recipe.evaluation.data is not None:
+        return STAGES
+    # the queries to compare on are the run's own
+    own = {s.name: replace(s, needs=(*s.needs, "pairs")) if s.name in ("before", "after") else s for s in STAGES}
+    return tuple(own[name] for name in ("corpus", "queries", "pairs", "before", "negatives", "model", "after"))
 
 
 STAGES = (

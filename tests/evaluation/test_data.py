@@ -1,3 +1,7 @@
+import shutil
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -103,9 +107,31 @@ def test_datasets_are_found_by_name_and_offline_says_where_to_put_them(tmp_path:
     monkeypatch.setenv("SHARPEN_DATA", str(dataset.parent))
     assert find_dataset("topics") == dataset
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    message = _error(find_dataset, "no-such-set")
-    assert "no-such-set/ (corpus.jsonl" in message and str(dataset.parent) in message
+    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path / "cache"))
+    message = _error(find_dataset, "dbpedia-entity")
+    assert "dbpedia-entity/ (corpus.jsonl" in message and str(dataset.parent) in message
+    assert "did you mean scifact?" in _error(find_dataset, "scifakt")
     assert "no dataset there" in _error(find_dataset, str(tmp_path / "nothing"))
+
+
+def test_a_dataset_is_fetched_once_and_a_broken_download_leaves_nothing(tmp_path: Path, dataset: Path, monkeypatch):
+    served = tmp_path / "served"
+    served.mkdir()
+    dataset.rename(served / "quora")
+    shutil.make_archive(str(served / "quora"), "zip", served, "quora")
+    (served / "fiqa.zip").write_bytes((served / "quora.zip").read_bytes()[:500])
+    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
+    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path / "cache"))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setattr("evaluation.data.BEIR_SERVER", f"http://127.0.0.1:{server.server_port}")
+        folder = find_dataset("quora")
+        assert len(read_corpus(folder / "corpus.jsonl")) == 12
+        assert "BadZipFile" in _error(find_dataset, "fiqa") and "could not be fetched" in _error(find_dataset, "nq")
+        server.shutdown()
+    assert find_dataset("quora") == folder
+    assert [p.name for p in folder.parent.iterdir()] == ["quora"]
 
 
 def test_files_and_folders_are_written_whole_or_not_at_all(tmp_path: Path):
