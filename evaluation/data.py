@@ -12,7 +12,6 @@ import difflib
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping
@@ -24,15 +23,15 @@ from evaluation.files import InputError, atomic_file, cache_folder, read_jsonl, 
 
 BEIR_SERVER = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 BEIR_DATASETS = (
-    "msmarco", "trec-covid", "nfcorpus", "nq", "hotpotqa", "fiqa", "arguana", "webis-touche2020", "cqadupstack", "quora",
+    "msmarco", "trec-covid", "nfcorpus", "nq", "hotpotqa", "fiqa", "arguana", "webis-touche2020", "quora",
     "dbpedia-entity", "scidocs", "fever", "climate-fever", "scifact",
 )  # fmt: skip
-"""Those that its server gives away; the others of the benchmark have to be asked for."""
+"""Those that its server gives away in this layout."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A unit of retrieval: a document, or a chunk of one (``metadata["doc_id"]`` then names the document)."""
+    """A unit of retrieval: a document, or a chunk of one (``metadata["chunk_of"]`` then names the document)."""
 
     id: str
     text: str
@@ -47,7 +46,13 @@ class Document:
     @property
     def doc_id(self) -> str:
         """The document that this chunk was cut from (itself, where nothing was cut)."""
-        return self.metadata.get("doc_id", self.id)
+        return str(self.metadata.get("chunk_of", self.id))
+
+    @property
+    def copy_key(self) -> str:
+        """Equal for copies: a hash of the text (of the title, where there is no text). Titles may differ, as a copied
+        file has another name."""
+        return text_key(self.text or self.title)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +104,7 @@ def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: 
     known = None if documents is None else set(documents)
     qrels: Qrels = {}
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
             for number, row in enumerate(rows, start=1):
                 if not row or (number == 1 and row[-1].strip().lower() == "score"):
@@ -113,6 +118,8 @@ def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: 
                 if known is not None and doc_id not in known:
                     raise InputError(f"{path}, line {number}: document {doc_id!r} is not in the corpus")
                 qrels.setdefault(query_id, {})[doc_id] = grade
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except FileNotFoundError:
         splits = sorted(p.stem for p in path.parent.glob("*.tsv"))
         raise InputError(f"{path}: no such file" + (f"; the splits there are {', '.join(splits)}" if splits else "")) from None
@@ -179,7 +186,7 @@ def _download(name: str, cache: Path, places: list[Path]) -> Path:
     try:
         # beside the cache first: beir would take a download that broke off for the dataset ever after
         with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
-            return Path(shutil.move(download_and_unzip(url, scratch), cache / name))
+            return Path(download_and_unzip(url, scratch)).rename(cache / name)
     except Exception as error:  # requests' errors, or a zip that is not one (an unknown name gets a page of HTML)
         raise InputError(f"dataset {name!r} was not found and could not be fetched from {url} ({type(error).__name__}: {error}); {where}") from error
 

@@ -74,7 +74,7 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     Raises ``InputError`` for a file that is missing or not UTF-8 and for a line that is not a JSON object.
     """
     try:
-        with path.open(encoding="utf-8") as file:
+        with path.open(encoding="utf-8-sig") as file:  # Windows writes a byte order mark
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -82,6 +82,10 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
                     raise InputError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); each line must be one JSON object") from None
+                except RecursionError:
+                    raise InputError(f"{path}, line {number}: JSON nested too deeply") from None
+                if "\\ud" in line.lower() and not _is_text(record):
+                    raise InputError(f"{path}, line {number}: half of a surrogate pair (a character cut in two, like \\ud83d alone); repair the text")
                 if not isinstance(record, dict):
                     raise InputError(f"{path}, line {number}: expected a JSON object like {{\"_id\": ..., \"text\": ...}}, found {type(record).__name__}")
                 yield number, record
@@ -96,12 +100,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sha256_tree(path: Path) -> str:
-    """Hash of a file, or of a folder's relative names and contents (hidden files left out)."""
+def sha256_tree(path: Path, files: Iterable[Path] | None = None) -> str:
+    """Hash of a file, or of the relative names and contents of ``files`` below a folder (default: all but hidden ones)."""
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()
-    for file in sorted(p for p in path.rglob("*") if p.is_file() and not _hidden(p.relative_to(path))):
+    for file in sorted(visible_files(path) if files is None else files):
         digest.update(f"{file.relative_to(path).as_posix()}\0{sha256_file(file)}\n".encode())
     return digest.hexdigest()
 
@@ -113,8 +117,17 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sharpen"
 
 
-def _hidden(relative: Path) -> bool:
-    return any(part.startswith(".") for part in relative.parts)
+def visible_files(folder: Path) -> Iterator[Path]:
+    """The files below a folder of which no part of the name, from there on, begins with a dot."""
+    return (p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+
+
+def _is_text(value: Any) -> bool:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _umask() -> int:

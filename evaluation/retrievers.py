@@ -10,7 +10,7 @@ import Stemmer
 import torch
 from sentence_transformers import SentenceTransformer
 
-from evaluation.data import Corpus, Qrels, Run
+from evaluation.data import Corpus, Run
 from evaluation.models import encode
 
 Progress = Callable[[int], None]
@@ -30,10 +30,15 @@ class BM25:
         self._stop_words = "english" if language == "english" else None
         self.ids = list(corpus)
         self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        self._index.index(self._tokenize([d.content for d in corpus.values()]), show_progress=False)
+        tokens = self._tokenize([d.content for d in corpus.values()])
+        self._empty = not tokens.vocab  # stop words and signs only; bm25s would raise
+        if not self._empty:
+            self._index.index(tokens, show_progress=False)
 
     def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
         """Return the ``k`` best documents of each query. Documents that share no word with the query are left out."""
+        if self._empty:
+            return {query_id: {} for query_id in queries}
         k = min(k, len(self.ids))
         tokens = self._tokenize(list(queries.values()))
         rows, scores = self._index.retrieve(tokens, k=k, sorted=True, show_progress=False)
@@ -99,7 +104,7 @@ def ranking(scores: Mapping[str, float]) -> list[str]:
 
 
 def to_documents(run: Run, corpus: Corpus) -> Run:
-    """Rank documents by their best chunk (MaxP): for qrels that name the documents that the chunks were cut from."""
+    """Rank documents by their best chunk (MaxP); where nothing was cut the run stays as it is."""
     by_document: Run = {}
     for query_id, scores in run.items():
         best = by_document.setdefault(query_id, {})
@@ -107,11 +112,6 @@ def to_documents(run: Run, corpus: Corpus) -> Run:
             doc_id = corpus[chunk_id].doc_id
             best[doc_id] = max(score, best.get(doc_id, -np.inf))
     return by_document
-
-
-def names_documents(qrels: Qrels, corpus: Corpus) -> bool:
-    """Whether the qrels speak of documents that were cut into chunks, and not of the chunks."""
-    return any(doc_id not in corpus for grades in qrels.values() for doc_id in grades)
 
 
 def _prompt(model: SentenceTransformer, name: str, given: str | None) -> str:

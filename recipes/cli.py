@@ -66,12 +66,13 @@ def main() -> None:
 
     try:
         app()
-    except InputError as error:
+    except (InputError, OSError) as error:  # OSError: a full disk, a file that may not be read; its message names it
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("interrupted; everything finished is kept, the same command goes on from here", file=sys.stderr)
-        sys.exit(130)
+    except SystemExit as stop:
+        if stop.code == 130:  # what typer makes of Ctrl-C
+            print("interrupted; everything finished is kept, the same command goes on from here", file=sys.stderr)
+        raise
 
 
 def _quiet_libraries() -> None:

@@ -39,7 +39,7 @@ class Stage:
     ``version``: raise it when the same inputs would give other files. ``part``: what of the recipe the result depends
     on. ``inputs``: content hashes of what comes from outside the run. ``needs``: the stages whose files it reads.
     ``shared``: every process of ``accelerate launch`` takes part; of other stages, and of all folders, the first process
-    takes care. No stage writes outside its folder.
+    takes care. ``seeded``: the result depends on the recipe's seed. No stage writes outside its folder.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Stage:
     inputs: Callable[[Context], dict[str, str]] = lambda _context: {}
     needs: tuple[str, ...] = ()
     shared: bool = False
+    seeded: bool = True
 
 
 @dataclass
@@ -85,11 +86,12 @@ class Context:
             yield advance
 
 
-def run_stages(stages: Sequence[Stage], context: Context) -> dict[str, dict[str, Any]]:
+def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Run the stages that are not up to date and return every manifest by stage name.
 
     A stage is up to date if its manifest has the fingerprint that it would get now and its files have the sums in the
-    manifest. Stages that run replace their folder at the end of it, whole. Raises ``InputError`` if another process is at
+    manifest. Stages that run replace their folder at the end of it, whole. ``results``: files of the run's folder that are
+    made from the stages; they are removed before the first one that runs, as they would speak of another run. Raises ``InputError`` if another process is at
     work in the same run's folder.
     """
     state = process_state()
@@ -103,8 +105,10 @@ def run_stages(stages: Sequence[Stage], context: Context) -> dict[str, dict[str,
                 decision = (fingerprint, _up_to_date(folder, fingerprint["sha256"]))
             fingerprint, manifest = _from_main(decision)
             if manifest is None:
+                for name in results if state.is_main_process else ():
+                    (context.folder / name).unlink(missing_ok=True)
                 manifest = _run(stage, context, folder, fingerprint)
-                context.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False)
+                context.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True)
             else:
                 context.console.print(f"[dim]✓ {stage.name:10} unchanged, reused[/]", highlight=False)
             manifests[stage.name] = manifest
@@ -130,7 +134,7 @@ def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, An
 def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
     parts = {
         "version": stage.version,
-        "seed": context.recipe.seed,
+        "seed": context.recipe.seed if stage.seeded else None,
         "part": stage.part(context.recipe),
         "inputs": stage.inputs(context) | {f"{name}/{file}": digest for name in stage.needs for file, digest in manifests[name]["outputs"].items()},
     }
@@ -149,7 +153,7 @@ def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
 
 
 def _summary(manifest: dict[str, Any]) -> str:
-    counts = ", ".join(f"{value:,} {key}" for key, value in manifest["counts"].items() if isinstance(value, int))
+    counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in manifest["counts"].items() if isinstance(value, int))
     return f"{counts}  [dim]{manifest['seconds']:.0f} s[/]"
 
 

@@ -13,7 +13,7 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError
+from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from evaluation.files import InputError
 from recipes.schema import Recipe
@@ -46,7 +46,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecip
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         raise InputError("\n".join(_explain(path, raw, e, overrides) for e in error.errors())) from None
-    recipe = _locate_files(recipe, path.parent)
+    recipe = _locate_files(recipe, path.parent, {override.partition("=")[0] for override in overrides})
     return LoadedRecipe(path, recipe, _dump(_restore(recipe.model_dump(mode="json"), raw)))
 
 
@@ -99,6 +99,8 @@ def _yaml(path: Path) -> Any:
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None
+    except YAMLError as error:  # control characters
+        raise InputError(f"{path}: not valid YAML: {error}") from None
 
 
 def _apply(raw: dict, override: str) -> None:
@@ -107,8 +109,8 @@ def _apply(raw: dict, override: str) -> None:
         raise InputError(f"override {override!r}: expected key.path=value, as in training.epochs=2")
     try:
         value = YAML(typ="safe").load(text)
-    except MarkedYAMLError as error:
-        raise InputError(f"override {override!r}: the value is not valid YAML: {error.problem}") from None
+    except YAMLError as error:
+        raise InputError(f"override {override!r}: the value is not valid YAML: {getattr(error, 'problem', error)}") from None
     *parents, last = key.split(".")
     target = raw
     for parent in parents:
@@ -145,17 +147,22 @@ def _restore(resolved: Any, raw: Any) -> Any:
     return str(raw) if isinstance(raw, str) and _REFERENCE.search(raw) else resolved
 
 
-def _locate_files(recipe: Recipe, folder: Path) -> Recipe:
-    """Files that a recipe names lie beside it, or else are relative to the working directory."""
+def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
+    """Make the paths absolute: what a recipe names lies beside it, or else in the working directory; what an override
+    names lies in the working directory. Names of datasets stay as they are."""
 
-    def near(name: str) -> str:
-        beside = folder / name
-        return name if not beside.exists() else os.path.relpath(beside)
+    def near(key: str, name: str) -> str:
+        given_here = any(key == o or key.startswith(f"{o}.") for o in overridden)
+        for place in [Path()] if given_here else [folder, Path()]:
+            if (found := place / Path(name).expanduser()).exists():
+                return str(found.resolve())
+        return name
 
+    data = recipe.evaluation.data
     return recipe.model_copy(update={
-        "corpus": recipe.corpus.model_copy(update={"source": near(recipe.corpus.source)}),
-        "queries": recipe.queries.model_copy(update={"pool": near(recipe.queries.pool)}),
-        "evaluation": recipe.evaluation.model_copy(update={"data": recipe.evaluation.data and near(recipe.evaluation.data)}),
+        "corpus": recipe.corpus.model_copy(update={"source": near("corpus.source", recipe.corpus.source)}),
+        "queries": recipe.queries.model_copy(update={"pool": near("queries.pool", recipe.queries.pool)}),
+        "evaluation": recipe.evaluation.model_copy(update={"data": data and near("evaluation.data", data)}),
     })
 
 

@@ -18,6 +18,7 @@ from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, evaluated_on, read_evaluation, read_scores, stages_of
 
 SAMPLES = 12
+RESULTS = ("metrics.json", "report.md", "recipe.yaml")
 
 
 def run_recipe(loaded: LoadedRecipe, console: Console) -> Comparison | None:
@@ -26,9 +27,10 @@ def run_recipe(loaded: LoadedRecipe, console: Console) -> Comparison | None:
     Every process of ``accelerate launch`` must call this; the comparison is returned on the first one only.
     """
     recipe = loaded.recipe
-    check_inputs(recipe)
+    with process_state().main_process_first():  # it fetches a dataset that is not there
+        check_inputs(recipe)
     context = Context(recipe, console)
-    manifests = run_stages(stages_of(recipe), context)
+    manifests = run_stages(stages_of(recipe), context, RESULTS)
     if not process_state().is_main_process:
         return None
     before, after = read_scores(context, "before", "before"), read_scores(context, "after", "after")
@@ -52,7 +54,10 @@ def show_run(folder: Path, console: Console) -> None:
     except ValueError as error:
         raise InputError(f"{folder / 'metrics.json'}: not what `sharpen run` writes ({error})") from None
     for stage in STAGES:
-        manifest = json.loads((folder / stage.name / "manifest.json").read_text(encoding="utf-8"))
+        path = folder / stage.name / "manifest.json"
+        if not path.exists():  # removed since, to save space
+            continue
+        manifest = json.loads(path.read_text(encoding="utf-8"))
         console.print(f"{stage.name:10} {_counts(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
     print_comparison(comparison, console)
 

@@ -29,19 +29,19 @@ from evaluation.data import (
 from evaluation.files import InputError, sha256_file, sha256_tree, write_json, write_jsonl, write_text
 from evaluation.metrics import evaluate
 from evaluation.models import load_encoder, process_state, resolve_encoder
-from evaluation.retrievers import BM25, Dense, fuse, names_documents, to_documents
+from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
 from recipes.engine import Context, Stage
 from recipes.load import read_pool
 from recipes.schema import Recipe
 from sdg.chunking import chunk
-from sdg.documents import PYTHON_DOCS, read_documents
+from sdg.documents import PYTHON_DOCS, read_documents, text_files
 from sdg.embedded import PACKAGED_LLMS, locate_llm, serve
 from sdg.filters import positives, round_trip
 from sdg.journal import Journal
 from sdg.llm import LLM, api_key_from
 from sdg.negatives import bm25 as bm25_miner
 from sdg.negatives import read_negatives, write_negatives
-from sdg.queries import FewShot, Generated, generate_queries, sample_documents
+from sdg.queries import MIN_WORDS, FewShot, Generated, generate_queries, sample_documents
 from sdg.split import split_documents, split_queries
 from training.retriever import RetrieverSettings, train_retriever
 from training.triplets import make_triplets
@@ -53,6 +53,8 @@ def check_inputs(recipe: Recipe) -> None:
     """Find what a recipe names before anything is computed or paid for. Raises ``InputError``."""
     if recipe.corpus.source != PYTHON_DOCS and not Path(recipe.corpus.source).expanduser().exists():
         find_dataset(recipe.corpus.source)
+    if recipe.evaluation.data is None and recipe.split.dev == 0:
+        raise InputError("evaluation.data is not given and split.dev is 0: nothing is left to compare on; give one of them")
     read_pool(Path(recipe.queries.pool))
     resolve_encoder(recipe.training.base)
     if recipe.llm.embedded:
@@ -73,12 +75,12 @@ def _corpus_inputs(context: Context) -> dict[str, str]:
     path = Path(source).expanduser()
     if not path.exists() or (path / "corpus.jsonl").exists():
         path = find_dataset(source) / "corpus.jsonl"
-    return {"corpus": sha256_tree(path)}
+    return {"corpus": sha256_tree(path, text_files(path, Path(context.recipe.runs)) if path.is_dir() else None)}
 
 
 def _corpus(context: Context, folder: Path) -> dict[str, Any]:
     part = context.recipe.corpus
-    documents = read_documents(part.source)
+    documents = read_documents(part.source, Path(context.recipe.runs))
     chunks = documents.values() if part.chunk is None else chunk(documents.values(), part.chunk.max_words, part.chunk.overlap_words)
     corpus: Corpus = {}
     for piece in chunks:
@@ -118,10 +120,12 @@ def _queries(context: Context, folder: Path) -> dict[str, Any]:
         per_document=part.per_document, max_document_words=part.max_document_words, chat=_uses_chat(recipe), parameters=parameters,
     )  # fmt: skip
     documents = sample_documents(list(_read_corpus(context).values()), part.documents, recipe.seed)
+    if not documents:
+        raise InputError(f"{recipe.corpus.source}: no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     generated = _ask(context, documents, few_shot)
     counts = generated.counts() | {f"{kind}_tokens": n for kind, n in generated.tokens.items()}
     if not generated.kept:
-        raise InputError(f"llm: none of the {counts['asked']} answers was usable: {counts['rejected']}. Try `sharpen show`, another model, or another queries.task and queries.pool")
+        raise InputError(f"llm: none of the {counts['asked']} answers was usable: {counts['rejected']}. The first was {generated.rejected[0]['text'][:200]!r}. Try another model, or another queries.task and queries.pool")
     write_queries(folder / "queries.jsonl", generated.kept)
     write_jsonl(folder / "rejected.jsonl", generated.rejected)
     return counts
@@ -137,7 +141,7 @@ def _ask(context: Context, documents: list, few_shot: FewShot) -> Generated:
             if recipe.llm.embedded:
                 # started even if the journal has every answer: to know that, the prompts must be made, and starting takes a second
                 with serve(locate_llm(recipe.llm.embedded)) as endpoint:
-                    llm = LLM(endpoint.base_url, endpoint.api_key, "embedded", concurrency=1, **settings)
+                    llm = LLM(endpoint.base_url, endpoint.api_key, "embedded", concurrency=1, local=True, **settings)
                     return generate_queries(documents, llm, few_shot, recipe.seed, warm_up=True, progress=tell)
             llm = LLM(recipe.llm.base_url, api_key_from(recipe.llm.api_key_env), recipe.llm.model, concurrency=recipe.llm.concurrency, **settings)
             return generate_queries(documents, llm, few_shot, recipe.seed, progress=tell)
@@ -157,14 +161,17 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     if check := recipe.filters.round_trip:
         texts = {q.id: q.text for q in queries}
         runs: list[Run] = []
+        depth = max(RUN_DEPTH, check.top_k)
         if check.retriever in ("bm25", "fused"):
-            runs.append(BM25(corpus).search(texts, RUN_DEPTH))
+            runs.append(BM25(corpus).search(texts, depth))
         if check.retriever in ("dense", "fused"):
-            runs.append(_dense(context, "base", recipe.training.base, corpus).search(texts, RUN_DEPTH))
+            runs.append(_dense(context, "base", recipe.training.base, corpus).search(texts, depth))
         queries, rejected = round_trip(queries, fuse(runs) if len(runs) > 1 else runs[0], corpus, check.top_k)
     sides = split_queries(queries, split_documents(corpus, recipe.split.dev, recipe.seed))
     if not sides["train"]:
         raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} failed the round trip, {len(sides['dev'])} are dev). Raise filters.round_trip.top_k or queries.documents")
+    if recipe.evaluation.data is None and not sides["dev"]:
+        raise InputError("evaluation: no query is held out to compare on. Raise split.dev or queries.documents, or give evaluation.data")
     if not process_state().is_main_process:
         return {}
     # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
@@ -193,7 +200,7 @@ def _negatives(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
     corpus, queries = _read_corpus(context), _train_queries(context)
     sides = split_documents(corpus, recipe.split.dev, recipe.seed)
-    held_out = {doc_id for doc_id, side in sides.items() if side == "dev"}
+    held_out = {doc_id for doc_id, side in sides.items() if side != "train"}
     first, last = recipe.negatives.ranks
     # dev documents, positives and copies are passed over, so look further down than the last rank
     depth = min(len(corpus), 2 * last + 50)
@@ -272,8 +279,6 @@ def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     if part.data is None:
         folder = context.stage_folder("pairs")
         corpus, queries, qrels = _read_corpus(context), read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / "dev.tsv")
-        if not qrels:
-            raise InputError("evaluation: no query is held out to compare on. Raise split.dev or queries.documents, or give evaluation.data")
         return corpus, {q: queries[q] for q in qrels}, qrels
     folder = _evaluation_folder(part.data)
     # the run's own corpus where it is the same documents: it is chunked as it will be in use
@@ -283,11 +288,20 @@ def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     known = set(corpus) | {d.doc_id for d in corpus.values()}
     queries = read_queries(folder / "queries.jsonl")
     qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, None if part.unknown_documents == "drop" else known)
-    qrels = {q: {d: g for d, g in grades.items() if d in known} for q, grades in qrels.items()}
+    qrels = {q: _by_document({d: g for d, g in grades.items() if d in known}, corpus) for q, grades in qrels.items()}
     qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
     if not qrels:
         raise InputError(f"{folder / 'qrels' / f'{part.split}.tsv'}: none of its documents is in the corpus {context.recipe.corpus.source}")
     return corpus, {q: queries[q] for q in qrels}, qrels
+
+
+def _by_document(grades: dict[str, int], corpus: Corpus) -> dict[str, int]:
+    """Labels of chunks as labels of their documents: by these is ranked, whichever of the two people labelled."""
+    result: dict[str, int] = {}
+    for i, grade in grades.items():
+        doc_id = corpus[i].doc_id if i in corpus else i
+        result[doc_id] = max(grade, result.get(doc_id, grade))
+    return result
 
 
 def evaluated_on(recipe: Recipe) -> str:
@@ -310,11 +324,13 @@ def _after(context: Context, folder: Path) -> dict[str, Any]:
 
 def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], Any]) -> dict[str, Any]:
     corpus, queries, qrels = read_evaluation(context)
-    # a document counts by its best chunk, and the chunks of ten documents may be many: search deeper, cut after
-    chunked = names_documents(qrels, corpus)
-    run = make(corpus).search({q.id: q.text for q in queries.values()}, RUN_DEPTH * (10 if chunked else 1))
-    if chunked:
-        run = {q: dict(sorted(s.items(), key=lambda item: -item[1])[:RUN_DEPTH]) for q, s in to_documents(run, corpus).items()}
+    # people label documents, and a document counts by its best chunk; what was generated is labelled by chunk
+    cut = context.recipe.evaluation.data is not None and any(d.doc_id != i for i, d in corpus.items())
+    # the chunks of a hundred documents may be many, and a hit of the query's own ID is none (as in BEIR): search deeper, cut after
+    run = make(corpus).search({q.id: q.text for q in queries.values()}, RUN_DEPTH * 10 if cut else RUN_DEPTH + 1)
+    if cut:
+        run = to_documents(run, corpus)
+    run = {q: {d: scores[d] for d in [d for d in ranking(scores) if d != q][:RUN_DEPTH]} for q, scores in run.items()}
     per_query = evaluate(qrels, run)
     if process_state().is_main_process:
         write_run(folder / f"{name}.trec", run, tag=name)
@@ -324,13 +340,14 @@ def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], A
 
 def _dense(context: Context, name: str, model: str, corpus: Corpus) -> Dense:
     """The dense index of a model over a corpus; the base's is used by the round trip and by the before-run."""
-    key = (name, len(corpus), id(corpus))
-    if context.cache.get("dense", (None,))[0] != key:
+    kept_name, kept_corpus, index = context.cache.get("dense", (None, None, None))
+    if kept_name != name or kept_corpus is not corpus:
         part = context.recipe.training
         encoder = load_encoder(model, max_seq_length=part.max_seq_length)
         with context.progress(f"encoding with the {name} model", len(corpus)) as advance:
-            context.cache["dense"] = key, Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance)
-    return context.cache["dense"][1]
+            index = Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance)
+        context.cache["dense"] = name, corpus, index
+    return index
 
 
 def _read_corpus(context: Context) -> Corpus:
@@ -342,7 +359,11 @@ def _read_corpus(context: Context) -> Corpus:
 
 
 def _search_part(recipe: Recipe) -> dict[str, Any]:
-    return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt"}) | {"split": recipe.evaluation.split, "drop": recipe.evaluation.unknown_documents}
+    return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt"})
+
+
+def _evaluation_part(recipe: Recipe) -> list[Any]:
+    return [_search_part(recipe), recipe.evaluation.split, recipe.evaluation.unknown_documents]
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
@@ -355,9 +376,9 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 STAGES = (
-    Stage("corpus", 1, _corpus, part=lambda r: r.corpus.model_dump(), inputs=_corpus_inputs),
+    Stage("corpus", 1, _corpus, part=lambda r: r.corpus.model_dump(exclude={"source"}), inputs=_corpus_inputs, seeded=False),
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
-    Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_search_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True),
+    Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_evaluation_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True, seeded=False),
     Stage(
         "queries", 1, _queries, needs=("corpus",), inputs=lambda c: {"pool": sha256_file(Path(c.recipe.queries.pool))},
         part=lambda r: r.queries.model_dump(exclude={"pool"}) | {"llm": _llm_identity(r), "chat": _uses_chat(r)},
@@ -369,7 +390,7 @@ STAGES = (
     ),
     Stage("negatives", 1, _negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
     Stage("model", 1, _model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=_base_input, shared=True),
-    Stage("after", 1, _after, needs=("corpus", "model"), part=_search_part, inputs=_evaluation_inputs, shared=True),
+    Stage("after", 1, _after, needs=("corpus", "model"), part=_evaluation_part, inputs=_evaluation_inputs, shared=True, seeded=False),
 )  # fmt: skip
 
 

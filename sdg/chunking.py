@@ -14,7 +14,7 @@ def chunk(documents: Iterable[Document], max_words: int, overlap_words: int = 0)
     sentence, clause, word.
 
     A document that fits stays one chunk under its own ID; the chunks of any other are ``<doc ID>#0``, ``#1``, ... in the
-    order of the text. Each carries ``doc_id``, ``start`` and ``end`` (characters of the document's text) in its metadata
+    order of the text. Each carries ``chunk_of`` (the document), ``start`` and ``end`` (characters of the document's text) in its metadata
     and repeats the title. ``overlap_words``: words that a chunk repeats of the one before.
     """
     split = semchunk.chunkerify(lambda text: len(text.split()), max_words)
@@ -24,5 +24,5 @@ def chunk(documents: Iterable[Document], max_words: int, overlap_words: int = 0)
             continue
         texts, offsets = split(document.text, offsets=True, overlap=overlap_words or None)
         for number, (text, (start, end)) in enumerate(zip(texts, offsets, strict=True)):
-            metadata = document.metadata | {"doc_id": document.id, "start": start, "end": end}
+            metadata = document.metadata | {"chunk_of": document.id, "start": start, "end": end}
             yield Document(f"{document.id}#{number}", text, document.title, metadata)

@@ -8,19 +8,23 @@ from pathlib import Path
 from bs4 import BeautifulSoup
 
 from evaluation.data import Corpus, Document, find_dataset, read_corpus
-from evaluation.files import InputError
+from evaluation.files import InputError, visible_files
 from sdg.python_docs import read_python_docs
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".html", ".htm")
 PYTHON_DOCS = "python-docs"
+_INLINE = frozenset(
+    "a abbr b bdi bdo big cite code del dfn em font i img ins kbd label mark q s samp small span strike strong sub sup tt u var wbr".split()  # noqa: SIM905
+)
 
 
-def read_documents(source: str) -> Corpus:
+def read_documents(source: str, exclude: Path | None = None) -> Corpus:
     """Read the documents of ``source``.
 
     - ``python-docs``: the documentation of the running Python;
     - a folder with ``corpus.jsonl``, or the name of a BEIR dataset: that corpus;
-    - any other folder: every .txt, .md, .rst and .html file below it, the ID being the path in the folder;
+    - any other folder: every .txt, .md, .rst and .html file below it, the ID being the path in the folder; hidden files,
+      hidden folders and what lies below ``exclude`` are left out;
     - a ``.jsonl`` file: objects with ``_id`` and ``text``, ``title`` and ``metadata`` at will.
 
     Empty documents are left out. Raises ``InputError`` if nothing is there or a row is bad.
@@ -33,18 +37,27 @@ def read_documents(source: str) -> Corpus:
             raise InputError(f"{path}: a corpus file must be .jsonl (objects with _id and text); for text files, give their folder")
         corpus = read_corpus(path)
     elif path.is_dir() and not (path / "corpus.jsonl").exists():
-        corpus = _read_folder(path)
+        corpus = _read_folder(path, exclude)
     else:
         corpus = read_corpus(find_dataset(source) / "corpus.jsonl")
     return {doc_id: document for doc_id, document in corpus.items() if document.content}
 
 
-def _read_folder(folder: Path) -> Corpus:
-    files = sorted(p for p in folder.rglob("*") if p.suffix.lower() in TEXT_SUFFIXES and p.is_file())
+def text_files(folder: Path, exclude: Path | None = None) -> list[Path]:
+    """The files of a folder that are read as documents."""
+    outside = exclude and exclude.resolve()
+    return sorted(p for p in visible_files(folder) if p.suffix.lower() in TEXT_SUFFIXES and not (outside and p.resolve().is_relative_to(outside)))
+
+
+def _read_folder(folder: Path, exclude: Path | None) -> Corpus:
+    files = text_files(folder, exclude)
     corpus: Corpus = {}
     for file in files:
         try:
-            raw = file.read_text(encoding="utf-8")
+            raw = file.read_text(encoding="utf-8-sig")
+            str(file).encode()
+        except UnicodeEncodeError:
+            raise InputError(f"{str(file)!r}: the file's name is not UTF-8; rename it") from None
         except UnicodeDecodeError as error:
             raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file or move it out of {folder}") from None
         title, text = _html(raw) if file.suffix.lower() in (".html", ".htm") else _plain(raw)
@@ -61,14 +74,18 @@ def _html(raw: str) -> tuple[str, str]:
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
     for element in soup(["script", "style", "nav", "noscript", "template", "title"]):
         element.decompose()
-    lines = (re.sub(r"[ \t]+", " ", line).strip() for line in soup.get_text("\n").splitlines())
+    for element in soup.find_all(True):
+        if element.name not in _INLINE:
+            element.insert_before("\n")
+            element.insert_after("\n")
+    lines = (re.sub(r"[ \t]+", " ", line).strip() for line in soup.get_text().splitlines())
     return title, re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
 
 
 def _plain(raw: str) -> tuple[str, str]:
     """Title: a Markdown heading, or a line underlined as in reStructuredText, if the file opens with one."""
     lines = raw.strip().split("\n")
-    if match := re.match(r"#{1,6}\s+(.+?)\s*#*$", lines[0]):
+    if match := re.match(r"#{1,6}\s+(.+?)(?:\s+#+)?\s*$", lines[0]):
         return match[1], "\n".join(lines[1:]).strip()
     if len(lines) > 1 and lines[0].strip() and re.fullmatch(r"([=\-~*^#\"])\1{2,}\s*", lines[1]):
         return lines[0].strip(), "\n".join(lines[2:]).strip()

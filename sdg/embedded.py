@@ -83,14 +83,14 @@ def locate_llm(name: str) -> Path:
                     shutil.copyfileobj(part, target)
             target.flush()
             _check_sum(temporary, llm)
-    elif len(sources) == 1:
+    else:
         _check_sum(whole, llm)
     return whole
 
 
 def _check_sum(path: Path, llm: PackagedLLM) -> None:
     if (found := sha256_file(path)) != llm.sha256:
-        raise InputError(f"the weights in the package {llm.distribution} have the sum {found}, expected {llm.sha256}; they will not be loaded")
+        raise InputError(f"{path}: the weights of {llm.distribution} have the sum {found}, expected {llm.sha256}; they will not be loaded. Remove the file, or install the package again")
 
 
 @contextmanager

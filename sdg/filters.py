@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.data import Corpus, Query, Run, text_key
+from evaluation.data import Corpus, Query, Run
 from evaluation.retrievers import ranking
 
 
@@ -15,7 +15,7 @@ def round_trip(queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int) -
     ``run`` is what a retriever found for these queries, to a depth of ``top_k`` at least. A document of the same text
     under another ID counts as the document. Returns the kept queries and the rejected ones with rank and reason.
     """
-    keys = {doc_id: text_key(document.content) for doc_id, document in corpus.items()}
+    keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
     kept, rejected = [], []
     for query in queries:
         wanted = {keys[doc_id] for doc_id in query.metadata["positives"]}

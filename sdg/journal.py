@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sqlite3
+import time
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ class Journal:
             self._db = sqlite3.connect(path, isolation_level=None)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, written REAL DEFAULT (unixepoch('subsec')))")
+            self._db.execute("CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, written REAL)")
         except sqlite3.DatabaseError as error:
             raise InputError(f"{path}: not a usable journal of LLM answers ({error}); move it away to start a new one") from error
 
@@ -37,7 +38,7 @@ class Journal:
         return None if row is None else json.loads(row[0])
 
     def put(self, key: str, answer: dict[str, Any]) -> None:
-        self._db.execute("INSERT OR REPLACE INTO answers (key, answer) VALUES (?, ?)", (key, json.dumps(answer, ensure_ascii=False)))
+        self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, json.dumps(answer, ensure_ascii=False), time.time()))
 
     def __len__(self) -> int:
         return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]

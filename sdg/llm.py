@@ -38,13 +38,19 @@ class Answer:
     error: str = ""
     from_journal: bool = False
 
+    @property
+    def failed(self) -> bool:
+        """Whether asking again later may help: not after a refusal (a prompt too long) or an answer that is none."""
+        return self.error.partition(":")[0] in ("timeout", "RateLimitError", "InternalServerError", "ConflictError")
+
 
 class LLM:
     """A model behind a base URL.
 
     ``identity``: what the journal knows the model by (default: ``model``); two servers of the same model share answers.
     ``concurrency``: requests under way at once. ``timeout`` (seconds) holds for one try; refused connections, 408, 409,
-    429 and 5xx are tried again ``max_retries`` times, with growing pauses, or after what Retry-After says.
+    429 and 5xx are tried again ``max_retries`` times, with growing pauses, or after what Retry-After says. ``local``: go
+    past the proxies that the environment names.
     """
 
     def __init__(
@@ -57,8 +63,10 @@ class LLM:
         concurrency: int = 8,
         timeout: float = 120.0,
         max_retries: int = 6,
+        local: bool = False,
     ) -> None:
         self._settings = {"base_url": base_url, "api_key": api_key, "timeout": timeout, "max_retries": max_retries}
+        self._local = local
         self.base_url = base_url
         self.model = model
         self.identity = identity or model
@@ -108,7 +116,10 @@ class LLM:
                 if on_answer:
                     on_answer(answers[i])
 
-        async with openai.AsyncOpenAI(**self._settings) as client:
+        http_client = openai.DefaultAsyncHttpxClient(trust_env=False) if self._local else None
+        async with openai.AsyncOpenAI(**self._settings, http_client=http_client) as client:
+            if client.base_url.host != "api.openai.com":  # the account that $OPENAI_ORG_ID names is nobody else's business
+                client.organization = client.project = None
             workers = [asyncio.create_task(work(client)) for _ in range(self.concurrency)]
             try:
                 await asyncio.gather(*workers)
@@ -124,7 +135,7 @@ class LLM:
             else:
                 response = await client.completions.create(model=self.model, prompt=request.prompt, **request.parameters)
             choice, usage = response.choices[0], response.usage
-            text = choice.message.content if request.chat else choice.text
+            text = _storable(choice.message.content if request.chat else choice.text)
         except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
             raise InputError(f"llm: {self.base_url} refuses the request for model {self.model!r}: {error}. Check llm.model and llm.api_key_env") from error
         except openai.APITimeoutError as error:
@@ -136,15 +147,27 @@ class LLM:
         except (IndexError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
             return Answer("", error=f"not a completion: {error}")
         if usage is None:
-            return Answer(text or "", choice.finish_reason or "")
+            return Answer(text, choice.finish_reason or "")
         details = getattr(usage, "prompt_tokens_details", None)
-        return Answer(text or "", choice.finish_reason or "", usage.prompt_tokens, (details and details.cached_tokens) or 0, usage.completion_tokens)
+        return Answer(text, choice.finish_reason or "", usage.prompt_tokens, (details and details.cached_tokens) or 0, usage.completion_tokens)
+
+
+def _storable(text: str | None) -> str:
+    """Half a surrogate pair, as a token limit may leave it, cannot be written as UTF-8."""
+    return (text or "").encode("utf-8", "replace").decode()
 
 
 def api_key_from(variable: str | None) -> str:
-    """The key in the environment variable named, or ``-`` (local servers ask for none). Raises ``InputError`` if unset."""
+    """The key in the environment variable named, or ``-`` (local servers ask for none).
+
+    White space around it is removed (files with secrets end in a line break). Raises ``InputError`` if it is unset, or
+    cannot stand in a header; an error of the HTTP library would show it.
+    """
     if variable is None:
         return "-"
-    if not (key := os.environ.get(variable)):
+    key = os.environ.get(variable, "").strip()
+    if not key:
         raise InputError(f"llm.api_key_env: the environment variable {variable} is not set")
+    if not (key.isascii() and key.isprintable()):
+        raise InputError(f"llm.api_key_env: the value of {variable} is no key: it has characters other than printable ASCII")
     return key

@@ -15,7 +15,13 @@ from typing import Any
 import jinja2
 
 from evaluation.data import Document, Query, text_key
+from evaluation.files import InputError
 from sdg.llm import LLM, Answer, Request
+
+MIN_WORDS = 5
+"""Words that a document must have for a query to be written from it."""
+MAX_FAILED = 0.01
+"""Share of the requests that may stay without an answer; more is an outage, and the queries would be too few in silence."""
 
 
 @dataclass(frozen=True)
@@ -59,12 +65,12 @@ class Generated:
         return {"asked": len(self.kept) + len(self.rejected), "kept": len(self.kept), "rejected": dict(Counter(r["reason"] for r in self.rejected).most_common())}
 
 
-def sample_documents(documents: Sequence[Document], limit: int | None, seed: int, min_words: int = 5) -> list[Document]:
+def sample_documents(documents: Sequence[Document], limit: int | None, seed: int, min_words: int = MIN_WORDS) -> list[Document]:
     """At most ``limit`` documents in an order drawn by ``seed``, of at least ``min_words`` words, no text twice.
 
     A larger limit of the same seed begins with the smaller one's documents, so their answers are found in the journal.
     """
-    unique = {text_key(d.content): d for d in reversed(documents) if len(d.content.split()) >= min_words}
+    unique = {d.copy_key: d for d in reversed(documents) if len(d.content.split()) >= min_words}
     chosen = sorted(unique.values(), key=lambda d: d.id)
     random.Random(seed).shuffle(chosen)
     return chosen[:limit]
@@ -81,7 +87,8 @@ def generate_queries(
     """Ask ``llm`` for queries that ``documents`` answer, and drop what is unusable.
 
     ``warm_up``: send each group's shared prefix ahead of its first new request (for a local server of one slot, whose
-    answers then do not depend on where an earlier run was killed). Raises ``InputError`` as ``LLM.ask`` does.
+    answers then do not depend on where an earlier run was killed). Raises ``InputError`` as ``LLM.ask`` does, and if more
+    than ``MAX_FAILED`` of the requests got no answer after all retries.
     """
     requests, warm_ups, sources = [], [], []
     for position, document in enumerate(documents):
@@ -96,6 +103,9 @@ def generate_queries(
             sources.append((document, sample))
             warm_ups.append((group, ahead))
     answers = llm.ask(requests, _first_of_each_group(requests, warm_ups, llm), progress)
+    failed = [a.error for a in answers if a.failed]
+    if len(failed) > MAX_FAILED * len(answers):
+        raise InputError(f"llm: {len(failed)} of {len(answers)} requests failed, the last with {failed[-1]!r}. What was answered is kept; run again to ask for the rest")
     return _sort_out(sources, requests, answers, llm.identity)
 
 
@@ -143,18 +153,18 @@ def _sort_out(sources, requests: list[Request], answers: list[Answer], model: st
     for (document, sample), request, answer in zip(sources, requests, answers, strict=True):
         tokens += Counter(prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens)
         text = clean(answer.text)
-        reason = f"LLM error: {answer.error}" if answer.error else reject_reason(text, document)
+        reason = f"LLM error: {answer.error.partition(':')[0]}" if answer.error else reject_reason(text, document)
         if answer.finish_reason == "length":
             reason = reason or "cut off at max_tokens"
         key = text_key(" ".join(_WORD.findall(text)))
         if reason is None and key in seen:
             reason = "duplicate of another query"
         if reason:
-            rejected.append({"document": document.id, "sample": sample, "text": answer.text, "reason": reason})
+            rejected.append({"document": document.id, "sample": sample, "text": answer.text or answer.error, "reason": reason})
             continue
         seen.add(key)
         metadata = {"positives": [document.id], "strategy": "few_shot", "model": model, "prompt_hash": hashlib.sha256(request.prompt.encode()).hexdigest()[:16]}
-        kept.append(Query(f"q{_seed(0, document.id, sample):010x}", text, metadata))
+        kept.append(Query(_query_id(document.id, sample), text, metadata))
     return Generated(kept, rejected, tokens)
 
 
@@ -192,6 +202,10 @@ def _template(name: str) -> jinja2.Template:
     folder = Path(__file__).parent / "prompts"
     environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
     return environment.get_template(name)
+
+
+def _query_id(doc_id: str, sample: int) -> str:
+    return "q" + hashlib.sha256(f"{doc_id}/{sample}".encode()).hexdigest()[:16]
 
 
 def _seed(seed: int, doc_id: str, sample: int) -> int:

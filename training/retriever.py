@@ -85,6 +85,8 @@ def train_retriever(
     collator = TextCollator(model.preprocess, prompts=_prompts(model, settings, len(triplets[0].negative_ids)))
     collator.set_texts(queries, corpus)
     sampler = NoFalseNegativesSampler(triplets, corpus, settings.batch_size, processes, seed, settings.epochs)
+    if not len(sampler):
+        raise InputError(f"training: {len(triplets)} triplets are too few for {processes} processes")
     with tempfile.TemporaryDirectory(prefix="sharpen-") as scratch:
         arguments = SentenceTransformerTrainingArguments(
             output_dir=scratch,
@@ -113,6 +115,8 @@ def train_retriever(
         tuned = model.state_dict()
         model.load_state_dict({k: torch.lerp(v, base_weights[k], settings.base_share) if v.is_floating_point() else v for k, v in tuned.items()})
     if process_state().is_main_process:
+        given = {"query": settings.query_prompt, "document": settings.document_prompt}
+        model.prompts = (model.prompts or {}) | {k: v for k, v in given.items() if v is not None}
         model.save_pretrained(str(output), safe_serialization=True, create_model_card=False)
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     return [{k: entry[k] for k in ("step", "loss", "learning_rate")} | {"epoch": entry["epoch"] * settings.epochs} for entry in history]
@@ -133,6 +137,7 @@ class _Watch(transformers.TrainerCallback):
             raise InputError(f"training: the loss is {self._loss} at step {state.global_step}; lower training.learning_rate (the base model is unharmed, and nothing was written)")
 
     def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= state.global_step == state.max_steps
         if self._progress:
             self._progress(Progress(state.global_step, state.max_steps, self._loss))
 

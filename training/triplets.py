@@ -10,7 +10,7 @@ from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
-from evaluation.data import Corpus, Query, text_key
+from evaluation.data import Corpus, Query
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,8 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
 
     def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
         super().__init__(range(len(triplets)), batch_size=batch_size // processes, drop_last=False)
-        texts = {i: text_key(corpus[i].content) for t in triplets for i in (t.positive_id, *t.negative_ids)}
+        self.batch_size = None  # or accelerate would leave out what is smaller, which is an epoch's last batch
+        texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
         known: dict[str, set[str]] = {}
         for t in triplets:
             known.setdefault(t.query_id, set()).add(texts[t.positive_id])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Mapping, Sequence
 
-from evaluation.data import Corpus, Query, Run, text_key
+from evaluation.data import Corpus, Query, Run
 from evaluation.retrievers import ranking
 from sdg.negatives.record import Negative
 
@@ -28,7 +28,7 @@ def mine(
     ``held_out``. The result holds the candidates considered, kept or dropped; a query with too few candidates gets those
     that there are, and none is made up. Each query draws with its own seed, so it does not matter which others there are.
     """
-    keys = {doc_id: text_key(document.content) for doc_id, document in corpus.items()}
+    keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
     negatives: list[Negative] = []
     for query in queries:
         reasons = _forbidden(query.metadata["positives"], corpus, keys, held_out)

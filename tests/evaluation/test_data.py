@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.data import (
+    Document,
     find_dataset,
     read_corpus,
     read_qrels,
@@ -96,6 +97,19 @@ def test_beir_reads_what_we_write(tmp_path: Path, corpus):
     assert documents["glacier"] == {"title": corpus["glacier"].title, "text": corpus["glacier"].text}
     assert (queries, qrels) == ({"q1": "ice"}, {"q1": {"glacier": 1}})
     assert read_queries(tmp_path / "queries.jsonl")["q1"].text == "ice"
+
+
+def test_a_byte_order_mark_is_no_error_and_half_a_character_is(tmp_path: Path):
+    path = tmp_path / "corpus.jsonl"
+    path.write_bytes(b'\xef\xbb\xbf{"_id": "a", "text": "one \\ud83d\\ude00"}\r\n')
+    assert read_corpus(path)["a"].text == "one \U0001f600"
+    path.write_text('{"_id": "a", "text": "one"}\n{"_id": "b", "text": "\\ud83d two"}\n')
+    assert "line 2: half of a surrogate pair" in _error(read_corpus, path)
+
+
+def test_copies_are_told_by_their_text():
+    assert Document("a", "Some text", "one").copy_key == Document("b", "some  TEXT", "two").copy_key != Document("c", "", "some text!").copy_key
+    assert Document("a", "", "one").copy_key != Document("b", "", "two").copy_key
 
 
 def test_text_key_folds_case_width_and_white_space():

@@ -8,7 +8,7 @@ from rank_bm25 import BM25Okapi
 from evaluation.data import Document
 from evaluation.files import InputError
 from evaluation.models import encode, load_encoder, resolve_encoder
-from evaluation.retrievers import BM25, Dense, fuse, names_documents, ranking, to_documents
+from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
 
 
 @pytest.fixture(scope="module")
@@ -65,10 +65,13 @@ def test_fusion_and_ties():
 
 
 def test_documents_are_ranked_by_their_best_chunk():
-    corpus = {f"d{d}#{c}": Document(f"d{d}#{c}", "text", metadata={"doc_id": f"d{d}"}) for d in (1, 2) for c in (0, 1)}
+    corpus = {f"d{d}#{c}": Document(f"d{d}#{c}", "text", metadata={"chunk_of": f"d{d}"}) for d in (1, 2) for c in (0, 1)}
     run = {"q": {"d1#0": 0.2, "d2#1": 0.9, "d1#1": 0.5}}
     assert to_documents(run, corpus) == {"q": {"d1": 0.5, "d2": 0.9}}
-    assert names_documents({"q": {"d1": 1}}, corpus) and not names_documents({"q": {"d1#0": 1}}, corpus)
+
+
+def test_a_corpus_of_stop_words_finds_nothing():
+    assert BM25({"a": Document("a", "the of and"), "b": Document("b", "?!")}).search({"q": "what is the"}, 3) == {"q": {}}
 
 
 @pytest.mark.parametrize(("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")])

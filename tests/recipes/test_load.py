@@ -30,6 +30,22 @@ def test_the_resolved_recipe_is_a_recipe_and_says_the_same(recipe_file: Path, tm
     assert "learning_rate: 0.0001" in loaded.resolved_yaml and "warmup: 0.1" in loaded.resolved_yaml
 
 
+def test_files_of_a_recipe_lie_beside_it_and_those_of_an_override_here(recipe_file: Path, tmp_path: Path, monkeypatch):
+    here = tmp_path / "elsewhere"
+    for folder in (here, tmp_path):
+        (folder / "questions").mkdir(parents=True)
+    monkeypatch.chdir(here)
+    loaded = load_recipe(str(recipe_file), ["evaluation.data=questions"])
+    assert loaded.recipe.evaluation.data == str(here / "questions")
+    assert loaded.recipe.queries.pool == str(tmp_path / "pool.yaml")
+    # the copy beside the results has a folder `corpus` of its own there
+    (here / "run" / "corpus").mkdir(parents=True)
+    (here / "corpus").mkdir()
+    loaded = load_recipe(str(recipe_file), ["corpus.source=corpus"])
+    (here / "run" / "recipe.yaml").write_text(loaded.resolved_yaml)
+    assert load_recipe("run/recipe.yaml").recipe == loaded.recipe
+
+
 def _with(recipe_file: Path, old: str, new: str) -> str:
     text = recipe_file.read_text()
     assert old in text

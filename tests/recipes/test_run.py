@@ -106,7 +106,7 @@ def test_without_real_questions_the_generated_ones_of_held_out_documents_are_com
     assert sides["train"] and sides["dev"] and not sides["train"] & sides["dev"]
     judged = {line.split()[0] for line in (folder / "after" / "after.trec").read_text().splitlines()}
     assert _metrics(folder)["queries"] == len(judged) and "generated queries of held-out documents" in result.stdout
-    assert "evaluation: no query is held out" in _fails(str(recipe_file), "split.dev=0", cwd=tmp_path)
+    assert "split.dev is 0" in _fails(str(recipe_file), "split.dev=0", cwd=tmp_path)
 
 
 def test_show_validate_and_list(undisturbed):

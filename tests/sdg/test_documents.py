@@ -69,6 +69,22 @@ def test_short_documents_stay_whole_and_long_ones_are_cut_at_paragraphs():
         assert long.text[piece.metadata["start"] : piece.metadata["end"]] == piece.text
 
 
+def test_what_is_hidden_or_our_own_is_no_document(tmp_path):
+    for name in ("a.md", ".git/b.md", "runs/mine/report.md", "sub/c.txt"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(f"text of {name}")
+    assert set(read_documents(str(tmp_path), tmp_path / "runs")) == {"a.md", "sub/c.txt"}
+
+
+def test_byte_order_marks_headings_and_inline_tags(tmp_path):
+    (tmp_path / "a.md").write_bytes(b"\xef\xbb\xbf# C#\r\n\r\nA language.")
+    (tmp_path / "b.html").write_text("<p>Click <b>here</b> now.</p><ul><li>one</li><li>two</li></ul>")
+    corpus = read_documents(str(tmp_path))
+    assert (corpus["a.md"].title, corpus["a.md"].text) == ("C#", "A language.")
+    assert corpus["b.html"].text.split() == ["Click", "here", "now.", "one", "two"] and "Click here now." in corpus["b.html"].text.splitlines()
+    assert "one" in corpus["b.html"].text.splitlines()
+
+
 @given(st.text(alphabet="ab. \n", max_size=600), st.integers(20, 60))
 def test_chunks_hold_every_word_once_in_order(text: str, max_words: int):
     pieces = list(chunk([Document("d", text)], max_words))

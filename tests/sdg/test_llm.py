@@ -54,6 +54,42 @@ def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content):
     assert len(llm.journal) == 0
 
 
+def test_a_local_server_is_reached_past_the_proxies(tmp_path, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "")
+    monkeypatch.setenv("no_proxy", "")
+    monkeypatch.setenv("OPENAI_ORG_ID", "org-ours")
+    seen = []
+
+    def reply(path, body, headers):
+        seen.append(headers)
+        return chat_answer("yes")
+
+    with serve_replies(reply) as base_url:
+        assert _llm(base_url, tmp_path, local=True).ask([Request("p", chat=True)])[0].text == "yes"
+        assert "OpenAI-Organization" not in seen[0]
+        with pytest.raises(InputError, match="cannot reach"):
+            _llm(base_url, tmp_path, max_retries=0).ask([Request("another", chat=True)])
+
+
+def test_keys_are_trimmed_and_never_shown(monkeypatch):
+    monkeypatch.setenv("TEST_KEY", " sk-very-secret\r\n")
+    assert api_key_from("TEST_KEY") == "sk-very-secret"
+    for bad in ("", "sk-very\nsecret", "sk-vérysecret"):
+        monkeypatch.setenv("TEST_KEY", bad)
+        with pytest.raises(InputError, match="TEST_KEY") as caught:
+            api_key_from("TEST_KEY")
+        assert "secret" not in str(caught.value)
+
+
+def test_half_a_character_is_kept_as_a_question_mark(tmp_path):
+    body = b'{"choices": [{"message": {"role": "assistant", "content": "a \\ud83d"}, "finish_reason": "length"}]}'
+    with serve_replies(lambda *_: (200, {}, body)) as base_url:
+        llm = _llm(base_url, tmp_path)
+        assert llm.ask([Request("p", chat=True)])[0].text == "a ?" == llm.ask([Request("p", chat=True)])[0].text
+
+
 def test_a_stall_beyond_the_timeout_is_an_error_of_that_request(tmp_path):
     def reply(path, body, headers):
         if "slow" in body["messages"][0]["content"]:

@@ -20,8 +20,8 @@ def corpora(draw):
     contents = draw(st.lists(texts, min_size=2, max_size=25))
     corpus = {}
     for n, text in enumerate(contents):
-        metadata = {"doc_id": f"parent{n // 3}"} if draw(st.booleans()) else {}
-        corpus[f"d{n}"] = Document(f"d{n}", text, metadata=metadata)
+        metadata = {"chunk_of": f"parent{n // 3}"} if draw(st.booleans()) else {}
+        corpus[f"d{n}"] = Document(f"d{n}", text, title=f"file {n}" if n % 2 else "", metadata=metadata)
     chosen = draw(st.lists(st.sampled_from(sorted(corpus)), min_size=1, max_size=8, unique=True))
     queries = [Query(f"q{i}", draw(texts), {"positives": [doc_id]}) for i, doc_id in enumerate(chosen)]
     return corpus, queries
@@ -32,14 +32,23 @@ def test_no_document_and_no_copy_is_on_both_sides(data, share, seed):
     corpus, queries = data
     sides = split_documents(corpus, share, seed)
     assert set(sides) == set(corpus)
-    for key in (lambda d: text_key(d.content), lambda d: d.doc_id):
+    for key in (lambda d: text_key(d.text), lambda d: d.doc_id):
         groups: dict[str, set[str]] = {}
         for chunk_id, document in corpus.items():
             groups.setdefault(key(document), set()).add(sides[chunk_id])
-        assert all(len(found) == 1 for found in groups.values())
+        assert all(len(found - {None}) <= 1 for found in groups.values())
     members = split_queries(queries, sides)
-    assert len(members["train"]) + len(members["dev"]) == len(queries)
+    assert len(members["train"]) + len(members["dev"]) == sum(sides[q.metadata["positives"][0]] is not None for q in queries)
     assert all(sides[q.metadata["positives"][0]] == side for side, found in members.items() for q in found)
+
+
+def test_whole_copies_share_a_side_and_a_footer_that_is_everywhere_has_none():
+    corpus = {f"d{n}": Document(f"d{n}", f"some text {n // 2}", title=f"file {n}") for n in range(200)}
+    sides = split_documents(corpus, 0.5, 1)
+    assert all(sides[f"d{n}"] == sides[f"d{n + 1}"] for n in range(0, 200, 2)) and set(sides.values()) == {"train", "dev"}
+    footers = {f"d{n}#1": Document(f"d{n}#1", "All rights reserved.", metadata={"chunk_of": f"d{n}"}) for n in range(200)}
+    with_footers = split_documents(corpus | footers, 0.5, 1)
+    assert {with_footers[i] for i in footers} == {None} and {i: with_footers[i] for i in corpus} == sides
 
 
 def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
@@ -54,7 +63,7 @@ def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
 @given(corpora(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 10), st.integers(0, 3))
 def test_mined_negatives_are_never_positives_copies_siblings_or_held_out(data, per_query, first, more, seed):
     corpus, queries = data
-    held_out = {doc_id for doc_id, side in split_documents(corpus, 0.3, seed).items() if side == "dev"}
+    held_out = {doc_id for doc_id, side in split_documents(corpus, 0.3, seed).items() if side != "train"}
     run = BM25(corpus).search({q.id: q.text for q in queries}, len(corpus))
     negatives = mine(queries, run, corpus, held_out, per_query, first, first + more, seed)
     assert negatives == mine(queries, run, corpus, held_out, per_query, first, first + more, seed)
@@ -65,7 +74,7 @@ def test_mined_negatives_are_never_positives_copies_siblings_or_held_out(data, p
         for n in kept:
             document = corpus[n.doc_id]
             assert n.doc_id not in held_out
-            assert text_key(document.content) != text_key(positive.content)
+            assert text_key(document.text) != text_key(positive.text)
             assert document.doc_id != positive.doc_id
             assert run[query.id][n.doc_id] == n.score
         allowed = [d for d in run[query.id] if d not in {n.doc_id for n in negatives if n.query_id == query.id and n.verdict == "dropped"}]

@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from evaluation.data import Document
+from evaluation.files import InputError
 from sdg.journal import Journal
 from sdg.queries import Example, FewShot, _request, clean, generate_queries, reject_reason, sample_documents
 
@@ -85,20 +86,27 @@ def test_every_answer_is_kept_or_rejected_with_a_reason():
     from sdg.llm import Answer
 
     documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
-    answers = [Answer("why is zero there"), Answer(" Why is zero there? "), Answer(""), Answer("", error="timeout"), Answer("a cut off", "length"), Answer("what about five", "stop", 10, 4, 3)]
+    answers = [Answer("why is zero there"), Answer(" Why is zero there? "), Answer(""), Answer("", error="BadRequestError: 400 for d3"), Answer("a cut off", "length"), Answer("what about five", "stop", 10, 4, 3)]
     llm = _Recorded(answers)
     generated = generate_queries(documents, llm, FewShot("t", POOL, per_prompt=2, group=3), seed=1, warm_up=True)
     assert [q.metadata["positives"] for q in generated.kept] == [["d0"], ["d5"]]
-    assert generated.counts() == {"asked": 6, "kept": 2, "rejected": {"duplicate of another query": 1, "empty": 1, "LLM error: timeout": 1, "cut off at max_tokens": 1}}
+    assert generated.counts() == {"asked": 6, "kept": 2, "rejected": {"duplicate of another query": 1, "empty": 1, "LLM error: BadRequestError": 1, "cut off at max_tokens": 1}}
     assert {q.metadata["model"] for q in generated.kept} == {"recorded"} and len({q.id for q in generated.kept}) == 2
     assert generated.tokens == {"prompt": 10, "cached": 4, "completion": 3}
     assert [w is not None for w in llm.warm_up] == [True, False, False, True, False, False]  # once a group
     assert len({r.parameters["seed"] for r in llm.requests}) == 6
 
 
-def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path):
-    from evaluation.files import InputError
+def test_an_outage_in_the_midst_is_no_smaller_result():
+    from sdg.llm import Answer
 
+    documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
+    llm = _Recorded([Answer("what about zero")] * 5 + [Answer("", error="timeout: 120 s")])
+    with pytest.raises(InputError, match=r"1 of 6 requests failed.*run again"):
+        generate_queries(documents, llm, FewShot("t", POOL, per_prompt=2, group=3), seed=1)
+
+
+def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path):
     journal = Journal(tmp_path / "j.sqlite")
     key = journal.key({"prompt": "é", "seed": 1})
     assert key == journal.key({"seed": 1, "prompt": "é"}) != journal.key({"seed": 2, "prompt": "é"})

@@ -1,6 +1,7 @@
 from collections import Counter
 from itertools import chain
 
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -41,6 +42,15 @@ def test_one_and_two_processes_see_the_same_batches_and_epochs_differ():
     assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip(*[iter(two)] * 2, strict=True)]
     first, second = list(one)[:4], list(one)[4:]
     assert first != second and sorted(chain(*first)) == sorted(chain(*second)) == list(range(64))
+
+
+def test_accelerate_hands_out_every_batch_also_the_short_ones():
+    triplets = [Triplet(f"q{n}", f"d{n}", ()) for n in range(11)]
+    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(11)}
+    sampler = NoFalseNegativesSampler(triplets, corpus, 4, 2, 0, epochs=3)
+    shards = [list(BatchSamplerShard(sampler, 2, rank, even_batches=False)) for rank in (0, 1)]
+    assert [len(shard) for shard in shards] == [len(sampler) // 2] * 2 == [9, 9]
+    assert [batch for pair in zip(*shards, strict=True) for batch in pair] == list(sampler)
 
 
 def test_too_few_negatives_are_left_out_and_counted():
