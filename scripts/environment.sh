@@ -2,8 +2,10 @@
 # Needs Python 3.11 or newer; PYTHON=... picks one. Installs again only when what is to be installed has changed.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [ ! -x .venv/bin/python ]; then
-    PYTHON=${PYTHON:-$(command -v python3.13 || command -v python3.12 || command -v python3.11 || command -v python3)}
-    "$PYTHON" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 2; }
+    for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do  # a name may be there and not run
+        if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$candidate; break; fi
+    done
+    PYTHON=${found:?Python 3.11 or newer is needed; set PYTHON=/path/to/it}
     echo "making the virtual environment .venv with $("$PYTHON" --version)"
     "$PYTHON" -m venv .venv
 fi
