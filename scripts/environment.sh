@@ -5,7 +5,8 @@ if [ ! -x .venv/bin/python ]; then
     for candidate in ${PYTHON:-python3.13 python3.12 python3.11 python3 python}; do  # a name may be there and not run
         if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then found=$candidate; break; fi
     done
-    PYTHON=${found:?Python 3.11 or newer is needed; set PYTHON=/path/to/it}
+    [ -n "${found:-}" ] || { echo "Python 3.11 or newer is needed; set PYTHON=/path/to/it" >&2; exit 2; }
+    PYTHON=$found
     echo "making the virtual environment .venv with $("$PYTHON" --version)"
     "$PYTHON" -m venv .venv
 fi
