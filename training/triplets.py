@@ -62,8 +62,8 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
 
     With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
     batch wait for the next one. ``batch_size`` is the global one: with several processes each batch is dealt out in equal
-    parts, one after the other as accelerate's sharding takes them, so 1 and N processes train on the same batches. The
-    last batch of an epoch is smaller (by up to ``processes`` - 1 rows, which are left out, so that the parts are equal).
+    parts, one after the other as accelerate's sharding takes them, so 1 and N processes train on the same batches, but for
+    up to ``processes`` - 1 rows of a smaller batch (an epoch's last), which are left out so that the parts are equal.
 
     All ``epochs`` come one after the other in a single pass, each in its own order: they need not have equally many
     batches, and the learning rate's schedule must know the number of all.
