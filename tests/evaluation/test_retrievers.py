@@ -1,4 +1,5 @@
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -6,7 +7,7 @@ import torch
 from rank_bm25 import BM25Okapi
 
 from evaluation.data import Document
-from evaluation.files import InputError
+from evaluation.files import InputError, sha256_file
 from evaluation.models import encode, load_encoder, resolve_encoder
 from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
 
@@ -72,6 +73,26 @@ def test_documents_are_ranked_by_their_best_chunk():
 
 def test_a_corpus_of_stop_words_finds_nothing():
     assert BM25({"a": Document("a", "the of and"), "b": Document("b", "?!")}).search({"q": "what is the"}, 3) == {"q": {}}
+
+
+def test_the_encoder_rebuilt_from_onnx_computes_what_the_file_computes(tmp_path, monkeypatch):
+    from onnx.reference import ReferenceEvaluator
+
+    from evaluation import packaged
+
+    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path))
+    model = load_encoder("packaged:paraphrase-MiniLM-L3-v2").to("cpu")
+    assert model.max_seq_length == 128 and list((tmp_path / "encoders").glob("*/model.safetensors"))
+    file = packaged._locate("packaged:paraphrase-MiniLM-L3-v2")
+    features = model.tokenizer(["A flat tyre has to be patched.", "Tea."], padding=True, return_tensors="np")
+    reference = ReferenceEvaluator(str(file)).run(None, {k: features[k] for k in ("input_ids", "attention_mask")})
+    ours = model.encode(["A flat tyre has to be patched.", "Tea."], convert_to_numpy=True)
+    assert any(r.shape == ours.shape and np.allclose(r, ours, atol=1e-4) for r in reference)
+    first = next((tmp_path / "encoders").glob("*/model.safetensors"))
+    digest = sha256_file(first)
+    shutil.rmtree(tmp_path / "encoders")
+    packaged.packaged_encoder("packaged:paraphrase-MiniLM-L3-v2")
+    assert sha256_file(first) == digest
 
 
 @pytest.mark.parametrize(("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")])
