@@ -60,6 +60,17 @@ def process_state() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
 
 
+def end_processes() -> None:
+    """Wait for all processes of ``accelerate launch`` and take their connection down.
+
+    Leaving that to the end of the interpreter aborts a process now and then: its threads still wait for another one.
+    """
+    state = process_state()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
+
 def autocast(device: torch.device | str):
     """bf16 autocast where the hardware multiplies in bf16, else nothing: elsewhere it is emulated, and slower."""
     device = torch.device(device)

@@ -25,10 +25,11 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
     loaded = load_recipe(recipe, overrides or [])
     _quiet_libraries()
-    from evaluation.models import process_state
+    from evaluation.models import end_processes, process_state
     from recipes.run import run_recipe
 
     run_recipe(loaded, Console(quiet=not process_state().is_main_process))
+    end_processes()
 
 
 @app.command()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
 import re
@@ -15,8 +17,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import torch
 from sentence_transformers import SentenceTransformer
 
+from evaluation.models import load_encoder
+from recipes.cli import main
 from sdg.embedded import locate_llm, serve
 from tests.conftest import make_dataset, make_recipe, write_rows
 from tests.servers import serve_replies
@@ -24,8 +29,18 @@ from tests.servers import serve_replies
 STAGES = ["corpus", "before", "queries", "pairs", "negatives", "model", "after"]
 
 
-def _sharpen(*arguments: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess:
-    return subprocess.run([sys.executable, "-m", "recipes", *arguments], cwd=cwd, env=_environment(**environment), capture_output=True, text=True, timeout=300)
+def _sharpen(*arguments: str, cwd: Path, process: bool = False) -> subprocess.CompletedProcess:
+    """The command line: ``process``, as a process of its own, else within this one, which saves the seconds that imports take."""
+    if process:
+        return subprocess.run([sys.executable, "-m", "recipes", *arguments], cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=300)
+    out, err, status = io.StringIO(), io.StringIO(), 0
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "argv", ["sharpen", *arguments])
+        try:
+            main()
+        except SystemExit as stop:
+            status = stop.code or 0
+    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
 
 
 def _environment(**more: str) -> dict[str, str]:
@@ -41,7 +56,7 @@ def undisturbed(tmp_path_factory):
     """One finished run that several tests look at."""
     tmp_path = tmp_path_factory.mktemp("run")
     recipe_file = make_recipe(tmp_path, make_dataset(tmp_path / "topics"))
-    result = _sharpen("run", str(recipe_file), cwd=tmp_path)
+    result = _sharpen("run", str(recipe_file), cwd=tmp_path, process=True)
     assert result.returncode == 0, result.stderr + result.stdout
     return tmp_path, recipe_file, result
 
@@ -120,30 +135,31 @@ def test_show_validate_and_list(undisturbed):
     assert re.search(r"^quickstart +Tune a small encoder", listed.stdout, re.M) and "scifact" in listed.stdout
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_killed_in_a_stage_a_run_goes_on_and_ends_with_the_same_metrics(undisturbed, tmp_path, stage):
+def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
-    arguments = [str(recipe_file), f"runs={tmp_path}"]
-    process = subprocess.Popen([sys.executable, "-m", "recipes", "run", *arguments], cwd=source, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    partial, finished_folder = tmp_path / "topics" / f".{stage}.partial", tmp_path / "topics" / stage
-    deadline = time.monotonic() + 120
-    while not partial.exists() and not finished_folder.exists() and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.001)
-    if stage == "queries":  # in the midst of asking
-        while _answers(tmp_path) < 9 and process.poll() is None and time.monotonic() < deadline:
-            time.sleep(0.01)
-    assert process.poll() is None, "the run ended before it could be killed"
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    arguments = ["run", str(recipe_file), f"runs={tmp_path}"]
+    for stage in STAGES:
+        partial, finished_folder = tmp_path / "topics" / f".{stage}.partial", tmp_path / "topics" / stage
+        process = subprocess.Popen([sys.executable, "-m", "recipes", *arguments], cwd=source, env=_environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 120
+        while not partial.exists() and not finished_folder.exists() and process.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.0005)
+        if stage == "queries":  # in the midst of asking
+            while _answers(tmp_path) < 9 and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.01)
+        assert process.poll() is None, f"the run ended before it could be killed in {stage}"
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert (_answers(tmp_path) >= 9) == (stage not in ("corpus", "before"))
+        # the other stages take milliseconds here, and may have ended before the signal came
+        assert not finished_folder.exists() or stage in ("corpus", "pairs", "negatives")
     kept = _answers(tmp_path)
-    # the other stages take milliseconds here, and may have ended before the signal came
-    assert not finished_folder.exists() or stage in ("corpus", "pairs", "negatives")
-    finished = _sharpen("run", *arguments, cwd=source)
+    finished = _sharpen(*arguments, cwd=source)
     assert finished.returncode == 0, finished.stderr
     assert _metrics(tmp_path / "topics") == _metrics(source / "runs" / "topics")
     assert (tmp_path / "topics" / "queries" / "queries.jsonl").read_text() == (source / "runs" / "topics" / "queries" / "queries.jsonl").read_text()
     assert not list((tmp_path / "topics").glob(".*.partial"))
-    assert (kept >= 9 or stage in ("corpus", "before")) and kept <= _answers(tmp_path) == 24
+    assert kept == _answers(tmp_path) == 24
 
 
 def _answers(runs: Path) -> int:
@@ -200,13 +216,14 @@ def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_pa
     assert two["before"] == one["before"] and two["bm25"] == one["bm25"]
     trained_on = [json.loads((runs / "topics" / "model" / "manifest.json").read_text())["counts"]["triplets"] for runs in (tmp_path, source / "runs")]
     assert trained_on[0] == trained_on[1]
-    # so few rows make batches of odd sizes, of which two processes leave a row out: the metrics agree but roughly
-    for metric in one["after"]:
-        assert two["after"][metric]["value"] == pytest.approx(one["after"][metric]["value"], abs=0.1)
+    # so few rows make batches of odd sizes, of which two processes leave a row out: they learn nearly the same
+    folders = ("packaged:tiny-bert", *(str(runs / "topics" / "model") for runs in (source / "runs", tmp_path)))
+    base, alone, together = (torch.nn.utils.parameters_to_vector(load_encoder(f, device="cpu").parameters()) for f in folders)
+    assert torch.cosine_similarity(alone - base, together - base, dim=0) > 0.7
 
 
-def _fails(*arguments: str, cwd: Path, **environment: str) -> str:
-    result = _sharpen("run", *arguments, cwd=cwd, **environment)
+def _fails(*arguments: str, cwd: Path) -> str:
+    result = _sharpen("run", *arguments, cwd=cwd)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr and result.stderr.startswith("error: ")
     return result.stderr
