@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from evaluation.files import InputError
 from evaluation.packaged import PACKAGED, packaged_encoder
@@ -50,6 +50,15 @@ def load_encoder(name: str, device: str | None = None, max_seq_length: int | Non
     if max_seq_length:
         model.max_seq_length = max_seq_length
     return model
+
+
+def load_cross_encoder(name: str, device: str | None = None) -> CrossEncoder:
+    """Load a reranker, as ``load_encoder`` loads an encoder. Raises ``InputError`` if the name cannot be loaded."""
+    source = resolve_encoder(name)
+    try:
+        return CrossEncoder(source, device=device or str(process_state().device), trust_remote_code=False, model_kwargs={"use_safetensors": True})
+    except (OSError, ValueError) as error:
+        raise InputError(f"the cross-encoder {name!r} could not be loaded: {error}") from error
 
 
 def process_state() -> PartialState:

@@ -77,7 +77,7 @@ class Dense:
 
     def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None, block: int = 512) -> Run:
         """Return the ``k`` best documents of each query. ``block`` queries are scored against the corpus at a time."""
-        vectors = encode(self._model, list(queries.values()), prompt=self._query_prompt, progress=progress)
+        vectors = self.encode_queries(list(queries.values()), progress)
         corpus = torch.from_numpy(self._vectors)
         run: Run = {}
         for start in range(0, len(vectors), block):
@@ -85,6 +85,10 @@ class Dense:
             for query_id, row, score in zip(list(queries)[start : start + block], rows.tolist(), scores.tolist(), strict=True):
                 run[query_id] = {self.ids[r]: s for r, s in zip(row, score, strict=True)}
         return run
+
+    def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
+        return encode(self._model, texts, prompt=self._query_prompt, progress=progress)
 
 
 def fuse(runs: Sequence[Run], k: int = 60) -> Run:

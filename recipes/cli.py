@@ -15,7 +15,7 @@ app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_
                   help="Turn a folder of documents into a retriever that is measurably better on them.")  # fmt: skip
 
 RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `sharpen recipes` lists.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE]...", help="Overrides, as in training.epochs=2 name=longer.")]
+Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE | PART]...", help="Overrides, as in training.epochs=2 name=longer, or files with a part of a recipe, as strategies/sentence.")]
 
 
 @app.command()
@@ -46,11 +46,62 @@ def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 @app.command()
 def recipes() -> None:
-    """List the recipes that come with sharpen."""
-    from recipes.load import FOLDER, first_line, recipe_files
+    """List the recipes that come with sharpen, and the parts that can be added to one."""
+    from recipes.load import FOLDER, first_line, part_files, recipe_files
 
-    for path in recipe_files():
-        print(f"{path.relative_to(FOLDER).with_suffix('').as_posix():20} {first_line(path)}")
+    for path in [*recipe_files(), *part_files()]:
+        print(f"{path.relative_to(FOLDER).with_suffix('').as_posix():28} {first_line(path)}")
+
+
+@app.command()
+def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Say what a recipe's queries will cost: calls, tokens, money and hours by strategy. Nothing is asked."""
+    from recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from recipes.look import estimate_recipe
+
+    estimate_recipe(loaded.recipe, Console())
+
+
+@app.command()
+def preview(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    documents: Annotated[int, typer.Option(min=1, help="For how many documents.")] = 20,
+) -> None:
+    """Write the queries of a few documents and print them. What is asked is kept, and the run does not ask again."""
+    from recipes.load import load_recipe
+
+    loaded = load_recipe(recipe, overrides or [])
+    from recipes.look import preview_recipe
+
+    preview_recipe(loaded.recipe, Console(), documents)
+
+
+@app.command()
+def inspect(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
+    strategy: Annotated[str | None, typer.Option(help="Only queries of this strategy.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rejections with this text in their reason.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Pairs shown of each kind.")] = 12,
+) -> None:
+    """Show accepted, borderline and rejected pairs of a run, and counts by strategy and reason."""
+    from recipes.look import inspect_run
+
+    inspect_run(run, Console(), strategy, reason, number)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
+    layout: Annotated[str, typer.Option(help="beir, nvidia, sentence-transformers, tevatron or flag-embedding.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is not there yet.")],
+) -> None:
+    """Write a run's pairs and hard negatives in the layout of another trainer."""
+    from recipes.run import export_run
+
+    export_run(run, layout, to, Console())
 
 
 @app.command()

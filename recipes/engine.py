@@ -103,7 +103,7 @@ def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str]
             if state.is_main_process:
                 fingerprint = _fingerprint(stage, context, manifests)
                 decision = (fingerprint, _up_to_date(folder, fingerprint["sha256"]))
-            fingerprint, manifest = _from_main(decision)
+            fingerprint, manifest = from_main(decision)
             if manifest is None:
                 for name in results if state.is_main_process else ():
                     (context.folder / name).unlink(missing_ok=True)
@@ -128,7 +128,7 @@ def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, An
             write_json(partial / MANIFEST, manifest)
     elif stage.shared:
         stage.run(context, folder.parent / f".{folder.name}.partial")
-    return _from_main(manifest)
+    return from_main(manifest)
 
 
 def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -157,7 +157,7 @@ def _summary(manifest: dict[str, Any]) -> str:
     return f"{counts}  [dim]{manifest['seconds']:.0f} s[/]"
 
 
-def _from_main(value: Any) -> Any:
+def from_main(value: Any) -> Any:
     """The first process's value, on every process; the others wait for it here."""
     if process_state().num_processes == 1:
         return value

@@ -6,7 +6,7 @@ import difflib
 import io
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -17,9 +17,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from evaluation.files import InputError
 from recipes.schema import Recipe
-from sdg.queries import Example
+from sdg.strategies import Example
 
 FOLDER = Path(__file__).parent
+PARTS = "strategies"
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -33,21 +34,51 @@ class LoadedRecipe:
 
 
 def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
-    """Read a recipe file, or one that comes with sharpen by its name, and apply ``key.path=value`` overrides.
+    """Read a recipe file, or one that comes with sharpen by its name, and apply overrides, from left to right.
 
-    Values of overrides are YAML. Raises ``InputError`` that names file, line and key, and the nearest right key.
+    An override is ``key.path=value``, with a value in YAML, or a file (or the name of one that comes with sharpen) with a
+    part of a recipe, whose keys take the place of the recipe's. Raises ``InputError`` that names file, line and key, and
+    the nearest right key.
     """
     path = find_recipe(path_or_name)
     raw = _parse(path)
+    parts = []
     for override in overrides:
-        _apply(raw, override)
-    values = _substitute(raw, path, raw)
+        if "=" in override:
+            _apply(raw, override)
+        else:
+            part = _find_part(override)
+            parts.append((part, _parse(part)))
+            _merge(raw, _beside(parts[-1][1], part.parent))
+    overrides = [override for override in overrides if "=" in override]
+    places = _Places(path, raw, parts, overrides)
+    values = _substitute(raw, places)
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(path, raw, e, overrides) for e in error.errors())) from None
+        raise InputError("\n".join(_explain(places, e) for e in error.errors())) from None
     recipe = _locate_files(recipe, path.parent, {override.partition("=")[0] for override in overrides})
     return LoadedRecipe(path, recipe, _dump(_restore(recipe.model_dump(mode="json"), raw)))
+
+
+@dataclass(frozen=True)
+class _Places:
+    """Where a key was written: an override, a part, or the recipe itself, which has it all merged."""
+
+    path: Path
+    raw: dict
+    parts: Sequence[tuple[Path, dict]]
+    overrides: Sequence[str]
+
+    def of(self, keys: Sequence) -> str:
+        dotted = ".".join(map(str, keys))
+        for override in reversed(self.overrides):
+            if dotted and override.partition("=")[0].startswith(dotted):
+                return f"override {override!r}"
+        for path, raw in reversed(self.parts):
+            if keys and _at(raw, keys[:2] if len(keys) > 1 else keys) is not None:
+                return _line(path, raw, keys)
+        return _line(self.path, self.raw, keys)
 
 
 def find_recipe(path_or_name: str) -> Path:
@@ -61,9 +92,21 @@ def find_recipe(path_or_name: str) -> Path:
     raise InputError(f"{path_or_name}: no such recipe file" + (f"; did you mean {near[0]}?" if near else "; `sharpen recipes` lists those that there are"))
 
 
+def _find_part(name: str) -> Path:
+    for path in (Path(name), FOLDER / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    raise InputError(f"override {name!r}: expected key.path=value, as in training.epochs=2, or a file with a part of a recipe")
+
+
 def recipe_files() -> list[Path]:
     """The recipes that come with sharpen."""
-    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name != "pools")
+    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in ("pools", PARTS))
+
+
+def part_files() -> list[Path]:
+    """The parts of recipes that come with sharpen: query strategies to be added to a recipe on the command line."""
+    return sorted((FOLDER / PARTS).glob("*.yaml"))
 
 
 def first_line(path: Path) -> str:
@@ -72,14 +115,25 @@ def first_line(path: Path) -> str:
 
 
 def read_pool(path: Path) -> list[Example]:
-    """Read a few-shot pool: a YAML list of ``{document, query}``. Raises ``InputError`` (file and line)."""
+    """Read a few-shot pool: a YAML list of ``{document, query}``, or ``{document, queries, answers}`` where several are
+    asked for at once. Raises ``InputError`` (file and line)."""
     rows = _yaml(path)
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected a list of examples, each with document and query")
-    for index, row in enumerate(rows):
-        if not isinstance(row, dict) or set(row) != {"document", "query"} or not all(isinstance(v, str) and v.strip() for v in row.values()):
-            raise InputError(f"{path}, line {rows.lc.item(index)[0] + 1}: an example has the keys document and query, both text")
-    return [Example(str(row["document"]).strip(), str(row["query"]).strip()) for row in rows]
+    return [_example(row, f"{path}, line {rows.lc.item(index)[0] + 1}") for index, row in enumerate(rows)]
+
+
+def _example(row: Any, place: str) -> Example:
+    if not isinstance(row, dict) or len({"query", "queries"} & set(row)) != 1 or not {"document"} <= set(row) <= {"document", "query", "queries", "answer", "answers"}:
+        raise InputError(f"{place}: an example has the keys document and query (or queries), and where answers are asked for answer (or answers)")
+    lists = {key: value if isinstance(value, list) else [value] for key, value in row.items()}
+    queries, answers = lists.get("queries", lists.get("query")), lists.get("answers", lists.get("answer", []))
+    if not queries or not all(isinstance(text, str) and text.strip() for text in [*lists["document"], *queries, *answers]):
+        raise InputError(f"{place}: document, queries and answers are text")
+    if answers and len(answers) != len(queries):
+        raise InputError(f"{place}: {len(queries)} queries with {len(answers)} answers; one answer for each is expected")
+    strip = lambda texts: tuple(str(text).strip() for text in texts)  # noqa: E731
+    return Example(str(row["document"]).strip(), strip(queries), strip(answers))
 
 
 def _parse(path: Path) -> dict:
@@ -104,8 +158,8 @@ def _yaml(path: Path) -> Any:
 
 
 def _apply(raw: dict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
+    key, _, text = override.partition("=")
+    if not key:
         raise InputError(f"override {override!r}: expected key.path=value, as in training.epochs=2")
     try:
         value = YAML(typ="safe").load(text)
@@ -121,18 +175,33 @@ def _apply(raw: dict, override: str) -> None:
     target[last] = value
 
 
-def _substitute(value: Any, path: Path, raw: dict, keys: tuple = ()) -> Any:
+def _merge(raw: dict, part: dict) -> None:
+    for key, value in part.items():
+        if isinstance(value, dict) and isinstance(raw.get(key), dict):
+            _merge(raw[key], value)
+        else:
+            raw[key] = value
+
+
+def _beside(part: Any, folder: Path) -> Any:
+    """The part, with the pools that lie beside it as absolute paths."""
+    if isinstance(part, dict):
+        return {key: str((folder / value).resolve()) if key == "pool" and isinstance(value, str) and (folder / value).exists() else _beside(value, folder) for key, value in part.items()}
+    return [_beside(item, folder) for item in part] if isinstance(part, list) else part
+
+
+def _substitute(value: Any, places: _Places, keys: tuple = ()) -> Any:
     if isinstance(value, dict):
-        return {k: _substitute(v, path, raw, (*keys, k)) for k, v in value.items()}
+        return {k: _substitute(v, places, (*keys, k)) for k, v in value.items()}
     if isinstance(value, list):
-        return [_substitute(v, path, raw, (*keys, i)) for i, v in enumerate(value)]
+        return [_substitute(v, places, (*keys, i)) for i, v in enumerate(value)]
     if not isinstance(value, str):
         return value
 
     def replace(match: re.Match) -> str:
         found = os.environ.get(match[1], match[2])
         if found is None:
-            raise InputError(f"{_place(path, raw, keys)}: the environment variable {match[1]} is not set")
+            raise InputError(f"{places.of(keys)}: the environment variable {match[1]} is not set")
         return found
 
     return _REFERENCE.sub(replace, value)
@@ -161,15 +230,18 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
     data = recipe.evaluation.data
     return recipe.model_copy(update={
         "corpus": recipe.corpus.model_copy(update={"source": near("corpus.source", recipe.corpus.source)}),
-        "queries": recipe.queries.model_copy(update={"pool": near("queries.pool", recipe.queries.pool)}),
+        "queries": recipe.queries.model_copy(update={
+            "pool": recipe.queries.pool and near("queries.pool", recipe.queries.pool),
+            "strategies": tuple(s.model_copy(update={"pool": s.pool and near("queries.strategies", s.pool)}) for s in recipe.queries.strategies),
+        }),
         "evaluation": recipe.evaluation.model_copy(update={"data": data and near("evaluation.data", data)}),
     })
 
 
-def _explain(path: Path, raw: dict, error: dict, overrides: Sequence[str]) -> str:
+def _explain(places: _Places, error: dict) -> str:
     keys = error["loc"]
     dotted = ".".join(map(str, keys))
-    place = _place(path, raw, keys, overrides)
+    place = places.of(keys)
     if error["type"] == "extra_forbidden":
         known = _fields(keys[:-1])
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
@@ -179,16 +251,12 @@ def _explain(path: Path, raw: dict, error: dict, overrides: Sequence[str]) -> st
         return f"{place}: the key {dotted!r} is missing ({_describe(keys)})"
     message = error["msg"].removeprefix("Value error, ")
     # what the recipe says, not what it was resolved to: that may hold a secret
-    written = _at(raw, keys)
+    written = _at(places.raw, keys)
     found = "" if written is None or isinstance(written, dict) else f", found {written!r}"
     return f"{place}: {dotted}: {message[0].lower()}{message[1:]}{found}"
 
 
-def _place(path: Path, raw: dict, keys: Sequence, overrides: Iterable[str] = ()) -> str:
-    dotted = ".".join(map(str, keys))
-    for override in overrides:
-        if dotted and override.partition("=")[0].startswith(dotted):
-            return f"override {override!r}"
+def _line(path: Path, raw: dict, keys: Sequence) -> str:
     line = None
     value: Any = raw
     for key in keys:
@@ -210,21 +278,26 @@ def _at(raw: Any, keys: Sequence) -> Any:
 
 
 def _fields(keys: Sequence) -> list[str]:
+    return list(_model_at(keys).model_fields)
+
+
+def _model_at(keys: Sequence) -> type[BaseModel]:
+    """The part of the schema that a path of keys leads to; an empty one where it leads nowhere."""
     model: type[BaseModel] = Recipe
     for key in keys:
+        if isinstance(key, int):  # in a list, whose items are of the model found for it
+            continue
         field = model.model_fields.get(key)
-        inner = [t for t in ((field.annotation, *get_args(field.annotation)) if field else ()) if isinstance(t, type) and issubclass(t, BaseModel)]
-        if not inner:
-            return []
-        model = inner[0]
-    return list(model.model_fields)
+        model = next((t for t in _types(field.annotation if field else None) if isinstance(t, type) and issubclass(t, BaseModel)), BaseModel)
+    return model
+
+
+def _types(annotation: Any) -> list[Any]:
+    return [annotation, *(inner for argument in get_args(annotation) for inner in _types(argument))]
 
 
 def _describe(keys: Sequence) -> str:
-    model: type[BaseModel] = Recipe
-    for key in keys[:-1]:
-        model = model.model_fields[key].annotation
-    return model.model_fields[keys[-1]].description or "required"
+    return _model_at(keys[:-1]).model_fields[keys[-1]].description or "required"
 
 
 def _dump(values: dict) -> str:

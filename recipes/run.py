@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 from pathlib import Path
 from typing import Any
@@ -9,13 +10,15 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from evaluation.data import read_queries
-from evaluation.files import InputError, write_json, write_text
+from evaluation.data import read_corpus, read_qrels, read_queries
+from evaluation.files import InputError, atomic_folder, write_json, write_text
 from evaluation.models import process_state
 from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
 from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, evaluated_on, read_evaluation, read_scores, stages_of
+from sdg.export import EXPORTS, Labelled
+from sdg.negatives import read_negatives
 
 SAMPLES = 12
 RESULTS = ("metrics.json", "report.md", "recipe.yaml")
@@ -60,6 +63,33 @@ def show_run(folder: Path, console: Console) -> None:
         manifest = json.loads(path.read_text(encoding="utf-8"))
         console.print(f"{stage.name:10} {_counts(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
     print_comparison(comparison, console)
+
+
+def export_run(folder: Path, layout: str, target: Path, console: Console) -> dict[str, int]:
+    """Write a run's pairs and negatives in another trainer's layout. Raises ``InputError`` for an unknown layout, a run
+    without pairs, or a target that is there already."""
+    if layout not in EXPORTS:
+        near = difflib.get_close_matches(layout, EXPORTS, n=1)
+        raise InputError(f"--layout {layout}: no such layout; " + (f"did you mean {near[0]}?" if near else f"there are {', '.join(EXPORTS)}"))
+    pairs = folder / "pairs"
+    if not (pairs / "queries.jsonl").exists():
+        raise InputError(f"{folder}: no pairs there yet; give the folder of a run, like runs/quickstart")
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
+    splits = {split: read_qrels(pairs / "qrels" / f"{split}.tsv") for split in ("train", "dev", "test") if _has_rows(pairs / "qrels" / f"{split}.tsv")}
+    negatives: dict[str, list[str]] = {}
+    if (folder / "negatives" / "negatives.jsonl").exists():
+        for negative in read_negatives(folder / "negatives" / "negatives.jsonl"):
+            if negative.verdict == "kept":
+                negatives.setdefault(negative.query_id, []).append(negative.doc_id)
+    with atomic_folder(target) as partial:
+        counts = EXPORTS[layout](Labelled(folder.name, read_corpus(pairs / "corpus.jsonl"), read_queries(pairs / "queries.jsonl"), splits, negatives), partial)
+    console.print(f"{target}: {_counts(counts)}", highlight=False, soft_wrap=True)
+    return counts
+
+
+def _has_rows(qrels: Path) -> bool:
+    return qrels.exists() and sum(1 for _ in qrels.open(encoding="utf-8")) > 1
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

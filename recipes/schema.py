@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
-DEFAULT_TASK = (
-    "Each document stands with a question that somebody typed into a search box and that the document answers. "
-    "The questions are short and in the words of somebody who has not read the document."
-)
+TASKS = {
+    "document": "Each document stands with a question that somebody typed into a search box and that the document answers. "
+    "The questions are short and in the words of somebody who has not read the document.",
+    "sentence": "Each sentence stands with a question that somebody typed into a search box and that the sentence answers. "
+    "The questions are about its detail and name what it is about, as nobody sees the sentence with them.",
+    "metadata": "Each document stands below its metadata in brackets, and with a question that somebody typed into a search box, "
+    "that the document answers and that names one of the metadata, to find just this document.",
+    "question_answer": "Each document stands with a difficult question that somebody typed into a search box and with the answer, a short phrase that the document gives.",
+    "paraphrase": "Each question stands with the same question as somebody else would type it, in other words.",
+}
+"""What an LLM is told where a recipe does not say it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
@@ -35,15 +43,34 @@ class CorpusPart(Part):
     chunk: Chunking | None = Field(Chunking(), description="null: documents are not cut.")
 
 
+class Endpoint(Part):
+    base_url: str = Field(description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
+    model: str | None = Field(None, description="The model's name there, if it is another than llm.model.")
+    api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
+    concurrency: Count | None = Field(None, description="Requests at once at most. Default: llm.concurrency.")
+
+
+class PricesPart(Part):
+    """Money for a million tokens."""
+
+    input: Annotated[Decimal, Field(ge=0)]
+    output: Annotated[Decimal, Field(ge=0)]
+    cached_input: Annotated[Decimal, Field(ge=0)] | None = Field(None, description="Of prompts in the provider's cache. Default: as input.")
+    currency: str = "USD"
+
+
 class LLMPart(Part):
     embedded: str | None = Field(None, description="A packaged model or a .gguf file, served on this machine for as long as it is needed.")
     base_url: str | None = Field(None, description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
     model: str | None = Field(None, description="The model's name at base_url.")
     api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
+    endpoints: tuple[Endpoint, ...] = Field((), description="In place of base_url: several that serve the same model.")
     chat: bool | None = Field(None, description="Ask by chat (true) or have the prompt continued (false, for base models). Default: what the embedded model is made for; true at a base_url.")
-    concurrency: Count = Field(8, description="Requests at once at base_url. An embedded server takes one at a time, so that answers can be repeated.")
+    concurrency: Count = Field(32, description="Requests at once at most at an endpoint; how many there are adapts to it. An embedded server takes one at a time, so that answers can be repeated.")
     timeout: Annotated[float, Field(gt=0)] = Field(120, description="Seconds for one try.")
-    max_retries: Annotated[int, Field(ge=0)] = Field(6, description="Tries more, after refused connections, 429 and 5xx.")
+    max_retries: Annotated[int, Field(ge=0)] = Field(6, description="Tries more, after refused connections, time-outs, 429 and 5xx.")
+    prices: PricesPart | None = Field(None, description="For `sharpen estimate`, the manifests and the budget.")
+    budget: Annotated[Decimal, Field(gt=0)] | None = Field(None, description="Nothing is asked that could cost more than this in all; what was paid for is used.")
 
     @model_validator(mode="before")
     @classmethod
@@ -51,26 +78,92 @@ class LLMPart(Part):
         return {"embedded": "gemma-3-270m"} if value == "embedded" else value
 
     @model_validator(mode="after")
-    def _one_endpoint(self):
-        if (self.embedded is None) == (self.base_url is None):
-            raise ValueError("give either embedded or base_url (with model)")
-        if self.base_url is not None and not self.model:
-            raise ValueError("base_url needs model, the model's name there")
+    def _consistent(self):
+        if (self.embedded is not None) + (self.base_url is not None) + bool(self.endpoints) != 1:
+            raise ValueError("give one of embedded, base_url and endpoints (with model)")
+        if self.embedded is None and not self.model:
+            raise ValueError("base_url and endpoints need model, the model's name there")
+        if self.budget is not None and self.prices is None:
+            raise ValueError("budget needs prices: {input, output}, money for a million tokens")
+        return self
+
+    def remote(self) -> tuple[Endpoint, ...]:
+        """The endpoints outside of this run, with every default filled in."""
+        given = self.endpoints or (Endpoint(base_url=self.base_url, api_key_env=self.api_key_env),) if self.embedded is None else ()
+        return tuple(e.model_copy(update={"model": e.model or self.model, "concurrency": e.concurrency or self.concurrency}) for e in given)
+
+
+class Asking(Part):
+    """How queries are asked for; a strategy takes what it does not say from `queries`."""
+
+    task: str | None = Field(None, description="What the LLM is told first. Default: by kind.")
+    pool: str | None = Field(None, description="YAML file of examples ({document, query} or {document, queries}); some 20 is a good number.")
+    examples_per_prompt: Annotated[int, Field(ge=0, le=8)] | None = Field(None, description="Drawn from the pool (Promptagator: 2 to 8). Default 6.")
+    examples_group: Count | None = Field(None, description="Prompts that share one draw, and so the server's prefix cache. Default 50.")
+    per_document: Count | None = Field(None, description="Prompts for each text. Default 1.")
+    max_document_words: Count | None = Field(None, description="Words of the text in the prompt. Default 120.")
+    form: Literal["line", "list", "json"] | None = Field(None, description="How the LLM writes its answer. Default: line for one query, list for several.")
+    language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = Field(None, description="Two-letter code; queries clearly in another language are dropped. Default: not looked at.")
+    typos: Share | None = Field(None, description="Share of the queries that get a typing error. Default 0.")
+    temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="Default 0.7.")
+    top_p: Annotated[float, Field(gt=0, le=1)] | None = Field(None, description="Default 0.95.")
+    max_tokens: Count | None = Field(None, description="Tokens of an answer at most. Default: 48 for each query.")
+    extra_body: dict[str, Any] | None = Field(None, description="More parameters for the endpoint, sent as they are.")
+
+
+ONLY_OF = {"fields": "metadata", "sentences": "sentence"}
+
+
+class StrategyPart(Asking):
+    kind: Literal["document", "sentence", "metadata", "question_answer", "paraphrase"] = Field("document", description="What a query is written from: a whole document or chunk, single sentences, a document under its metadata, a document with an answer to be found in it, an earlier query.")
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(None, description="Stands in the queries' metadata. Default: the kind.")
+    queries: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Queries asked for in one prompt.")
+    documents: Count | None = Field(None, description="Of the documents drawn for all strategies, the first so many. null: all.")
+    fields: tuple[str, ...] | None = Field(None, description="metadata: the fields of which a query must name one.")
+    sentences: Count | None = Field(None, description="sentence: at most so many of a document. Default 3.")
+
+    @model_validator(mode="after")
+    def _of_its_kind(self):
+        for key, kind in ONLY_OF.items():
+            if getattr(self, key) is not None and self.kind != kind:
+                raise ValueError(f"a strategy of kind {self.kind} has no {key}; that belongs to {kind}")
+        if self.kind == "metadata" and not self.fields:
+            raise ValueError("a strategy of kind metadata needs fields: the names of the metadata that queries are to use")
+        if self.form == "line" and self.queries > 1:
+            raise ValueError("form: line has room for one query; say list or json")
         return self
 
 
-class QueriesPart(Part):
-    task: str = Field(DEFAULT_TASK, description="What the LLM is told first.")
-    pool: str = Field(description="YAML file of examples ({document, query}); some 20 is a good number.")
-    examples_per_prompt: Annotated[int, Field(ge=1, le=8)] = Field(6, description="Drawn from the pool (Promptagator: 2 to 8).")
-    examples_group: Count = Field(50, description="Documents that share one draw, and so the server's prefix cache.")
+class QueriesPart(Asking):
     documents: Count | None = Field(None, description="Documents to write queries for, drawn by seed; null: all.")
-    per_document: Count = Field(1, description="Queries asked for each document.")
-    max_document_words: Count = Field(120, description="Words of the document in the prompt.")
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.7
-    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
-    max_tokens: Count = Field(48, description="Tokens of an answer at most.")
-    extra_body: dict[str, Any] = Field({}, description="More parameters for the endpoint, sent as they are.")
+    strategies: Annotated[tuple[StrategyPart, ...], Field(min_length=1)] = Field((StrategyPart(),), description="What is asked for, one after the other.")
+
+    @model_validator(mode="after")
+    def _names_differ(self):
+        names = [s.name or s.kind for s in self.strategies]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the strategies are named {', '.join(names)}; give those of the same kind different names")
+        if missing := [s.name or s.kind for s in self.strategies if not (s.pool or self.pool)]:
+            raise ValueError(f"no pool of examples for {', '.join(missing)}: give queries.pool, or pool in the strategy")
+        if self.strategies[0].kind == "paraphrase":
+            raise ValueError("paraphrase says the queries of earlier strategies in other words, so it cannot be the first")
+        return self
+
+    def all_strategies(self) -> tuple[StrategyPart, ...]:
+        """The strategies with all defaults filled in."""
+        return tuple(self._filled(s) for s in self.strategies)
+
+    def _filled(self, strategy: StrategyPart) -> StrategyPart:
+        chosen = {key: getattr(strategy, key) if getattr(strategy, key) is not None else getattr(self, key) for key in Asking.model_fields}
+        n = strategy.queries
+        defaults = {
+            "task": TASKS[strategy.kind], "examples_per_prompt": 6, "examples_group": 50, "per_document": 1, "max_document_words": 120, "form": "line" if n == 1 else "list", "typos": 0.0,
+            "temperature": 0.7, "top_p": 0.95, "max_tokens": 48 * n, "extra_body": {},
+        }  # fmt: skip
+        filled = {key: defaults.get(key) if value is None else value for key, value in chosen.items()}
+        if filled["form"] == "line" and n > 1:  # given for all strategies, and meant for those of one query
+            filled["form"] = "list"
+        return strategy.model_copy(update=filled | {"name": strategy.name or strategy.kind, "sentences": strategy.sentences or 3, "fields": strategy.fields or ()})
 
 
 class RoundTrip(Part):
@@ -78,8 +171,35 @@ class RoundTrip(Part):
     top_k: Count = Field(10, description="A query is kept if its document is among the first top_k. Promptagator: 1.")
 
 
+class Copying(Part):
+    ngram: Count = Field(3, description="Words in a row.")
+    max_share: Share = Field(0.5, description="Share of the query's n-grams that may stand in its document.")
+
+
+class NearDuplicates(Part):
+    threshold: Annotated[float, Field(gt=0, le=1)] = Field(0.9, description="Cosine by the base encoder from which two queries are the same (0.9 in NVIDIA's toolkit).")
+
+
+class CrossEncoderFilter(Part):
+    model: str = Field(description="A reranker: a folder or a hub name; safetensors only.")
+    min_score: float = Field(0.5, description="What the model gives query and document at least (0 to 1 for models with a sigmoid).")
+
+
+class JudgePart(Part):
+    threshold: Annotated[float, Field(ge=0, le=10)] = Field(7.0, description="Overall score that is enough (7.0 in NVIDIA's toolkit).")
+    per_prompt: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Queries of one document judged together.")
+    max_document_words: Count = Field(400, description="Words of the document in the prompt.")
+    llm: LLMPart | None = Field(None, description="The judge, if it is another than the recipe's llm.")
+
+
 class FiltersPart(Part):
+    """What a query must pass, in this order; null: not looked at."""
+
+    copying: Copying | None = None
+    near_duplicates: NearDuplicates | None = None
     round_trip: RoundTrip | None = RoundTrip()
+    cross_encoder: CrossEncoderFilter | None = None
+    judge: JudgePart | None = None
 
 
 class SplitPart(Part):

@@ -16,6 +16,7 @@ from evaluation.data import (
     Corpus,
     Qrels,
     Queries,
+    Query,
     Run,
     find_dataset,
     read_corpus,
@@ -30,19 +31,24 @@ from evaluation.files import InputError, sha256_file, sha256_tree, write_json, w
 from evaluation.metrics import evaluate
 from evaluation.models import load_encoder, process_state, resolve_encoder
 from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
-from recipes.engine import Context, Stage
+from recipes.engine import Context, Stage, from_main
+from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.load import read_pool
 from recipes.schema import Recipe
 from sdg.chunking import chunk
 from sdg.documents import PYTHON_DOCS, read_documents, text_files
-from sdg.embedded import PACKAGED_LLMS, locate_llm, serve
-from sdg.filters import positives, round_trip
-from sdg.journal import Journal
-from sdg.llm import LLM, api_key_from
+from sdg.embedded import locate_llm
+from sdg.filters.cross_encoder import cross_encoder
+from sdg.filters.duplicates import near_duplicates
+from sdg.filters.judge import judge
+from sdg.filters.round_trip import positives, round_trip
+from sdg.filters.text import copying
+from sdg.llm import OVER_BUDGET, api_key_from
 from sdg.negatives import bm25 as bm25_miner
 from sdg.negatives import read_negatives, write_negatives
-from sdg.queries import MIN_WORDS, FewShot, Generated, generate_queries, sample_documents
+from sdg.queries import generate_queries, sample_documents
 from sdg.split import split_documents, split_queries
+from sdg.strategies import MIN_WORDS, Strategy
 from training.retriever import RetrieverSettings, train_retriever
 from training.triplets import make_triplets
 
@@ -55,11 +61,15 @@ def check_inputs(recipe: Recipe) -> None:
         find_dataset(recipe.corpus.source)
     if recipe.evaluation.data is None and recipe.split.dev == 0:
         raise InputError("evaluation.data is not given and split.dev is 0: nothing is left to compare on; give one of them")
-    read_pool(Path(recipe.queries.pool))
+    strategies(recipe)
     resolve_encoder(recipe.training.base)
-    if recipe.llm.embedded:
-        locate_llm(recipe.llm.embedded)
-    api_key_from(recipe.llm.api_key_env)
+    for llm in (recipe.llm, *([recipe.filters.judge.llm] if recipe.filters.judge and recipe.filters.judge.llm else [])):
+        if llm.embedded:
+            locate_llm(llm.embedded)
+        for endpoint in llm.remote():
+            api_key_from(endpoint.api_key_env)
+    if check := recipe.filters.cross_encoder:
+        resolve_encoder(check.model)
     if recipe.evaluation.data:
         folder = _evaluation_folder(recipe.evaluation.data)
         read_qrels(folder / "qrels" / f"{recipe.evaluation.split}.tsv", read_queries(folder / "queries.jsonl"))
@@ -79,74 +89,61 @@ def _corpus_inputs(context: Context) -> dict[str, str]:
 
 
 def _corpus(context: Context, folder: Path) -> dict[str, Any]:
-    part = context.recipe.corpus
-    documents = read_documents(part.source, Path(context.recipe.runs))
+    corpus = cut_corpus(context.recipe)
+    write_corpus(folder / "corpus.jsonl", corpus)
+    return {"documents": len({d.doc_id for d in corpus.values()}), "chunks": len(corpus)}
+
+
+def cut_corpus(recipe: Recipe) -> Corpus:
+    """The recipe's documents, cut into chunks. Raises ``InputError`` as the readers do."""
+    part = recipe.corpus
+    documents = read_documents(part.source, Path(recipe.runs))
     chunks = documents.values() if part.chunk is None else chunk(documents.values(), part.chunk.max_words, part.chunk.overlap_words)
     corpus: Corpus = {}
     for piece in chunks:
         if piece.id in corpus:
             raise InputError(f"{part.source}: the chunk ID {piece.id!r} is also the ID of a document; rename that document")
         corpus[piece.id] = piece
-    write_corpus(folder / "corpus.jsonl", corpus)
-    return {"documents": len(documents), "chunks": len(corpus)}
+    return corpus
 
 
 # -- queries ---------------------------------------------------------------------------------------------------------
 
 
-def _llm_identity(recipe: Recipe) -> str:
-    """What an LLM's answers depend on: an embedded model by the sum of its weights, any other by its name."""
-    name = recipe.llm.embedded
-    if name is None:
-        return recipe.llm.model
-    sha256 = PACKAGED_LLMS[name].sha256 if name in PACKAGED_LLMS else sha256_file(locate_llm(name))
-    return f"{Path(name).name}@{sha256[:16]}"
-
-
-def _uses_chat(recipe: Recipe) -> bool:
-    if recipe.llm.chat is not None:
-        return recipe.llm.chat
-    return recipe.llm.embedded not in PACKAGED_LLMS or PACKAGED_LLMS[recipe.llm.embedded].chat
+def strategies(recipe: Recipe) -> list[Strategy]:
+    """The recipe's query strategies, with their pools read. Raises ``InputError`` for a pool that is none."""
+    return [
+        Strategy(
+            task=part.task, pool=read_pool(Path(part.pool)), kind=part.kind, name=part.name, count=part.queries, samples=part.per_document,
+            examples=part.examples_per_prompt, group=part.examples_group, max_words=part.max_document_words, chat=uses_chat(recipe), form=part.form,
+            parameters={"temperature": part.temperature, "top_p": part.top_p, "max_tokens": part.max_tokens} | ({"extra_body": part.extra_body} if part.extra_body else {}),
+            fields=part.fields, sentences=part.sentences, language=part.language, typos=part.typos, documents=part.documents,
+        )
+        for part in recipe.queries.all_strategies()
+    ]  # fmt: skip
 
 
 def _queries(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    part = recipe.queries
-    parameters = {"temperature": part.temperature, "top_p": part.top_p, "max_tokens": part.max_tokens}
-    if part.extra_body:
-        parameters["extra_body"] = part.extra_body
-    few_shot = FewShot(
-        task=part.task, pool=read_pool(Path(part.pool)), per_prompt=part.examples_per_prompt, group=part.examples_group,
-        per_document=part.per_document, max_document_words=part.max_document_words, chat=_uses_chat(recipe), parameters=parameters,
-    )  # fmt: skip
-    documents = sample_documents(list(_read_corpus(context).values()), part.documents, recipe.seed)
+    documents = sample_documents(list(_read_corpus(context).values()), recipe.queries.documents, recipe.seed)
     if not documents:
         raise InputError(f"{recipe.corpus.source}: no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
-    generated = _ask(context, documents, few_shot)
-    counts = generated.counts() | {f"{kind}_tokens": n for kind, n in generated.tokens.items()}
+    chosen = strategies(recipe)
+    prompts = sum(1 for strategy in chosen if strategy.kind != "paraphrase" for _ in strategy.units(documents))
+    with context.progress("writing queries", prompts) as advance, open_llm(recipe) as llm:
+        tell = lambda answer: advance(note=answer.text.strip().split("\n")[0][:60])  # noqa: E731
+        generated = generate_queries(documents, llm, chosen, recipe.seed, warm_up=recipe.llm.embedded is not None, progress=tell)
+    counts = generated.counts()
+    if recipe.llm.prices:
+        counts["money"] = str(llm.spending)
+    if unpaid := counts["rejected"].get(OVER_BUDGET):
+        context.console.print(f"[yellow]llm.budget[/]: {unpaid:,} queries were not asked for ({llm.spending}); the run goes on with the {counts['kept']:,} that were kept. Raise it and run again to get the rest.", highlight=False, soft_wrap=True)
     if not generated.kept:
         raise InputError(f"llm: none of the {counts['asked']} answers was usable: {counts['rejected']}. The first was {generated.rejected[0]['text'][:200]!r}. Try another model, or another queries.task and queries.pool")
     write_queries(folder / "queries.jsonl", generated.kept)
     write_jsonl(folder / "rejected.jsonl", generated.rejected)
+    write_json(folder / "strategies.json", {name: vars(tally) for name, tally in generated.tallies.items()})
     return counts
-
-
-def _ask(context: Context, documents: list, few_shot: FewShot) -> Generated:
-    recipe = context.recipe
-    journal = Journal(Path(recipe.runs) / "llm_answers.sqlite")
-    settings = {"journal": journal, "identity": _llm_identity(recipe), "timeout": recipe.llm.timeout, "max_retries": recipe.llm.max_retries}
-    with context.progress("writing queries", len(documents) * few_shot.per_document) as advance:
-        tell = lambda answer: advance(note=answer.text.strip().split("\n")[0][:60])  # noqa: E731
-        try:
-            if recipe.llm.embedded:
-                # started even if the journal has every answer: to know that, the prompts must be made, and starting takes a second
-                with serve(locate_llm(recipe.llm.embedded)) as endpoint:
-                    llm = LLM(endpoint.base_url, endpoint.api_key, "embedded", concurrency=1, local=True, **settings)
-                    return generate_queries(documents, llm, few_shot, recipe.seed, warm_up=True, progress=tell)
-            llm = LLM(recipe.llm.base_url, api_key_from(recipe.llm.api_key_env), recipe.llm.model, concurrency=recipe.llm.concurrency, **settings)
-            return generate_queries(documents, llm, few_shot, recipe.seed, progress=tell)
-        finally:
-            journal.close()
 
 
 # -- pairs -----------------------------------------------------------------------------------------------------------
@@ -156,17 +153,8 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
     corpus = _read_corpus(context)
     queries = list(read_queries(context.stage_folder("queries") / "queries.jsonl").values())
-    rejected: list[dict[str, Any]] = []
     asked = len(queries)
-    if check := recipe.filters.round_trip:
-        texts = {q.id: q.text for q in queries}
-        runs: list[Run] = []
-        depth = max(RUN_DEPTH, check.top_k)
-        if check.retriever in ("bm25", "fused"):
-            runs.append(BM25(corpus).search(texts, depth))
-        if check.retriever in ("dense", "fused"):
-            runs.append(_dense(context, "base", recipe.training.base, corpus).search(texts, depth))
-        queries, rejected = round_trip(queries, fuse(runs) if len(runs) > 1 else runs[0], corpus, check.top_k)
+    queries, rejected, passed = _filtered(context, queries, corpus)
     sides = split_queries(queries, split_documents(corpus, recipe.split.dev, recipe.seed))
     if not sides["train"]:
         raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} failed the round trip, {len(sides['dev'])} are dev). Raise filters.round_trip.top_k or queries.documents")
@@ -184,7 +172,62 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     for side, members in sides.items():
         write_qrels(folder / "qrels" / f"{side}.tsv", {q.id: dict.fromkeys(q.metadata["positives"], 1) for q in members})
     write_jsonl(folder / "rejected.jsonl", rejected)
+    write_json(folder / "filters.json", passed)
     return {"train": len(sides["train"]), "dev": len(sides["dev"]), "rejected": dict(Counter(r["reason"] for r in rejected))}
+
+
+def _filtered(context: Context, queries: list[Query], corpus: Corpus) -> tuple[list[Query], list[dict[str, Any]], dict[str, dict[str, int]]]:
+    """Send the queries through the recipe's filters, the cheap ones first; the last result has what each let pass, by
+    strategy."""
+    recipe = context.recipe
+    part = recipe.filters
+    filters: list[tuple[str, Callable[[list[Query]], tuple[list[Query], list[dict[str, Any]]]]]] = []
+    if check := part.copying:
+        filters.append(("copying", lambda queries: copying(queries, corpus, check.ngram, check.max_share)))
+    if near := part.near_duplicates:
+        filters.append(("near_duplicates", lambda queries: near_duplicates(queries, _base_index(context, corpus).encode_queries([q.text for q in queries]), near.threshold)))
+    if trip := part.round_trip:
+        filters.append(("round_trip", lambda queries: round_trip(queries, _found(context, queries, corpus, trip.retriever, max(RUN_DEPTH, trip.top_k)), corpus, trip.top_k)))
+    if scored := part.cross_encoder:
+        filters.append(("cross_encoder", lambda queries: cross_encoder(queries, corpus, scored.model, scored.min_score)))
+    if part.judge:
+        filters.append(("judge", lambda queries: _judged(context, queries, corpus)))
+    rejected: list[dict[str, Any]] = []
+    passed = {"generated": dict(Counter(q.metadata["strategy"] for q in queries))}
+    strategy_of = {q.id: q.metadata["strategy"] for q in queries}
+    for name, apply in filters:
+        if name in ("cross_encoder", "judge"):  # not shared by the processes, and an LLM is to be asked once
+            queries, dropped = from_main(apply(queries) if process_state().is_main_process else None)
+        else:
+            queries, dropped = apply(queries)
+        rejected += [row | {"strategy": strategy_of[row["query"]], "filter": name} for row in dropped]
+        passed[name] = dict(Counter(q.metadata["strategy"] for q in queries))
+    return queries, rejected, passed
+
+
+def _found(context: Context, queries: list[Query], corpus: Corpus, retriever: str, depth: int) -> Run:
+    texts = {q.id: q.text for q in queries}
+    runs: list[Run] = []
+    if retriever in ("bm25", "fused"):
+        runs.append(BM25(corpus).search(texts, depth))
+    if retriever in ("dense", "fused"):
+        runs.append(_base_index(context, corpus).search(texts, depth))
+    return fuse(runs) if len(runs) > 1 else runs[0]
+
+
+def _base_index(context: Context, corpus: Corpus) -> Dense:
+    return _dense(context, "base", context.recipe.training.base, corpus)
+
+
+def _judging(recipe: Recipe) -> Recipe:
+    """The recipe with the judge's LLM."""
+    return recipe.model_copy(update={"llm": recipe.filters.judge.llm or recipe.llm})
+
+
+def _judged(context: Context, queries: list[Query], corpus: Corpus) -> tuple[list[Query], list[dict[str, Any]]]:
+    part, judging = context.recipe.filters.judge, _judging(context.recipe)
+    with context.progress("judging", 0) as advance, open_llm(judging) as llm:
+        return judge(queries, corpus, llm, threshold=part.threshold, per_prompt=part.per_prompt, max_words=part.max_document_words, chat=uses_chat(judging), progress=lambda _answer: advance())
 
 
 def _train_queries(context: Context) -> Queries:
@@ -362,6 +405,34 @@ def _search_part(recipe: Recipe) -> dict[str, Any]:
     return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt"})
 
 
+def _pairs_part(recipe: Recipe) -> list[Any]:
+    part: list[Any] = [recipe.filters.model_dump(exclude={"judge": {"llm"}}), recipe.split.model_dump()]
+    if _filter_is_dense(recipe):
+        part.append(_search_part(recipe))
+    if recipe.filters.judge:
+        judging = _judging(recipe)
+        part.append([llm_identity(judging), uses_chat(judging), judging.llm.budget and str(judging.llm.budget)])
+    return part
+
+
+def _pairs_inputs(context: Context) -> dict[str, str]:
+    inputs = _base_input(context) if _filter_is_dense(context.recipe) else {}
+    if check := context.recipe.filters.cross_encoder:
+        folder = Path(resolve_encoder(check.model))
+        inputs["cross_encoder"] = sha256_tree(folder) if folder.is_dir() else f"hub:{check.model}"
+    return inputs
+
+
+def _filter_is_dense(recipe: Recipe) -> bool:
+    part = recipe.filters
+    return part.near_duplicates is not None or (part.round_trip is not None and part.round_trip.retriever != "bm25")
+
+
+def _queries_part(recipe: Recipe) -> dict[str, Any]:
+    asked = [s.model_dump(exclude={"pool"}) for s in recipe.queries.all_strategies()]
+    return {"documents": recipe.queries.documents, "strategies": asked, "llm": llm_identity(recipe), "chat": uses_chat(recipe), "budget": recipe.llm.budget and str(recipe.llm.budget)}
+
+
 def _evaluation_part(recipe: Recipe) -> list[Any]:
     return [_search_part(recipe), recipe.evaluation.split, recipe.evaluation.unknown_documents]
 
@@ -380,22 +451,17 @@ STAGES = (
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
     Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_evaluation_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True, seeded=False),
     Stage(
-        "queries", 1, _queries, needs=("corpus",), inputs=lambda c: {"pool": sha256_file(Path(c.recipe.queries.pool))},
-        part=lambda r: r.queries.model_dump(exclude={"pool"}) | {"llm": _llm_identity(r), "chat": _uses_chat(r)},
+        "queries", 2, _queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()},
+        part=_queries_part,
     ),
     Stage(
-        "pairs", 1, _pairs, needs=("corpus", "queries"), shared=True,
-        part=lambda r: [r.filters.model_dump(), r.split.model_dump()] + ([_search_part(r)] if _filter_is_dense(r) else []),
-        inputs=lambda c: _base_input(c) if _filter_is_dense(c.recipe) else {},
+        "pairs", 2, _pairs, needs=("corpus", "queries"), shared=True,
+        part=_pairs_part, inputs=_pairs_inputs,
     ),
     Stage("negatives", 1, _negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
     Stage("model", 1, _model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=_base_input, shared=True),
     Stage("after", 1, _after, needs=("corpus", "model"), part=_evaluation_part, inputs=_evaluation_inputs, shared=True, seeded=False),
 )  # fmt: skip
-
-
-def _filter_is_dense(recipe: Recipe) -> bool:
-    return recipe.filters.round_trip is not None and recipe.filters.round_trip.retriever != "bm25"
 
 
 def read_scores(context: Context, stage: str, name: str) -> dict[str, dict[str, float]] | None:

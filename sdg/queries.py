@@ -1,68 +1,57 @@
-"""Queries written by an LLM for documents, with a few-shot prompt as in Promptagator (Dai et al. 2022)."""
+"""Queries written by an LLM for documents: every strategy's prompts, and what becomes of the answers."""
 
 from __future__ import annotations
 
 import hashlib
 import random
-import re
+import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
-
-import jinja2
 
 from evaluation.data import Document, Query, text_key
 from evaluation.files import InputError
-from sdg.llm import LLM, Answer, Request
+from sdg.answers import Read, read
+from sdg.filters.text import reject_reason, words
+from sdg.llm import LLM, OVER_BUDGET, Answer, Request
+from sdg.strategies import MIN_WORDS, Strategy, Unit
 
-MIN_WORDS = 5
-"""Words that a document must have for a query to be written from it."""
 MAX_FAILED = 0.01
 """Share of the requests that may stay without an answer; more is an outage, and the queries would be too few in silence."""
 
 
-@dataclass(frozen=True)
-class Example:
-    """A pair of the few-shot pool: what a document looks like and what somebody types who needs it."""
+@dataclass
+class Tally:
+    """What became of the queries asked for by one strategy: ``asked`` is ``kept`` and all of ``rejected`` by reason."""
 
-    document: str
-    query: str
-
-
-@dataclass(frozen=True)
-class FewShot:
-    """How queries are asked for.
-
-    ``task``: what the model is told first. ``pool``: all examples; ``per_prompt`` of them (Promptagator: 2 to 8) are
-    drawn for each ``group`` of documents, which so share the beginning of their prompts, and a server computes it once.
-    ``per_document``: queries asked for each document. ``max_document_words``: the document is cut to this in the prompt.
-    ``parameters``: sampling, as in ``Request``. ``chat``: ask as a user message; off for models without a chat template.
-    """
-
-    task: str
-    pool: Sequence[Example]
-    per_prompt: int = 4
-    group: int = 50
-    per_document: int = 1
-    max_document_words: int = 120
-    chat: bool = True
-    parameters: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.7, "top_p": 0.95, "max_tokens": 48})
+    prompts: int = 0
+    asked: int = 0
+    kept: int = 0
+    rejected: Counter[str] = field(default_factory=Counter)
+    repaired: int = 0
+    """Answers that could be read at the second attempt only."""
+    tokens: Counter[str] = field(default_factory=Counter)
+    seconds: float = 0.0
 
 
 @dataclass
 class Generated:
-    """Kept queries (``metadata``: the document under ``positives``, strategy, model, prompt hash), rejected ones with
-    their reason, and counts: ``asked`` is the sum of ``kept`` and of ``rejected`` by reason."""
+    """Kept queries (``metadata``: the documents under ``positives``, strategy, model, prompt hash), rejected ones with
+    their reason, and a tally by strategy."""
 
-    kept: list[Query]
-    rejected: list[dict[str, Any]]
-    tokens: Counter[str]
+    kept: list[Query] = field(default_factory=list)
+    rejected: list[dict[str, Any]] = field(default_factory=list)
+    tallies: dict[str, Tally] = field(default_factory=dict)
 
     def counts(self) -> dict[str, Any]:
-        return {"asked": len(self.kept) + len(self.rejected), "kept": len(self.kept), "rejected": dict(Counter(r["reason"] for r in self.rejected).most_common())}
+        """All strategies together."""
+        tallies = self.tallies.values()
+        tokens = sum((t.tokens for t in tallies), Counter())
+        total = {"asked": sum(t.asked for t in tallies), "kept": sum(t.kept for t in tallies), "rejected": dict(sum((t.rejected for t in tallies), Counter()).most_common())}
+        if repaired := sum(t.repaired for t in tallies):
+            total["repaired"] = repaired
+        return total | {f"{kind}_tokens": n for kind, n in tokens.items()}
 
 
 def sample_documents(documents: Sequence[Document], limit: int | None, seed: int, min_words: int = MIN_WORDS) -> list[Document]:
@@ -79,135 +68,147 @@ def sample_documents(documents: Sequence[Document], limit: int | None, seed: int
 def generate_queries(
     documents: Sequence[Document],
     llm: LLM,
-    few_shot: FewShot,
+    strategies: Sequence[Strategy],
     seed: int,
     warm_up: bool = False,
     progress: Callable[[Answer], None] | None = None,
 ) -> Generated:
-    """Ask ``llm`` for queries that ``documents`` answer, and drop what is unusable.
+    """Ask ``llm`` for queries that ``documents`` answer, by each of ``strategies``, and drop what is unusable.
 
     ``warm_up``: send each group's shared prefix ahead of its first new request (for a local server of one slot, whose
-    answers then do not depend on where an earlier run was killed). Raises ``InputError`` as ``LLM.ask`` does, and if more
-    than ``MAX_FAILED`` of the requests got no answer after all retries.
+    answers then do not depend on where an earlier run was killed). Strategies of kind ``paraphrase`` work on what those
+    before them brought. Raises ``InputError`` as ``LLM.ask`` does, and if more than ``MAX_FAILED`` of a strategy's
+    requests got no answer after all retries.
     """
-    requests, warm_ups, sources = [], [], []
-    for position, document in enumerate(documents):
-        group = position // few_shot.group
-        examples = _draw(few_shot, seed, group)
-        ahead = _request(few_shot, examples, None, len(examples), {"max_tokens": 1}) if warm_up else None
-        for sample in range(few_shot.per_document):
-            # Two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the
-            # examples come from the server's prefix cache, whichever document was asked before.
-            number = len(examples) + 1 + (position + sample) % 2
-            requests.append(_request(few_shot, examples, document, number, {"seed": _seed(seed, document.id, sample)}))
-            sources.append((document, sample))
-            warm_ups.append((group, ahead))
-    answers = llm.ask(requests, _first_of_each_group(requests, warm_ups, llm), progress)
-    failed = [a.error for a in answers if a.failed]
-    if len(failed) > MAX_FAILED * len(answers):
-        raise InputError(f"llm: {len(failed)} of {len(answers)} requests failed, the last with {failed[-1]!r}. What was answered is kept; run again to ask for the rest")
-    return _sort_out(sources, requests, answers, llm.identity)
-
-
-def reject_reason(text: str, document: Document) -> str | None:
-    """Why a query is unusable, or None: empty, too short (under 2 words), too long (over 32), no words, refers to the
-    document as a document, or is the document's own words (8 in a row, or the title)."""
-    words = _WORD.findall(text.lower())
-    if not text:
-        return "empty"
-    if not words:
-        return "no words"
-    if len(words) < 2:
-        return "too short"
-    if len(words) > 32:
-        return "too long"
-    if _SELF_REFERENCE.search(text):
-        return "refers to the document itself"
-    own = " ".join(_WORD.findall(document.content.lower()))
-    title = set(_WORD.findall(document.title.lower()))
-    if title.issuperset(words) or any(" ".join(words[i : i + 8]) in own for i in range(len(words) - 7)):
-        return "copied from the document"
-    return None
-
-
-def clean(text: str) -> str:
-    """The query in an answer: its first line, without a label, list mark or quotes around it."""
-    line = next((line for line in text.strip().splitlines() if line.strip()), "").strip()
-    line = re.sub(r"^(?:(?:search )?query|question|q)(?: \d+)?\s*[:.]\s*", "", line, flags=re.IGNORECASE)
-    line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", line)
-    for left, right in ('""', "''", "“”", "``"):
-        if len(line) > 1 and line[0] == left and line[-1] == right:
-            line = line[1:-1]
-    return line.strip()
-
-
-_WORD = re.compile(r"\w+")
-_SELF_REFERENCE = re.compile(r"\b(?:this|the|above|given|following) (?:passage|document|excerpt|paragraph|article|author|authors|text above|abstract|segment)\b|\b(?:segment|document|query) \d+\b", re.IGNORECASE)
-
-
-def _sort_out(sources, requests: list[Request], answers: list[Answer], model: str) -> Generated:
-    kept: list[Query] = []
-    rejected: list[dict[str, Any]] = []
-    tokens: Counter[str] = Counter()
+    result = Generated()
     seen: set[str] = set()
-    for (document, sample), request, answer in zip(sources, requests, answers, strict=True):
-        tokens += Counter(prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens)
-        text = clean(answer.text)
-        reason = f"LLM error: {answer.error.partition(':')[0]}" if answer.error else reject_reason(text, document)
-        if answer.finish_reason == "length":
-            reason = reason or "cut off at max_tokens"
-        key = text_key(" ".join(_WORD.findall(text)))
-        if reason is None and key in seen:
-            reason = "duplicate of another query"
-        if reason:
-            rejected.append({"document": document.id, "sample": sample, "text": answer.text or answer.error, "reason": reason})
-            continue
-        seen.add(key)
-        metadata = {"positives": [document.id], "strategy": "few_shot", "model": model, "prompt_hash": hashlib.sha256(request.prompt.encode()).hexdigest()[:16]}
-        kept.append(Query(_query_id(document.id, sample), text, metadata))
-    return Generated(kept, rejected, tokens)
-
-
-def _draw(few_shot: FewShot, seed: int, group: int) -> list[Example]:
-    count = min(few_shot.per_prompt, len(few_shot.pool))
-    return random.Random(f"{seed}/{group}").sample(list(few_shot.pool), count)
-
-
-def _request(few_shot: FewShot, examples: list[Example], document: Document | None, number: int, more: dict[str, Any]) -> Request:
-    text = ""
-    if document:
-        # on one line, as the examples are: small models take up the line breaks of a text, and a query ends at one
-        words = ": ".join(part for part in (document.title, document.text) if part).split()
-        text = " ".join(words[: few_shot.max_document_words])
-    prompt = _template("few_shot.j2").render(task=few_shot.task.strip(), examples=examples, number=number, document=text)
-    parameters = few_shot.parameters | more
-    if not few_shot.chat:
-        parameters = {"stop": ["\n"]} | parameters
-    return Request(prompt.strip(), few_shot.chat, parameters)
-
-
-def _first_of_each_group(requests: list[Request], warm_ups: list[tuple[int, Request | None]], llm: LLM) -> list[Request | None]:
-    warmed: set[int] = set()
-    result: list[Request | None] = []
-    for request, (group, ahead) in zip(requests, warm_ups, strict=True):
-        needed = ahead is not None and group not in warmed and not llm.knows(request)
-        result.append(ahead if needed else None)
-        if needed:
-            warmed.add(group)
+    for strategy in strategies:
+        started = time.monotonic()
+        tally = result.tallies[strategy.name] = Tally()
+        units = list(strategy.units(documents, result.kept))
+        answers = _answers(strategy, units, llm, seed, warm_up, tally, progress)
+        failed = [a.error for _, a, _ in answers if a.failed]
+        if len(failed) > MAX_FAILED * len(answers):
+            raise InputError(f"llm: {len(failed)} of {len(answers)} requests failed, the last with {failed[-1]!r}. What was answered is kept; run again to ask for the rest")
+        for unit, (prompt_hash, answer, found) in zip(units, answers, strict=True):
+            metadata = {"positives": list(unit.positives), "strategy": strategy.name, "model": llm.identity, "prompt_hash": prompt_hash} | unit.metadata
+            _sort_out(strategy, unit, answer, found, metadata, seed, seen, result)
+        tally.seconds = round(time.monotonic() - started, 2)
     return result
 
 
-@cache
-def _template(name: str) -> jinja2.Template:
-    folder = Path(__file__).parent / "prompts"
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(folder), undefined=jinja2.StrictUndefined, keep_trailing_newline=False)
-    return environment.get_template(name)
+def _answers(strategy: Strategy, units: list[Unit], llm: LLM, seed: int, warm_up: bool, tally: Tally, progress) -> list[tuple[str, Answer, Read]]:
+    """Prompt hash, answer and what could be read of it, for each unit."""
+
+    def use(_number: int, request: Request, answer: Answer) -> tuple[str, Answer, Read]:
+        tally.prompts += 1
+        tally.tokens += Counter(prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens)
+        if progress:
+            progress(answer)
+        found = Read() if answer.error else read(answer.text, strategy.form, strategy.count, strategy.kind == "question_answer")
+        return hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, found
+
+    answers = llm.ask(_requests(strategy, units, llm, seed, warm_up), use)
+    # one more attempt for what was to be JSON, and is not
+    broken = [n for n, (_, answer, found) in enumerate(answers) if found.error and strategy.form == "json"]
+    again = llm.ask((_repair(strategy, units[n], answers[n][1], answers[n][2], seed) for n in broken), use) if broken else []
+    for n, repaired in zip(broken, again, strict=True):
+        if repaired[2].items:
+            tally.repaired += 1
+            answers[n] = repaired
+    return answers
 
 
-def _query_id(doc_id: str, sample: int) -> str:
-    return "q" + hashlib.sha256(f"{doc_id}/{sample}".encode()).hexdigest()[:16]
+def _requests(strategy: Strategy, units: list[Unit], llm: LLM, seed: int, warm_up: bool) -> Iterator[Request]:
+    warmed: set[int] = set()
+    for position, unit in enumerate(units):
+        request, group = prompt(strategy, unit, position, seed), position // strategy.group
+        if warm_up and group not in warmed and llm.known(request) is None:
+            warmed.add(group)
+            examples = strategy.draw(seed, group)
+            request = replace(request, warm_up=strategy.request(None, examples, len(examples)))
+        yield request
 
 
-def _seed(seed: int, doc_id: str, sample: int) -> int:
-    """A number of 31 bits (what samplers take) that is this document's and this sample's own."""
-    return int.from_bytes(hashlib.sha256(f"{seed}/{doc_id}/{sample}".encode()).digest()[:4], "big") >> 1
+def prompt(strategy: Strategy, unit: Unit, position: int, seed: int) -> Request:
+    """The request for the unit at ``position``."""
+    examples = strategy.draw(seed, position // strategy.group)
+    # Two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the examples come
+    # from the server's prefix cache, whichever document was asked before.
+    return strategy.request(unit, examples, len(examples) + 1 + position % 2, seed)
+
+
+def _repair(strategy: Strategy, unit: Unit, answer: Answer, found: Read, seed: int) -> Request:
+    request = strategy.request(unit, [], 1, seed)
+    return replace(request, prompt=f"{request.prompt} {answer.text[:2000].strip()}\n\nThat cannot be read ({found.error}). Once more, as JSON and nothing else:")
+
+
+def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metadata: dict[str, Any], seed: int, seen: set[str], result: Generated) -> None:
+    tally = result.tallies[strategy.name]
+    tally.asked += strategy.count
+    # a query that was asked for and did not come is one that is rejected: so the counts add up
+    problem = _problem(answer) or (found.error and f"not readable: {found.error}") or "missing from the answer"
+    for sample in range(strategy.count):
+        item = found.items[sample] if sample < len(found.items) else None
+        text = item.query if item else ""
+        reason = problem if item is None else reject_reason(text, unit.document, strategy.language)
+        if item and answer.finish_reason == "length" and sample == len(found.items) - 1:
+            reason = reason or "cut off at max_tokens"
+        if item and reason is None and strategy.fields and not (named := _named(text, unit.metadata["constraints"])):
+            reason = "names none of the metadata"
+        key = text_key(" ".join(words(text)))
+        if reason is None and key in seen:
+            reason = "duplicate of another query"
+        if reason:
+            tally.rejected[reason] += 1
+            shown = text if item else answer.text or answer.error
+            result.rejected.append({"document": unit.document.id, "strategy": strategy.name, "unit": unit.key, "sample": sample, "text": shown[:2000], "reason": reason})
+            continue
+        seen.add(key)
+        tally.kept += 1
+        query_id = _query_id(unit.key, sample)
+        more: dict[str, Any] = {"answer": item.answer} if item.answer else {}
+        if strategy.fields:
+            more["constraints"] = named
+        if strategy.typos and (rng := random.Random(f"{seed}/{query_id}")).random() < strategy.typos:
+            more["typed_for"], text = text, with_typo(text, rng)
+        result.kept.append(Query(query_id, text, metadata | more))
+
+
+def _problem(answer: Answer) -> str | None:
+    if answer.error.startswith(OVER_BUDGET):
+        return OVER_BUDGET
+    if answer.error:
+        return f"LLM error: {answer.error.partition(':')[0]}"
+    return None if answer.text.strip() else "empty"
+
+
+def _named(text: str, constraints: dict[str, str]) -> dict[str, str]:
+    """Those of the constraints whose value the query has, in these words or all but one of them."""
+    have = set(words(text))
+    return {name: value for name, value in constraints.items() if (wanted := set(words(value))) and len(wanted - have) <= (len(wanted) > 2)}
+
+
+def with_typo(text: str, rng: random.Random) -> str:
+    """The text with one slip of the fingers in a word of four letters or more: two letters swapped, one left out, one
+    doubled, or its neighbour on the keyboard. Without such a word, the text."""
+    pieces = text.split(" ")
+    long = [n for n, piece in enumerate(pieces) if len(piece) >= 4 and piece.isalpha()]
+    if not long:
+        return text
+    n = rng.choice(long)
+    piece, i = pieces[n], rng.randrange(1, len(pieces[n]) - 1)
+    neighbours = _NEIGHBOURS.get(piece[i].lower(), "")
+    slips = [piece[:i] + piece[i + 1] + piece[i] + piece[i + 2 :], piece[:i] + piece[i + 1 :], piece[:i] + piece[i] + piece[i:]]
+    if neighbours:
+        slips.append(piece[:i] + rng.choice(neighbours) + piece[i + 1 :])
+    pieces[n] = rng.choice([slip for slip in slips if slip != piece])
+    return " ".join(pieces)
+
+
+_ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
+_NEIGHBOURS = {c: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS for i, c in enumerate(row)}
+
+
+def _query_id(unit: str, sample: int) -> str:
+    return "q" + hashlib.sha256((unit if sample == 0 else f"{unit}+{sample}").encode()).hexdigest()[:16]

@@ -1,9 +1,10 @@
+import re
 from pathlib import Path
 
 import pytest
 
 from evaluation.files import InputError
-from recipes.load import first_line, load_recipe, read_pool, recipe_files
+from recipes.load import first_line, load_recipe, part_files, read_pool, recipe_files
 
 
 def _error(*arguments) -> str:
@@ -63,8 +64,9 @@ def _with(recipe_file: Path, old: str, new: str) -> str:
         ("seed: 3", "seed: 3\nseed: 4", ["line 5", "not valid YAML", "duplicate key"]),
         ("seed: 3", "seed: [3", ["not valid YAML"]),
         ("seed: 3", "seed: ${NO_SUCH_VARIABLE}", ["line 4", "NO_SUCH_VARIABLE is not set"]),
-        ("llm: embedded", "llm: {embedded: x, base_url: y}", ["line 6", "either embedded or base_url"]),
-        ("llm: embedded", "llm: {base_url: 'http://x/v1'}", ["line 6", "needs model"]),
+        ("llm: embedded", "llm: {embedded: x, base_url: y}", ["line 6", "one of embedded, base_url and endpoints"]),
+        ("llm: embedded", "llm: {base_url: 'http://x/v1'}", ["line 6", "need model"]),
+        ("llm: embedded", "llm: {embedded: gemma-3-270m, budget: 5}", ["line 6", "budget needs prices"]),
         ("name: topics", "name: ../up", ["line 2", "name"]),
         ("ranks: [1, 5]", "ranks: [5, 1]", ["line 9", "first rank"]),
         ("retriever: fused", "retriever: bm52", ["line 8", "filters.round_trip.retriever", "'bm25'"]),
@@ -106,3 +108,51 @@ def test_names_and_pools(recipe_file: Path):
     pool.write_text(pool.read_text() + "- {document: x}\n")
     with pytest.raises(InputError, match=r"pool\.yaml, line 4: an example has the keys document and query"):
         read_pool(pool)
+
+
+@pytest.mark.parametrize("path", part_files(), ids=lambda p: p.stem)
+def test_every_part_says_how_it_is_run_and_is_valid_with_that_recipe(path: Path):
+    opening = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
+    assert all(part in opening for part in ("What it does:", "What it needs:", "How to run it:", "How to change it:")) and first_line(path).endswith(".")
+    recipe, overrides = re.search(r"sharpen run (recipes/\S+\.yaml) (.+)", opening).groups()
+    assert f"strategies/{path.stem}" in overrides.split()
+    loaded = load_recipe(str(Path(__file__).parents[2] / recipe), overrides.split()).recipe
+    for strategy in loaded.queries.all_strategies():
+        assert len(read_pool(Path(strategy.pool))) >= 20
+
+
+def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(recipe_file: Path, tmp_path: Path):
+    (tmp_path / "here").mkdir()
+    (tmp_path / "here" / "own.yaml").write_text("- {document: a b, query: c d}\n")
+    part = tmp_path / "here" / "part.yaml"
+    part.write_text("# A part.\nqueries:\n  temperature: 0.1\n  strategies:\n    - {kind: sentence, pool: own.yaml}\ntraining: {epochs: 7}\n")
+    recipe = load_recipe(str(recipe_file), [str(part), "training.epochs=9"]).recipe
+    assert (recipe.queries.temperature, recipe.training.epochs, recipe.training.batch_size) == (0.1, 9, 4)
+    (strategy,) = recipe.queries.all_strategies()
+    assert (strategy.kind, strategy.pool, strategy.max_tokens) == ("sentence", str(tmp_path / "here" / "own.yaml"), 32)
+    part.write_text("# A part.\nqueries:\n  strategies:\n    - {kind: document}\n    - {kind: sentence, fields: [author]}\n")
+    assert "part.yaml, line 5" in (message := _error(str(recipe_file), [str(part)])) and "has no fields; that belongs to metadata" in message
+    part.write_text("queries:\n  strategies:\n    - {kind: document, per_documnt: 2}\n")
+    assert "part.yaml, line 3" in (message := _error(str(recipe_file), [str(part)])) and "did you mean 'per_document'" in message
+
+
+@pytest.mark.parametrize(
+    ("strategies", "said"),
+    [
+        ("[{kind: metadata}]", "needs fields"),
+        ("[{kind: document}, {kind: document}]", "different names"),
+        ("[{kind: paraphrase}]", "cannot be the first"),
+        ("[{kind: document, queries: 2, form: line}]", "room for one query"),
+        ("[]", "at least 1"),
+        ("[{kind: dokument}]", "'document'"),
+    ],
+)
+def test_strategies_that_make_no_sense(recipe_file: Path, strategies: str, said: str):
+    assert said in _error(str(recipe_file), [f"queries.strategies={strategies}"])
+
+
+def test_what_a_strategy_does_not_say_it_takes_from_queries_or_by_kind(recipe_file: Path):
+    strategies = "[{kind: document}, {kind: question_answer, queries: 3, temperature: 1.0}]"
+    one, three = load_recipe(str(recipe_file), [f"queries.strategies={strategies}"]).recipe.queries.all_strategies()
+    assert (one.form, one.temperature, one.per_document, one.name) == ("line", 0.5, 2, "document")
+    assert (three.form, three.temperature, three.max_tokens, three.pool) == ("list", 1.0, 32, one.pool) and "the answer" in three.task

@@ -135,6 +135,59 @@ def test_show_validate_and_list(undisturbed):
     assert re.search(r"^quickstart +Tune a small encoder", listed.stdout, re.M) and "scifact" in listed.stdout
 
 
+def test_estimate_preview_and_inspect(undisturbed, tmp_path):
+    source, recipe_file, _ = undisturbed
+    priced = ["llm={embedded: gemma-3-270m, prices: {input: 1.5, output: 2}}", f"runs={tmp_path}"]
+    before = _sharpen("estimate", str(recipe_file), *priced, cwd=source)
+    assert before.returncode == 0, before.stderr
+    assert re.search(r"document +│ +24 │", before.stdout) and "?" in before.stdout and "encoder's tokenizer" in before.stdout.replace("\n", " ")
+    assert not list(tmp_path.iterdir())  # nothing was asked, and nothing written
+    preview = _sharpen("preview", str(recipe_file), *priced, "--documents", "4", cwd=source)
+    assert preview.returncode == 0, preview.stderr
+    assert _answers(tmp_path) == 8 and "of 8 kept" in preview.stdout and "USD spent" in preview.stdout
+    after = _sharpen("estimate", str(recipe_file), *priced, cwd=source)
+    assert "8 answers in the journal" in after.stdout and "?" not in after.stdout
+    shown = _sharpen("inspect", str(source / "runs" / "topics"), cwd=source)
+    assert shown.returncode == 0, shown.stderr
+    manifest = {name: json.loads((source / "runs" / "topics" / name / "manifest.json").read_text())["counts"] for name in ("queries", "pairs")}
+    kept = manifest["pairs"]["train"] + manifest["pairs"]["dev"]
+    assert re.search(rf"document +│ +{kept} │ +{24 - kept} │", shown.stdout)
+    assert "no query of a strategy named 'other'" in _sharpen("inspect", str(source / "runs" / "topics"), "--strategy", "other", cwd=source).stderr
+    assert _sharpen("inspect", str(source), cwd=source).returncode == 2
+
+
+def test_a_run_is_exported(undisturbed, tmp_path):
+    run = str(undisturbed[0] / "runs" / "topics")
+    for layout in ("beir", "nvidia", "sentence-transformers", "tevatron", "flag-embedding"):
+        result = _sharpen("export", run, "--layout", layout, "--to", layout, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        assert any((tmp_path / layout).rglob("*")) and "train" in result.stdout
+    assert "did you mean tevatron" in _sharpen("export", run, "--layout", "tevatorn", "--to", "x", cwd=tmp_path).stderr
+    assert "exists already" in _sharpen("export", run, "--layout", "beir", "--to", "beir", cwd=tmp_path).stderr
+    assert "no pairs there" in _sharpen("export", str(tmp_path), "--layout", "beir", "--to", "x", cwd=tmp_path).stderr
+
+
+def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp_path):
+    source, recipe_file, _ = undisturbed
+    strategies = "[{kind: document}, {kind: sentence, sentences: 1}, {kind: document, name: several, queries: 2, form: json}, {kind: paraphrase, documents: null}]"
+    filters = "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
+    result = _sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", "queries.per_document=1", cwd=source)
+    assert result.returncode == 0, result.stderr
+    folder = tmp_path / "topics"
+    tallies = json.loads((folder / "queries" / "strategies.json").read_text())
+    assert list(tallies) == ["document", "sentence", "several", "paraphrase"]
+    assert (tallies["document"]["asked"], tallies["sentence"]["asked"], tallies["several"]["asked"]) == (12, 12, 24)
+    for tally in tallies.values():
+        assert tally["asked"] == tally["kept"] + sum(tally["rejected"].values())
+    passed = json.loads((folder / "pairs" / "filters.json").read_text())
+    assert list(passed) == ["generated", "copying", "near_duplicates", "round_trip", "judge"]
+    assert passed["generated"] == {name: tally["kept"] for name, tally in tallies.items() if tally["kept"]}
+    rejected = [json.loads(line) for line in (folder / "pairs" / "rejected.jsonl").open()]
+    assert sum(passed["generated"].values()) == sum(passed["judge"].values()) + len(rejected) and all(row["filter"] in passed for row in rejected)
+    queries = [json.loads(line)["metadata"] for line in (folder / "pairs" / "queries.jsonl").open()]
+    assert all("scores" in metadata and metadata["strategy"] in tallies for metadata in queries)
+
+
 def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
     arguments = ["run", str(recipe_file), f"runs={tmp_path}"]

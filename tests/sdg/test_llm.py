@@ -1,17 +1,22 @@
 import threading
 from collections import Counter
+from dataclasses import replace
+from decimal import Decimal
+from pathlib import Path
 
 import pytest
 
 from evaluation.files import InputError
 from sdg.embedded import locate_llm, serve
 from sdg.journal import Journal
-from sdg.llm import LLM, Request, api_key_from
+from sdg.llm import LLM, MAX_ANSWER_CHARACTERS, EndpointSettings, Request, api_key_from
+from sdg.money import Prices, Spending
 from tests.servers import chat_answer, serve_replies
 
 
-def _llm(base_url, tmp_path, **settings):
-    return LLM(base_url, "secret", "m", Journal(tmp_path / "journal.sqlite"), **({"timeout": 2, "max_retries": 2} | settings))
+def _llm(base_url, tmp_path, api_key="secret", **settings):
+    endpoint = {name: settings.pop(name) for name in ("max_concurrency", "local") if name in settings}
+    return LLM([EndpointSettings(base_url, api_key, "m", **endpoint)], Journal(tmp_path / "journal.sqlite"), **({"timeout": 2, "max_retries": 2} | settings))
 
 
 def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_path):
@@ -40,7 +45,7 @@ def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_pa
         assert (answers[0].prompt_tokens, answers[0].cached_tokens, answers[0].completion_tokens) == (11, 4, 5)
         assert set(seen.values()) == {1, 2}
         asked = seen.total()
-        again = _llm(base_url, tmp_path, concurrency=1).ask(requests)
+        again = _llm(base_url, tmp_path, max_concurrency=1).ask(requests)
     assert seen.total() == asked
     assert [a.text for a in again] == [a.text for a in answers] and all(a.from_journal for a in again)
 
@@ -103,10 +108,10 @@ def test_a_stall_beyond_the_timeout_is_an_error_of_that_request(tmp_path):
 
 def test_an_unreachable_endpoint_and_a_refused_key_end_the_run_and_keep_what_was_answered(tmp_path):
     with serve_replies(lambda path, body, headers: chat_answer("ok") if body["messages"][0]["content"] == "first" else (401, {}, b'{"error": {"message": "bad key"}}')) as base_url:
-        llm = _llm(base_url, tmp_path, concurrency=1)
+        llm = _llm(base_url, tmp_path, max_concurrency=1)
         with pytest.raises(InputError, match=r"refuses the request for model 'm'.*llm\.api_key_env"):
             llm.ask([Request("first", chat=True), Request("second", chat=True)])
-    assert llm.knows(Request("first", chat=True)) and not llm.knows(Request("second", chat=True))
+    assert llm.known(Request("first", chat=True)) and not llm.known(Request("second", chat=True))
     with pytest.raises(InputError, match=r"cannot reach http://127\.0\.0\.1.*after 1 retries.*llm\.base_url"):
         _llm(base_url, tmp_path, max_retries=1).ask([Request("third", chat=True)])
 
@@ -127,20 +132,20 @@ def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
     with serve(locate_llm("gemma-3-270m")) as endpoint:
         assert endpoint.base_url.startswith("http://127.0.0.1:")
         for start in (0, 7):  # all in one go; then, as after a kill, only the later ones
-            llm = LLM(endpoint.base_url, endpoint.api_key, "embedded", Journal(tmp_path / f"{start}.sqlite"), concurrency=1)
+            llm = LLM([EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / f"{start}.sqlite"))
             llm.ask([Request("something else entirely", parameters={"max_tokens": 4})])
-            answers = llm.ask(requests[start:], [warm_up])
+            answers = llm.ask([replace(requests[start], warm_up=warm_up), *requests[start + 1 :]])
             texts.append([a.text for a in answers])
             assert answers[-1].cached_tokens > 20
         with pytest.raises(InputError, match="refuses"):
-            LLM(endpoint.base_url, "wrong key", "embedded", Journal(tmp_path / "x.sqlite")).ask(requests[:1])
+            LLM([EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")).ask(requests[:1])
     assert texts[0][7:] == texts[1]
     assert len(set(texts[0])) > 4
 
 
 def test_a_chat_model_answers_by_chat(tmp_path):
     with serve(locate_llm("smollm2-135m-instruct")) as endpoint:
-        llm = LLM(endpoint.base_url, endpoint.api_key, "embedded", Journal(tmp_path / "j.sqlite"), concurrency=1)
+        llm = LLM([EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / "j.sqlite"))
         answer = llm.ask([Request("What is the capital of France? Answer with one word.", chat=True, parameters={"temperature": 0, "max_tokens": 12})])[0]
     assert "Paris" in answer.text and answer.completion_tokens > 0
 
@@ -151,3 +156,114 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
         pass
     with pytest.raises(InputError, match="no packaged LLM"):
         locate_llm("gpt-9")
+
+
+def _trouble(number: int, tries: int) -> tuple[int, dict[str, str], bytes]:
+    """What a bad day of a server does to one in ten requests each."""
+    usage = '"usage": {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}'
+    body = lambda text: (200, {}, f'{{"choices": [{{"text": "{text}", "finish_reason": "stop"}}], {usage}}}'.encode())  # noqa: E731
+    match number % 10:
+        case 0 if tries == 1 and number < 200:
+            return 429, {"Retry-After": "0.05"}, b"{}"
+        case 1 if tries == 1:
+            return 500, {}, b"{}"
+        case 2 if tries == 1:
+            return 0, {}, b""
+        case 3 if tries == 1 and number < 200:
+            threading.Event().wait(1.2)
+        case 4 if tries == 1:
+            return 200, {}, body("cut")[2][:30]
+        case 5:
+            return 200, {}, b'{"choices": "none", "object": 7}'
+        case 6:
+            return body("")
+        case 7:
+            return body("the same")
+        case 8:
+            return body("x" * 2**20)
+    return body(f"about {number}")
+
+
+def test_on_a_servers_bad_day_every_request_is_accounted_for_and_none_is_paid_twice(tmp_path):
+    asked: Counter[int] = Counter()
+    lock = threading.Lock()
+
+    def reply(path, body, headers):
+        number = int(body["prompt"])
+        with lock:
+            asked[number] += 1
+            tries = asked[number]
+        return _trouble(number, tries)
+
+    memory = []
+
+    def use(number, request, answer):
+        memory.append(int(Path("/proc/self/statm").read_text().split()[1]) * 4096 / 2**20)
+        return answer
+
+    requests = [Request(str(n), parameters={"max_tokens": 10}) for n in range(1000)]
+    prices = Prices(input=Decimal(1000), output=Decimal(2000))  # 0.04 an answer
+    with serve_replies(reply) as base_url:
+        settings = {"max_concurrency": 16, "timeout": 0.6, "max_retries": 4}
+        spending = Spending(prices, Decimal("20.00"))
+        first = _llm(base_url, tmp_path, spending=spending, **settings).ask(requests)
+        # 0.04 an answer, and no request is sent that might cost more than what is left: 64 + 3 tokens and 10 are 0.087
+        over = [a for a in first if a.error.startswith("over budget")]
+        paid = [a for a in first if not a.error]
+        assert spending.spent == Decimal("0.04") * len(paid) <= 20 and len(paid) >= 498
+        assert len(over) + len(paid) + sum(a.error.startswith("not a completion") for a in first) == 1000
+        before = asked.copy()
+        spending = Spending(prices, Decimal("36.50"))
+        second = _llm(base_url, tmp_path, spending=spending, **settings).ask(requests, use)
+        assert not [n for n, a in enumerate(first) if not a.error and asked[n] != before[n]]
+        assert spending.spent == Decimal("36.00") and not any(a.error.startswith("over") for a in second)
+        asked_until_now = asked.total()
+        third = _llm(base_url, tmp_path, **settings).ask([r for n, r in enumerate(requests) if n % 10 != 5])
+    assert asked.total() == asked_until_now and all(a.from_journal for a in third)
+    for number, answer in enumerate(second):
+        match number % 10:
+            case 5:
+                assert answer.error.startswith("not a completion") and asked[number] <= 4
+            case 6:
+                assert answer.text == "" and not answer.error
+            case 7:
+                assert answer.text == "the same"
+            case 8:
+                assert answer.finish_reason == "length" and len(answer.text) == MAX_ANSWER_CHARACTERS
+            case _:
+                assert answer.text == f"about {number}" or (number % 10 == 4 and answer.text == "cut")
+    assert max(memory[500:]) < max(memory[:500]) + 40
+
+
+def test_where_one_endpoint_is_down_another_does_the_work(tmp_path):
+    with serve_replies(lambda *_: chat_answer("yes")) as base_url:
+        endpoints = [EndpointSettings("http://127.0.0.1:9/v1", "k", "m"), EndpointSettings(base_url, "k", "other-name")]
+        answers = LLM(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(Request(f"p{n}", chat=True) for n in range(60))
+    assert [a.text for a in answers] == ["yes"] * 60
+
+
+def test_the_number_of_requests_under_way_grows_while_it_pays_and_halves_on_429(tmp_path):
+    """A server that works on eight at once, and refuses the twentieth."""
+    room, lock = threading.Semaphore(8), threading.Lock()
+    under_way, seen = 0, []
+
+    def reply(path, body, headers):
+        nonlocal under_way
+        with lock:
+            under_way += 1
+            seen.append(under_way)
+            refuse = under_way >= 20
+        try:
+            if refuse:
+                return 429, {}, b"{}"
+            with room:
+                threading.Event().wait(0.1)
+            return chat_answer("yes")
+        finally:
+            with lock:
+                under_way -= 1
+
+    with serve_replies(reply) as base_url:
+        answers = _llm(base_url, tmp_path, max_concurrency=64, max_retries=6).ask(Request(f"p{n}", chat=True) for n in range(300))
+    assert all(a.text == "yes" for a in answers)
+    assert max(seen) <= 24 and sorted(seen)[len(seen) // 2] >= 6

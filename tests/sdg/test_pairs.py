@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from evaluation.data import Document, Query, text_key
 from evaluation.retrievers import BM25
-from sdg.filters import round_trip
+from sdg.filters.round_trip import round_trip
 from sdg.negatives import read_negatives, write_negatives
 from sdg.negatives.bm25 import mine
 from sdg.split import split_documents, split_queries

@@ -1,31 +1,18 @@
+import random
 from pathlib import Path
 
 import pytest
 
 from evaluation.data import Document
 from evaluation.files import InputError
+from sdg.filters.text import copied_share, reject_reason
 from sdg.journal import Journal
-from sdg.queries import Example, FewShot, _request, clean, generate_queries, reject_reason, sample_documents
+from sdg.llm import Answer
+from sdg.queries import generate_queries, sample_documents, with_typo
+from sdg.strategies import Example, Strategy, Unit
 
-POOL = [Example(f"Thing {n}: about {n}.", f"What is {n}?") for n in range(20)]
+POOL = [Example(f"Thing {n}: about {n}.", (f"What is {n}?", f"Which is {n}?"), (f"it is {n}", f"that is {n}")) for n in range(20)]
 DOCUMENT = Document("d", "Mix flour, water, salt and yeast and knead the dough for ten minutes.", "Baking bread")
-
-
-@pytest.mark.parametrize(
-    ("answer", "query"),
-    [
-        (' "how long to knead" \n\nDocument 8:', "how long to knead"),
-        ("Query 7: how long to knead?", "how long to knead?"),
-        ("1. how long to knead\n2. other", "how long to knead"),
-        ("Search query: knead time", "knead time"),
-        ("- knead time", "knead time"),
-        ("“knead time”", "knead time"),
-        ("3 hours of kneading", "3 hours of kneading"),
-        ("", ""),
-    ],
-)
-def test_clean(answer: str, query: str):
-    assert clean(answer) == query
 
 
 @pytest.mark.parametrize(
@@ -56,8 +43,9 @@ def test_samples_are_drawn_by_seed_and_grow_by_appending():
 
 
 def test_prompts_of_a_group_share_exactly_the_examples():
-    few_shot = FewShot("Write a query.", POOL, per_prompt=8, chat=False)
-    prompts = [_request(few_shot, POOL[:8], d, n, {}).prompt for d, n in ((DOCUMENT, 9), (Document("e", "Bake it."), 10), (None, 8))]
+    strategy = Strategy("Write a query.", POOL, examples=8, chat=False)
+    units = [Unit(d.id, f"{d.title}: {d.text}".removeprefix(": "), d, (d.id,)) for d in (DOCUMENT, Document("e", "Bake it."))]
+    prompts = [strategy.request(unit, POOL[:8], n).prompt for unit, n in ((units[0], 9), (units[1], 10), (None, 8))]
     shared = prompts[0][: prompts[0].index("Document 9:")]
     assert shared.count("Query") == 8 and shared.endswith("What is 7?\n\n")
     assert prompts[1] == shared + "Document 10: Bake it.\nQuery 10:"
@@ -67,43 +55,40 @@ def test_prompts_of_a_group_share_exactly_the_examples():
 
 
 class _Recorded:
-    """Answers as a server gave them before; what is tested is what is made of them."""
+    """Answers as a server gave them before, a list for each time it is asked; what is tested is what is made of them."""
 
     identity = "recorded"
 
-    def __init__(self, answers):
-        self.answers, self.requests = answers, []
+    def __init__(self, *answers):
+        self.answers, self.requests = list(answers), []
 
-    def knows(self, request):
-        return False
+    def known(self, request):
+        return None
 
-    def ask(self, requests, warm_up=(), on_answer=None):
-        self.requests, self.warm_up = requests, warm_up
-        return self.answers[: len(requests)]
+    def ask(self, requests, use):
+        self.requests = list(requests)
+        answers = self.answers.pop(0) if self.requests else []
+        return [use(n, request, answer) for n, (request, answer) in enumerate(zip(self.requests, answers, strict=True))]
 
 
 def test_every_answer_is_kept_or_rejected_with_a_reason():
-    from sdg.llm import Answer
-
     documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
     answers = [Answer("why is zero there"), Answer(" Why is zero there? "), Answer(""), Answer("", error="BadRequestError: 400 for d3"), Answer("a cut off", "length"), Answer("what about five", "stop", 10, 4, 3)]
     llm = _Recorded(answers)
-    generated = generate_queries(documents, llm, FewShot("t", POOL, per_prompt=2, group=3), seed=1, warm_up=True)
+    generated = generate_queries(documents, llm, [Strategy("t", POOL, examples=2, group=3)], seed=1, warm_up=True)
     assert [q.metadata["positives"] for q in generated.kept] == [["d0"], ["d5"]]
-    assert generated.counts() == {"asked": 6, "kept": 2, "rejected": {"duplicate of another query": 1, "empty": 1, "LLM error: BadRequestError": 1, "cut off at max_tokens": 1}}
+    assert generated.counts() == {"asked": 6, "kept": 2, "rejected": {"duplicate of another query": 1, "empty": 1, "LLM error: BadRequestError": 1, "cut off at max_tokens": 1}, "prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 3}
     assert {q.metadata["model"] for q in generated.kept} == {"recorded"} and len({q.id for q in generated.kept}) == 2
-    assert generated.tokens == {"prompt": 10, "cached": 4, "completion": 3}
-    assert [w is not None for w in llm.warm_up] == [True, False, False, True, False, False]  # once a group
+    assert generated.tallies["document"].tokens == {"prompt": 10, "cached": 4, "completion": 3}
+    assert [r.warm_up is not None for r in llm.requests] == [True, False, False, True, False, False]  # once a group
     assert len({r.parameters["seed"] for r in llm.requests}) == 6
 
 
 def test_an_outage_in_the_midst_is_no_smaller_result():
-    from sdg.llm import Answer
-
     documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
     llm = _Recorded([Answer("what about zero")] * 5 + [Answer("", error="timeout: 120 s")])
     with pytest.raises(InputError, match=r"1 of 6 requests failed.*run again"):
-        generate_queries(documents, llm, FewShot("t", POOL, per_prompt=2, group=3), seed=1)
+        generate_queries(documents, llm, [Strategy("t", POOL, examples=2, group=3)], seed=1)
 
 
 def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path):
@@ -117,3 +102,83 @@ def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path)
     (tmp_path / "bad.sqlite").write_text("not a database, " * 100)
     with pytest.raises(InputError, match=r"bad\.sqlite"):
         Journal(tmp_path / "bad.sqlite")
+
+
+CORPUS = [
+    Document("a", "The kiln is fired to 1,000 degrees for nine hours. Then it cools for two days. Nobody opens it before. Glaze needs a second firing.", "Pottery", {"author": "M. Ito", "year": 1998}),
+    Document("b", "Beans are soaked overnight and boiled for an hour with a bay leaf.", "Beans", {"author": "", "category": "vegetables"}),
+]
+
+
+def test_units_of_every_kind_have_stable_keys_and_say_which_document_answers():
+    def units(**settings):
+        return list(Strategy("t", POOL, **settings).units(CORPUS))
+
+    whole = units(samples=2)
+    assert [u.key for u in whole] == ["a/0", "a/1", "b/0", "b/1"] and whole[0].text.startswith("Pottery: The kiln") and whole[2].positives == ("b",)
+    sentences = units(kind="sentence", name="sentence", sentences=2)
+    assert [(u.key, u.text, u.metadata) for u in sentences[:2]] == [
+        ("sentence:a/0", "The kiln is fired to 1,000 degrees for nine hours.", {"sentence": 0}),
+        ("sentence:a/1", "Then it cools for two days.", {"sentence": 1}),
+    ]
+    constrained = units(kind="metadata", name="metadata", fields=("author", "category"))
+    assert [(u.text[:22], u.metadata["constraints"]) for u in constrained] == [("[author: M. Ito] The k", {"author": "M. Ito"}), ("[category: vegetables]", {"category": "vegetables"})]
+    with pytest.raises(InputError, match=r"metadata fields publisher; those that there are: author, category, title, year"):
+        units(kind="metadata", fields=("publisher",))
+
+
+def test_several_queries_of_a_prompt_add_up_whatever_came():
+    strategy = Strategy("t", POOL, count=3, form="list", examples=2, name="list")
+    answers = [Answer("- how hot is the oven\n- pottery\n- how long until I may look\n- one too many"), Answer("- soaking time", "length", 10, 0, 5)]
+    generated = generate_queries(CORPUS, _Recorded(answers), [strategy], seed=1)
+    assert [q.text for q in generated.kept] == ["how hot is the oven", "how long until I may look"]
+    assert len({q.id for q in generated.kept}) == 2 and {q.metadata["strategy"] for q in generated.kept} == {"list"}
+    tally = generated.tallies["list"]
+    assert tally.asked == 6 == tally.kept + tally.rejected.total() and tally.prompts == 2
+    assert tally.rejected == {"too short": 1, "cut off at max_tokens": 1, "missing from the answer": 2}
+
+
+def test_metadata_queries_must_name_some_and_say_which():
+    strategy = Strategy("t", POOL, kind="metadata", name="metadata", fields=("author", "category"), examples=2)
+    generated = generate_queries(CORPUS, _Recorded([Answer("what does M. Ito say on firing"), Answer("how long to boil them")]), [strategy], seed=1)
+    assert generated.kept[0].metadata["constraints"] == {"author": "M. Ito"} and generated.tallies["metadata"].rejected == {"names none of the metadata": 1}
+
+
+def test_broken_json_gets_one_more_attempt():
+    strategy = Strategy("t", POOL, count=2, form="json", examples=2, name="json")
+    answers = [Answer("I would rather not"), Answer('{"queries": ["soaking time of beans", "boiled with which herb"]}')]
+    repaired = [Answer('{"queries": ["how hot is the oven", "when may I look"]}')]
+    llm = _Recorded(answers, repaired)
+    generated = generate_queries(CORPUS, llm, [strategy], seed=1)
+    assert generated.counts() == {"asked": 4, "kept": 4, "rejected": {}, "repaired": 1} and "I would rather not" in llm.requests[0].prompt
+    generated = generate_queries(CORPUS, _Recorded(answers, [Answer("no")]), [strategy], seed=1)
+    assert generated.counts()["asked"] == 4 == generated.counts()["kept"] + 2 and "not readable" in next(iter(generated.counts()["rejected"]))
+
+
+def test_paraphrases_are_of_the_queries_before_and_keep_their_documents():
+    strategies = [Strategy("t", POOL, examples=2), Strategy("t", POOL, kind="paraphrase", name="paraphrase", examples=2)]
+    llm = _Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")], [Answer("oven temperature for clay"), Answer("soaking time of beans")])
+    generated = generate_queries(CORPUS, llm, strategies, seed=1)
+    paraphrase = generated.kept[2]
+    assert paraphrase.metadata["positives"] == ["a"] and paraphrase.metadata["of"] == generated.kept[0].id
+    assert generated.tallies["paraphrase"].rejected == {"duplicate of another query": 1}
+    assert "Question 3: how hot is the oven" in llm.requests[0].prompt
+
+
+def test_typing_errors_are_drawn_by_seed_one_to_a_query():
+    rng = random.Random(3)
+    typed = {with_typo("restart the kiln", rng) for _ in range(40)}
+    assert len(typed) > 10 and "restart the kiln" not in typed and all(t.split()[1] == "the" for t in typed)
+    assert with_typo("a b c", rng) == "a b c"
+    strategy = Strategy("t", POOL, examples=2, typos=1.0)
+    runs = [generate_queries(CORPUS, _Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")]), [strategy], seed=1).kept for _ in range(2)]
+    assert runs[0] == runs[1] and [q.metadata["typed_for"] for q in runs[0]] == ["how hot is the oven", "soaking time of beans"]
+
+
+def test_how_much_is_copied_and_which_language_it_is():
+    document = Document("d", "Beans are soaked overnight and boiled for an hour.")
+    assert copied_share("beans are soaked overnight", document) == 1.0 and copied_share("are beans soaked overnight", document) == 0.0
+    assert copied_share("soaked beans", document) == 0.0 and copied_share("beans", document) == 1.0 and copied_share("?", document) == 0.0
+    assert reject_reason("Wie lange müssen die Bohnen im Wasser liegen?", document, "en") == "not in the language en"
+    assert reject_reason("Wie lange müssen die Bohnen im Wasser liegen?", document, "de") is None
+    assert reject_reason("bean soak time", document, "en") is None

@@ -1,0 +1,115 @@
+"""How an LLM is told to write its answer, and what can be read from what it wrote."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import json_repair
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+Form = Literal["line", "list", "json"]
+"""``line``: one query, on one line. ``list``: several, each on a line after a dash (Wen et al. 2025). ``json``: an object
+``{"queries": [...]}``, by JSON schema where the server takes one."""
+
+
+class Item(BaseModel):
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+    query: str
+    answer: str = ""
+
+
+@dataclass(frozen=True)
+class Read:
+    """The items of an answer; ``error``: why there are none."""
+
+    items: tuple[Item, ...] = ()
+    error: str = ""
+
+
+def instruction(form: Form, count: int, answers: bool, chat: bool) -> str:
+    """What is added to the task. Models that continue a text follow the examples, and are told nothing."""
+    if form == "line" or not chat:
+        return ""
+    what = f"{count} different queries" if count > 1 else "one query"
+    if form == "list":
+        pair = ' as "- Query: ... Answer: ..."' if answers else ' after "- "'
+        return f"Write {what} for the last one, each on a line of its own{pair}, and nothing else."
+    return f"Write {what} for the last one, as JSON like in the examples: {json.dumps(_shape(['...'], ['...'] if answers else []))}"
+
+
+def written(form: Form, queries: Sequence[str], answers: Sequence[str] = ()) -> str:
+    """An example's answer, as it follows the colon of its label."""
+    if form == "line":
+        return f" {queries[0]}"
+    if form == "json":
+        return " " + json.dumps(_shape(queries, answers), ensure_ascii=False)
+    if answers:
+        return "".join(f"\n- Query: {q} Answer: {a}" for q, a in zip(queries, answers, strict=True))
+    return "".join(f"\n- {query}" for query in queries)
+
+
+def response_format(form: Form, count: int, answers: bool, chat: bool) -> dict[str, Any]:
+    """Request parameters that hold a server to the form, for ``json``."""
+    if form != "json":
+        return {}
+    item = {"type": "string"} if not answers else {"type": "object", "properties": {"query": {"type": "string"}, "answer": {"type": "string"}}, "required": ["query", "answer"], "additionalProperties": False}
+    schema = {"type": "object", "properties": {"queries": {"type": "array", "items": item, "minItems": count, "maxItems": count}}, "required": ["queries"], "additionalProperties": False}
+    if not chat:  # of llama.cpp; the protocol has none for completions
+        return {"extra_body": {"json_schema": schema}}
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "queries", "strict": True, "schema": schema}}}
+
+
+def read(text: str, form: Form, count: int, answers: bool = False) -> Read:
+    """At most ``count`` items. Forgives labels, marks, fences, text around JSON and JSON that breaks off."""
+    if form == "json":
+        return _from_json(text, count)
+    if form == "line":
+        return Read((Item(query=clean(text)),))
+    lines = [clean(line) for line in text.strip().splitlines()]
+    items = []
+    for line in filter(None, lines):
+        query, found, answer = line.partition("Answer:")
+        items.append(Item(query=clean(query) if found else line, answer=answer))
+    if answers:
+        items = [item for item in items if item.answer]
+    return Read(tuple(items[:count])) if items else Read(error="no query in it")
+
+
+def clean(text: str) -> str:
+    """The query in an answer: its first line, without a label, list mark or quotes around it."""
+    line = next((line for line in text.strip().splitlines() if line.strip()), "").strip()
+    line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", line)
+    line = re.sub(r"^(?:(?:search )?query|question|q)(?: \d+)?\s*[:.]\s*", "", line, flags=re.IGNORECASE)
+    line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", line)
+    for left, right in ('""', "''", "“”", "``"):
+        if len(line) > 1 and line[0] == left and line[-1] == right:
+            line = line[1:-1]
+    return line.strip()
+
+
+def _shape(queries: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
+    return {"queries": [{"query": q, "answer": a} for q, a in zip(queries, answers, strict=True)] if answers else list(queries)}
+
+
+_ITEMS = TypeAdapter(list[Item])
+
+
+def _from_json(text: str, count: int) -> Read:
+    try:
+        value = json_repair.loads(text)
+    except (ValueError, RecursionError) as error:
+        return Read(error=f"no JSON: {error}")
+    if isinstance(value, dict):
+        value = next((v for v in value.values() if isinstance(v, list)), None)
+    if not isinstance(value, list):
+        return Read(error="no JSON object with a list of queries")
+    try:
+        items = _ITEMS.validate_python([{"query": v} if isinstance(v, str) else v for v in value])
+    except ValidationError as error:
+        first = error.errors()[0]
+        return Read(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return Read(tuple(items[:count])) if items else Read(error="the list is empty")

@@ -1,0 +1,143 @@
+"""Pairs and hard negatives in the layouts that other trainers read. IDs are resolved to texts where a layout wants texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from datasets import Dataset
+
+from evaluation.data import Corpus, Document, Qrels, Queries, write_corpus, write_qrels, write_queries
+from evaluation.files import write_json, write_jsonl
+
+MAX_POSITIVES = 5
+"""Of a query, in NVIDIA's layout; its own converter leaves out queries with more."""
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What is written out. ``splits``: name (train, dev, test) to qrels; ``negatives``: query ID to document IDs, best
+    first, of train queries."""
+
+    name: str
+    corpus: Corpus
+    queries: Queries
+    splits: Mapping[str, Qrels]
+    negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
+
+    def positives(self, split: str) -> Iterator[tuple[str, list[str]]]:
+        """Query ID and IDs of its relevant documents."""
+        for query_id, grades in self.splits.get(split, {}).items():
+            if found := [doc_id for doc_id, grade in grades.items() if grade > 0]:
+                yield query_id, found
+
+
+def export_beir(data: Labelled, folder: Path) -> dict[str, int]:
+    """``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``."""
+    write_corpus(folder / "corpus.jsonl", data.corpus)
+    write_queries(folder / "queries.jsonl", data.queries.values())
+    for split, qrels in data.splits.items():
+        if qrels:
+            write_qrels(folder / "qrels" / f"{split}.tsv", qrels)
+    return {"documents": len(data.corpus)} | {split: len(qrels) for split, qrels in data.splits.items()}
+
+
+def export_sentence_transformers(data: Labelled, folder: Path) -> dict[str, int]:
+    """``train.parquet``, ``dev.parquet``, ``test.parquet`` with columns anchor, positive, negative_1, ... as losses of
+    sentence-transformers take them (negatives in train only, so load each file by itself); a row for each positive. Queries with fewer negatives than the most have are left out
+    of train, as a parquet file has the same columns in all rows."""
+    counts: dict[str, int] = {}
+    most = max((len(ids) for ids in data.negatives.values()), default=0)
+    for split in data.splits:
+        width = most if split == "train" else 0
+        rows = [
+            {"anchor": data.queries[query_id].text, "positive": data.corpus[doc_id].content} | {f"negative_{n}": data.corpus[i].content for n, i in enumerate(negatives[:width], start=1)}
+            for query_id, positives in data.positives(split)
+            if len(negatives := data.negatives.get(query_id, ())) >= width
+            for doc_id in positives
+        ]
+        if rows:
+            folder.mkdir(parents=True, exist_ok=True)
+            Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
+        counts[split] = len(rows)
+    return counts
+
+
+def export_tevatron(data: Labelled, folder: Path) -> dict[str, int]:
+    """Tevatron's JSON lines: ``<split>.jsonl`` (query_id, query, positive_passages, negative_passages) and ``corpus.jsonl``."""
+    write_jsonl(folder / "corpus.jsonl", (_passage(document) for document in data.corpus.values()))
+
+    def row(query_id: str, positives: list[str]) -> dict[str, Any]:
+        passages = lambda ids: [_passage(data.corpus[i]) for i in ids]  # noqa: E731
+        return {"query_id": query_id, "query": data.queries[query_id].text, "positive_passages": passages(positives), "negative_passages": passages(data.negatives.get(query_id, ()))}
+
+    return _lines(data, folder, row)
+
+
+def export_flag_embedding(data: Labelled, folder: Path) -> dict[str, int]:
+    """FlagEmbedding's JSON lines: ``<split>.jsonl`` with query, pos and neg (texts), and their IDs in pos_id and neg_id."""
+
+    def row(query_id: str, positives: list[str]) -> dict[str, Any]:
+        negatives = list(data.negatives.get(query_id, ()))
+        texts = lambda ids: [data.corpus[i].content for i in ids]  # noqa: E731
+        return {"query": data.queries[query_id].text, "pos": texts(positives), "neg": texts(negatives), "pos_id": positives, "neg_id": negatives}
+
+    return _lines(data, folder, row)
+
+
+def export_nvidia(data: Labelled, folder: Path) -> dict[str, int]:
+    """The layout of NVIDIA's retriever toolkit: ``train.json`` and ``val.json`` (from dev), ``corpus/train.parquet`` and
+    ``corpus/merlin_metadata.json``, and ``eval_beir/`` with the test split, or dev where there is no test.
+
+    Its trainers look passages up by ``id`` in the parquet file; queries with more than five positives are left out, as by
+    its own converter.
+    """
+    counts: dict[str, int] = {}
+    for split, name in (("train", "train"), ("dev", "val")):
+        rows = [
+            {
+                "question_id": query_id,
+                "question": data.queries[query_id].text,
+                "corpus_id": data.name,
+                "pos_doc": [{"id": doc_id} for doc_id in positives],
+                "neg_doc": [{"id": doc_id} for doc_id in data.negatives.get(query_id, ())],
+            }
+            for query_id, positives in data.positives(split)
+            if len(positives) <= MAX_POSITIVES
+        ]
+        write_json(folder / f"{name}.json", {"corpus": {"path": "./corpus/"}, "data": rows})
+        counts[name] = len(rows)
+    (folder / "corpus").mkdir(parents=True, exist_ok=True)
+    Dataset.from_list([{"id": d.id, "text": d.content} for d in data.corpus.values()]).to_parquet(folder / "corpus" / "train.parquet")
+    write_json(folder / "corpus" / "merlin_metadata.json", {"corpus_id": data.name, "class": "TextQADataset"})
+    held_out = next((data.splits[split] for split in ("test", "dev") if data.splits.get(split)), {})
+    judged = {query_id: data.queries[query_id] for query_id in held_out}
+    export_beir(Labelled(data.name, data.corpus, judged, {"test": held_out}), folder / "eval_beir")
+    return counts | {"eval_beir": len(held_out)}
+
+
+EXPORTS: dict[str, Callable[[Labelled, Path], dict[str, int]]] = {
+    "beir": export_beir,
+    "nvidia": export_nvidia,
+    "sentence-transformers": export_sentence_transformers,
+    "tevatron": export_tevatron,
+    "flag-embedding": export_flag_embedding,
+}
+
+
+def _passage(document: Document) -> dict[str, str]:
+    return {"docid": document.id, "title": document.title, "text": document.text}
+
+
+def _lines(data: Labelled, folder: Path, row: Callable[[str, list[str]], dict[str, Any]]) -> dict[str, int]:
+    counts = {}
+    for split in data.splits:
+        rows = [row(query_id, positives) for query_id, positives in data.positives(split)]
+        if rows:
+            write_jsonl(folder / f"{split}.jsonl", rows)
+        counts[split] = len(rows)
+    return counts
+
+

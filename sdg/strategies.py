@@ -1,0 +1,192 @@
+"""Query strategies: from which piece of a document a query is written, and what a prompt for it looks like.
+
+A strategy turns documents into units. A unit is what one prompt shows, with the IDs of the documents that the queries
+written from it are answered by. How the LLM is asked and what becomes of its answers is the same for all of them, see
+``sdg.queries``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal
+
+import jinja2
+import sentencex
+
+from evaluation.data import Document, Query
+from evaluation.files import InputError
+from sdg.answers import Form, instruction, response_format, written
+from sdg.llm import Request
+
+MIN_WORDS = 5
+"""Words that a text must have for a query to be written from it."""
+
+Kind = Literal["document", "sentence", "metadata", "question_answer", "paraphrase"]
+
+
+@dataclass(frozen=True)
+class Example:
+    """A row of a few-shot pool: what a prompt shows (a document, a sentence, a query to say in other words), and the
+    queries that are wanted for it; ``answers``: one for each, where the strategy asks for them."""
+
+    document: str
+    queries: tuple[str, ...]
+    answers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What one prompt is about.
+
+    ``key``: a stable name; IDs of queries and seeds of sampling hang on it. ``document``: where the text is from.
+    ``positives``: IDs of the documents that answer. ``metadata`` goes into the queries'.
+    """
+
+    key: str
+    text: str
+    document: Document
+    positives: tuple[str, ...]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """One way to ask for queries.
+
+    ``count``: queries asked in one prompt. ``samples``: prompts for the same text. ``pool``: all examples;
+    ``examples`` of them (Promptagator: 2 to 8) are drawn for each ``group`` of units, which so share the beginning of
+    their prompts, and a server computes it once. ``max_words``: the text is cut to this in the prompt. ``chat``: ask as a
+    user message; off for models without a chat template. ``form``: how the answer is written, see ``sdg.answers``.
+    ``parameters``: sampling, as in ``Request``. ``fields``: metadata that queries of kind ``metadata`` must name.
+    ``sentences``: at most so many of a document. ``language``: two-letter code, which every query must have.
+    ``typos``: share of the queries that get a typing error. ``documents``: of those given, the first so many.
+    """
+
+    task: str
+    pool: Sequence[Example]
+    kind: Kind = "document"
+    name: str = "document"
+    count: int = 1
+    samples: int = 1
+    examples: int = 4
+    group: int = 50
+    max_words: int = 120
+    chat: bool = True
+    form: Form = "line"
+    parameters: dict[str, Any] = field(default_factory=lambda: {"temperature": 0.7, "top_p": 0.95, "max_tokens": 48})
+    fields: tuple[str, ...] = ()
+    sentences: int = 3
+    language: str | None = None
+    typos: float = 0.0
+    documents: int | None = None
+
+    def units(self, documents: Sequence[Document], queries: Sequence[Query] = ()) -> Iterator[Unit]:
+        """The units of ``documents`` (for kind ``paraphrase``: of ``queries``), in their order.
+
+        Raises ``InputError`` if no document has any of the metadata fields that are asked for.
+        """
+        if self.kind == "paraphrase":
+            return _queries(queries, {d.id: d for d in documents}, self)
+        write = {"document": _whole, "question_answer": _whole, "sentence": _sentences, "metadata": _constraints}[self.kind]
+        return write(documents[: self.documents], self)
+
+    def draw(self, seed: int, group: int) -> list[Example]:
+        """The examples of a group of units."""
+        return random.Random(f"{seed}/{group}").sample(list(self.pool), min(self.examples, len(self.pool)))
+
+    def request(self, unit: Unit | None, examples: Sequence[Example], number: int, seed: int | None = None) -> Request:
+        """The prompt for ``unit`` as the ``number``-th after ``examples``; without a unit, only what a group shares."""
+        answers = bool(self.kind == "question_answer")
+        shown = [(_one_line(e.document), written(self.form, e.queries, e.answers if answers else ())) for e in examples]
+        prompt = _template().render(
+            task=self.task.strip(), instruction=instruction(self.form, self.count, answers, self.chat), examples=shown,
+            text_label=_LABELS[self.kind], label="Query" if self.form == "line" else "Queries", number=number,
+            text=" ".join(_one_line(unit.text).split(" ")[: self.max_words]) if unit else "",
+        )  # fmt: skip
+        parameters: dict[str, Any] = dict(self.parameters)
+        if unit is None:
+            return Request(prompt.strip(), self.chat, parameters | {"max_tokens": 1})
+        if not self.chat:
+            # small models go on with the next document where they are not stopped
+            parameters = {"stop": ["\n"] if self.form == "line" else [f"\n{_LABELS[self.kind]}", "\n\n"]} | parameters
+        parameters |= response_format(self.form, self.count, answers, self.chat)
+        if seed is not None:
+            parameters["seed"] = sampling_seed(seed, unit.key)
+        return Request(prompt.strip(), self.chat, parameters)
+
+
+def sampling_seed(seed: int, key: str) -> int:
+    """A number of 31 bits (what samplers take) that is this unit's own."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") >> 1
+
+
+_LABELS: dict[Kind, str] = {"document": "Document", "question_answer": "Document", "sentence": "Sentence", "metadata": "Document", "paraphrase": "Question"}
+
+
+def _whole(documents: Iterable[Document], strategy: Strategy) -> Iterator[Unit]:
+    for document in documents:
+        for sample in range(strategy.samples):
+            yield Unit(f"{_prefix(strategy)}{document.id}/{sample}", _titled(document), document, (document.id,))
+
+
+def _sentences(documents: Iterable[Document], strategy: Strategy) -> Iterator[Unit]:
+    """Each sentence alone, as in Wen et al. 2025 (3.3.1): queries about a detail and not about the whole."""
+    for document in documents:
+        sentences = [s.strip() for s in sentencex.segment(strategy.language or "en", document.text)]
+        long_enough = [(n, s) for n, s in enumerate(sentences) if len(s.split()) >= MIN_WORDS]
+        # spread over the text: the first ones of every document are its introduction
+        step = max(1, len(long_enough) // strategy.sentences)
+        for number, sentence in long_enough[::step][: strategy.sentences]:
+            for sample in range(strategy.samples):
+                key = f"{_prefix(strategy)}{document.id}/{number}" + (f"/{sample}" if sample else "")
+                yield Unit(key, sentence, document, (document.id,), {"sentence": number})
+
+
+def _constraints(documents: Iterable[Document], strategy: Strategy) -> Iterator[Unit]:
+    """Documents under their metadata, which the queries have to name (Wen et al. 2025, 3.3.2)."""
+    seen: set[str] = set()
+    found = False
+    for document in documents:
+        known = document.metadata | ({"title": document.title} if document.title else {})
+        seen |= known.keys()
+        fields = {name: str(known[name]) for name in strategy.fields if known.get(name) not in (None, "", [], {})}
+        if fields:
+            found = True
+            text = "".join(f"[{name}: {value}] " for name, value in fields.items()) + document.text
+            for sample in range(strategy.samples):
+                yield Unit(f"{_prefix(strategy)}{document.id}/{sample}", text, document, (document.id,), {"constraints": fields})
+    if not found:
+        raise InputError(f"queries: no document has any of the metadata fields {', '.join(strategy.fields)}; those that there are: {', '.join(sorted(seen)) or 'none'}")
+
+
+def _queries(queries: Iterable[Query], documents: Mapping[str, Document], strategy: Strategy) -> Iterator[Unit]:
+    for query in queries:
+        positives = tuple(query.metadata["positives"])
+        for sample in range(strategy.samples):
+            yield Unit(f"{_prefix(strategy)}{query.id}/{sample}", query.text, documents[positives[0]], positives, {"of": query.id})
+
+
+def _prefix(strategy: Strategy) -> str:
+    return "" if strategy.name == "document" else f"{strategy.name}:"
+
+
+def _titled(document: Document) -> str:
+    return ": ".join(part for part in (document.title, document.text) if part)
+
+
+def _one_line(text: str) -> str:
+    # small models take up the line breaks of a text, and a query ends at one
+    return " ".join(text.split())
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "prompts"), undefined=jinja2.StrictUndefined)
+    return environment.get_template("few_shot.j2")
+
+

@@ -1,0 +1,69 @@
+import pytest
+
+from sdg.answers import clean, instruction, read, response_format, written
+
+
+@pytest.mark.parametrize(
+    ("answer", "query"),
+    [
+        (' "how long to knead" \n\nDocument 8:', "how long to knead"),
+        ("Query 7: how long to knead?", "how long to knead?"),
+        ("1. how long to knead\n2. other", "how long to knead"),
+        ("Search query: knead time", "knead time"),
+        ("- knead time", "knead time"),
+        ("- Query: knead time", "knead time"),
+        ("“knead time”", "knead time"),
+        ("3 hours of kneading", "3 hours of kneading"),
+        ("", ""),
+    ],
+)
+def test_clean(answer: str, query: str):
+    assert clean(answer) == query
+
+
+@pytest.mark.parametrize(
+    ("text", "queries"),
+    [
+        ('{"queries": ["a b", "c d"]}', ["a b", "c d"]),
+        ('Here you are:\n```json\n{"queries": ["a b", "c d"]}\n```', ["a b", "c d"]),
+        ('{"queries": ["a b", "c d', ["a b", "c d"]),
+        ("{'queries': ['a b', 'c d'],}", ["a b", "c d"]),
+        ('["a b", "c d", "e f"]', ["a b", "c d"]),
+        ('{"queries": [{"query": " a b ", "answer": "x"}]}', ["a b"]),
+    ],
+)
+def test_json_is_read_as_models_write_it(text: str, queries: list[str]):
+    assert [item.query for item in read(text, "json", 2).items] == queries
+
+
+@pytest.mark.parametrize("text", ["", "I cannot do that.", "{}", '{"queries": []}', '{"queries": "a b"}', '{"queries": [7, null]}', '{"queries": [{"question": "a"}]}', "[" * 5000])
+def test_what_is_no_list_of_queries_is_an_error(text: str):
+    found = read(text, "json", 2)
+    assert found.error and not found.items
+
+
+def test_lists_are_read_with_and_without_answers():
+    assert [i.query for i in read("- a b\n\n2. c d\n* e f", "list", 2).items] == ["a b", "c d"]
+    pairs = read("- Query: who wrote it Answer: Ada\n- Query: nobody\n- when Answer: 1843", "list", 3, answers=True).items
+    assert [(i.query, i.answer) for i in pairs] == [("who wrote it", "Ada"), ("when", "1843")]
+    assert read(" \n", "list", 2).error
+
+
+@pytest.mark.parametrize("form", ["line", "list", "json"])
+@pytest.mark.parametrize("answers", [False, True])
+def test_what_examples_show_can_be_read_back(form, answers):
+    queries, replies = ("who, then?", 'the "other" one'), ("Ada", "Bob") if answers else ()
+    found = read(written(form, queries, replies), form, 2, answers).items
+    if form == "line":
+        assert [i.query for i in found] == ["who, then?"]
+    else:
+        assert [i.query for i in found] == list(queries)
+        assert [i.answer for i in found] == (list(replies) if answers else ["", ""])
+
+
+def test_only_chat_models_are_told_the_form_and_only_json_has_a_schema():
+    assert "3 different queries" in instruction("list", 3, False, chat=True) and not instruction("list", 3, False, chat=False)
+    assert response_format("list", 2, False, chat=True) == {}
+    schema = response_format("json", 2, True, chat=True)["response_format"]["json_schema"]["schema"]
+    assert schema["properties"]["queries"]["maxItems"] == 2 and schema["properties"]["queries"]["items"]["required"] == ["query", "answer"]
+    assert response_format("json", 2, False, chat=False)["extra_body"]["json_schema"]["properties"]["queries"]["items"] == {"type": "string"}

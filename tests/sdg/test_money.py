@@ -1,0 +1,56 @@
+from decimal import Decimal
+
+import pytest
+
+from evaluation.data import Document
+from sdg.estimate import Estimate, estimate
+from sdg.llm import Answer
+from sdg.money import Prices, Spending
+from sdg.strategies import Example, Strategy
+
+GPT_3_5 = Prices(input=Decimal("1.5"), output=Decimal("2"))
+POOL = [Example("a document of six words here", ("a query of six words here",)), Example("another document of the same length", ("four words are enough",))]
+DOCUMENTS = [Document(f"d{n}", "some ten words about one thing and another, number " + str(n)) for n in range(300)]
+
+
+def test_fifty_thousand_documents_for_fifty_five_dollars():
+    """The computation of the Promptagator guide: 700 tokens of prompt and 25 of answer for each of 50,000 documents."""
+    asked = Estimate("document", calls=50_000, prompt_tokens=700, completion_tokens=25, max_tokens=48)
+    assert asked.cost(GPT_3_5) == Decimal("55.00") and GPT_3_5.show(asked.cost(GPT_3_5)) == "55.00 USD"
+    assert asked.cost_at_most(GPT_3_5) == Decimal("57.30")
+
+
+def test_what_comes_from_the_providers_cache_has_its_own_price():
+    prices = Prices(Decimal(2), Decimal(8), cached_input=Decimal("0.5"))
+    assert prices.cost(1_000_000, 0, 400_000) == Decimal("1.4")
+    assert Prices(Decimal(2), Decimal(8)).cost(1_000_000, 500_000, 400_000) == 6
+    assert (prices.show(Decimal("0.000123")), prices.show(Decimal(0)), prices.show(Decimal("1234.567"))) == ("0.000123 USD", "0.00 USD", "1,234.57 USD")
+
+
+def test_a_budget_counts_what_is_under_way_at_its_worst():
+    spending = Spending(Prices(Decimal(1), Decimal(1)), budget=Decimal(3))
+    assert spending.reserve(1_000_000, 1_000_000) is True
+    assert spending.reserve(1_000_000, 1_000_000) is None  # perhaps, when the first one turns out cheaper
+    spending.add(500_000, 0)
+    spending.release(1_000_000, 1_000_000)
+    assert spending.reserve(1_000_000, 1_000_000) is True
+    spending.add(1_000_000, 1_000_000)
+    spending.release(1_000_000, 1_000_000)
+    assert spending.spent == Decimal("2.5") and spending.reserve(500_001, 0) is False and spending.reserve(500_000, 0) is True
+    assert str(spending) == "2.50 USD spent of 3.00 USD"
+
+
+def test_an_estimate_counts_real_prompts_and_takes_answers_to_be_as_long_as_the_examples():
+    one = Strategy("Write.", POOL, examples=2, chat=False, samples=2)
+    again = Strategy("Rewrite.", POOL, kind="paraphrase", name="paraphrase", examples=1)
+    rows = estimate([one, again], DOCUMENTS, 1, count_tokens=lambda text: len(text.split()))
+    assert [(r.strategy, r.calls, r.measured) for r in rows] == [("document", 600, 0), ("paraphrase", 600, 0)]
+    assert rows[0].completion_tokens == 5
+    # "Write.", two examples with their labels (2 words each for text and query), and the document with its labels
+    assert rows[0].prompt_tokens == pytest.approx(1 + (6 + 6 + 4) + (6 + 4 + 4) + (10 + 4), abs=0.5)
+
+
+def test_an_estimate_prefers_what_was_measured():
+    one = Strategy("Write.", POOL, examples=2, chat=False)
+    rows = estimate([one], DOCUMENTS, 1, len, known=lambda request: Answer("x", "stop", 120, 0, 12, seconds=0.5) if "number 1" in request.prompt else None)
+    assert (rows[0].prompt_tokens, rows[0].completion_tokens, rows[0].seconds) == (120, 12, 0.5) and rows[0].measured >= 10
