@@ -93,6 +93,8 @@ def _has_rows(qrels: Path) -> bool:
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:
+    if console.quiet:
+        return
     header, rows = table(comparison)
     if console.is_terminal and console.width >= 100:
         view = Table(*header)

@@ -135,6 +135,7 @@ class StrategyPart(Asking):
 
 
 class QueriesPart(Asking):
+    seed: Annotated[int, Field(ge=0, lt=2**31)] | None = Field(None, description="Draws documents, examples and sampling. Default: the recipe's; give it to repeat only what comes after with other seeds.")
     documents: Count | None = Field(None, description="Documents to write queries for, drawn by seed; null: all.")
     strategies: Annotated[tuple[StrategyPart, ...], Field(min_length=1)] = Field((StrategyPart(),), description="What is asked for, one after the other.")
 
@@ -200,6 +201,7 @@ class FiltersPart(Part):
     round_trip: RoundTrip | None = RoundTrip()
     cross_encoder: CrossEncoderFilter | None = None
     judge: JudgePart | None = None
+    at_most: Count | None = Field(None, description="Of what passes, so many queries are trained on, drawn by the recipe's seed: to compare strategies at equal number.")
 
 
 class SplitPart(Part):
@@ -253,3 +255,7 @@ class Recipe(Part):
     negatives: NegativesPart = NegativesPart()
     training: TrainingPart
     evaluation: EvaluationPart = EvaluationPart()
+
+    @property
+    def queries_seed(self) -> int:
+        return self.seed if self.queries.seed is None else self.queries.seed

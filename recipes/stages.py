@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import random
 import shutil
 from collections import Counter
 from collections.abc import Callable
@@ -125,14 +126,14 @@ def strategies(recipe: Recipe) -> list[Strategy]:
 
 def _queries(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    documents = sample_documents(list(_read_corpus(context).values()), recipe.queries.documents, recipe.seed)
+    documents = sample_documents(list(_read_corpus(context).values()), recipe.queries.documents, recipe.queries_seed)
     if not documents:
         raise InputError(f"{recipe.corpus.source}: no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     chosen = strategies(recipe)
     prompts = sum(1 for strategy in chosen if strategy.kind != "paraphrase" for _ in strategy.units(documents))
     with context.progress("writing queries", prompts) as advance, open_llm(recipe) as llm:
         tell = lambda answer: advance(note=answer.text.strip().split("\n")[0][:60])  # noqa: E731
-        generated = generate_queries(documents, llm, chosen, recipe.seed, warm_up=recipe.llm.embedded is not None, progress=tell)
+        generated = generate_queries(documents, llm, chosen, recipe.queries_seed, warm_up=recipe.llm.embedded is not None, progress=tell)
     counts = generated.counts()
     if recipe.llm.prices:
         counts["money"] = str(llm.spending)
@@ -160,6 +161,10 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
         raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} failed the round trip, {len(sides['dev'])} are dev). Raise filters.round_trip.top_k or queries.documents")
     if recipe.evaluation.data is None and not sides["dev"]:
         raise InputError("evaluation: no query is held out to compare on. Raise split.dev or queries.documents, or give evaluation.data")
+    drawn_from = len(sides["train"])
+    if (most := recipe.filters.at_most) and most < drawn_from:
+        chosen = set(random.Random(recipe.seed).sample(sorted(q.id for q in sides["train"]), most))
+        sides["train"] = [q for q in sides["train"] if q.id in chosen]
     if not process_state().is_main_process:
         return {}
     # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
@@ -173,7 +178,8 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
         write_qrels(folder / "qrels" / f"{side}.tsv", {q.id: dict.fromkeys(q.metadata["positives"], 1) for q in members})
     write_jsonl(folder / "rejected.jsonl", rejected)
     write_json(folder / "filters.json", passed)
-    return {"train": len(sides["train"]), "dev": len(sides["dev"]), "rejected": dict(Counter(r["reason"] for r in rejected))}
+    counts = {"train": len(sides["train"]), "dev": len(sides["dev"]), "rejected": dict(Counter(r["reason"] for r in rejected))}
+    return counts | ({"not_drawn": not_drawn} if (not_drawn := drawn_from - len(sides["train"])) else {})
 
 
 def _filtered(context: Context, queries: list[Query], corpus: Corpus) -> tuple[list[Query], list[dict[str, Any]], dict[str, dict[str, int]]]:
@@ -430,7 +436,7 @@ def _filter_is_dense(recipe: Recipe) -> bool:
 
 def _queries_part(recipe: Recipe) -> dict[str, Any]:
     asked = [s.model_dump(exclude={"pool"}) for s in recipe.queries.all_strategies()]
-    return {"documents": recipe.queries.documents, "strategies": asked, "llm": llm_identity(recipe), "chat": uses_chat(recipe), "budget": recipe.llm.budget and str(recipe.llm.budget)}
+    return {"seed": recipe.queries_seed, "documents": recipe.queries.documents, "strategies": asked, "llm": llm_identity(recipe), "chat": uses_chat(recipe), "budget": recipe.llm.budget and str(recipe.llm.budget)}
 
 
 def _evaluation_part(recipe: Recipe) -> list[Any]:
@@ -452,7 +458,7 @@ STAGES = (
     Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_evaluation_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True, seeded=False),
     Stage(
         "queries", 2, _queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()},
-        part=_queries_part,
+        part=_queries_part, seeded=False,
     ),
     Stage(
         "pairs", 2, _pairs, needs=("corpus", "queries"), shared=True,

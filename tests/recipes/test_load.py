@@ -2,6 +2,7 @@ import re
 from pathlib import Path
 
 import pytest
+from ruamel.yaml import YAML
 
 from evaluation.files import InputError
 from recipes.load import first_line, load_recipe, part_files, read_pool, recipe_files
@@ -156,3 +157,12 @@ def test_what_a_strategy_does_not_say_it_takes_from_queries_or_by_kind(recipe_fi
     one, three = load_recipe(str(recipe_file), [f"queries.strategies={strategies}"]).recipe.queries.all_strategies()
     assert (one.form, one.temperature, one.per_document, one.name) == ("line", 0.5, 2, "document")
     assert (three.form, three.temperature, three.max_tokens, three.pool) == ("list", 1.0, 32, one.pool) and "the answer" in three.task
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+def test_every_arm_of_a_study_is_valid(path: Path, monkeypatch):
+    monkeypatch.chdir(path.parents[2])
+    study = YAML(typ="safe").load(path.read_text())
+    for overrides in study["arms"].values():
+        recipe = load_recipe(study["recipe"], [*study["overrides"], *(overrides or [])]).recipe
+        assert all(Path(strategy.pool).is_file() for strategy in recipe.queries.all_strategies())
