@@ -93,6 +93,18 @@ def inspect(
 
 
 @app.command()
+def diagnose(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
+    against: Annotated[list[Path] | None, typer.Option(metavar="RUN", help="Another run whose queries to compare, too; may be given again.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split of the recipe's evaluation data with the real queries. Default: the recipe's.")] = None,
+) -> None:
+    """Say in what a run's generated queries differ from real ones."""
+    from recipes.look import diagnose_run
+
+    diagnose_run(run, Console(), against or [], split)
+
+
+@app.command()
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
     layout: Annotated[str, typer.Option(help="beir, nvidia, sentence-transformers, tevatron or flag-embedding.")],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,12 @@ from transformers import AutoTokenizer
 from evaluation.data import Corpus, Document, read_corpus, read_queries
 from evaluation.files import InputError, read_jsonl
 from evaluation.models import resolve_encoder
+from recipes.engine import Context
 from recipes.llm import open_journal, open_llm, prices_of
+from recipes.load import load_recipe
 from recipes.schema import Recipe
-from recipes.stages import cut_corpus, strategies
+from recipes.stages import cut_corpus, read_evaluation, strategies
+from sdg.diagnose import KINDS, Labelled, Profile, drift, profile, win_rates
 from sdg.estimate import Estimate, estimate
 from sdg.queries import generate_queries, sample_documents
 
@@ -119,6 +123,61 @@ def _numbers(first: str, *others: str) -> Table:
     for name in others:
         view.add_column(name, justify="right")
     return view
+
+
+def diagnose_run(folder: Path, console: Console, against: list[Path], split: str | None = None) -> list[str]:
+    """Compare a run's generated queries with the real ones of its evaluation data, and print in what they differ.
+
+    ``against``: other runs, whose queries are compared by closeness to the real ones, too. ``split``: of the evaluation
+    data (default: the recipe's). Returns the warnings. Raises ``InputError`` if the run has no queries or no real ones.
+    """
+    recipe = load_recipe(str(folder / "recipe.yaml")).recipe
+    if recipe.evaluation.data is None:
+        raise InputError(f"{folder}: its recipe has no evaluation.data, so there are no real queries to compare with")
+    recipe = recipe.model_copy(update={"runs": str(folder.parent), "name": folder.name, "evaluation": recipe.evaluation.model_copy(update={"split": split or recipe.evaluation.split})})
+    corpus, queries, qrels = read_evaluation(Context(recipe, console))
+    chunks: dict[str, list[str]] = {}
+    for chunk_id, document in corpus.items():
+        chunks.setdefault(document.doc_id, []).append(chunk_id)
+    # people label documents, and queries are written from their chunks
+    relevant = {q: [i for d, grade in grades.items() if grade > 0 for i in chunks.get(d, [])] for q, grades in qrels.items()}
+    real = Labelled({q: queries[q].text for q in qrels}, relevant)
+    sets: dict[str, Labelled] = {}
+    for place, run in enumerate((folder, *against)):
+        for query in read_queries(run / "pairs" / "queries.jsonl").values():
+            name = query.metadata["strategy"] if place == 0 else f"{run.name}: {query.metadata['strategy']}"
+            found = sets.setdefault(name, Labelled({}, {}))
+            found.texts[query.id], found.positives[query.id] = query.text, query.metadata["positives"]
+    profiles = {name: profile(found, corpus) for name, found in sets.items()} | {"real": profile(real, corpus)}
+    view = _numbers("", *map(escape, profiles))
+    for measure, value in _MEASURES.items():
+        view.add_row(measure, *map(value, profiles.values()))
+    view.add_section()
+    for kind in KINDS:
+        view.add_row(kind, *(f"{row.kinds[kind]:.0%}" for row in profiles.values()))
+    console.print(view)
+    if rates := win_rates(real, sets):
+        wins = _numbers("closer to the real queries (Jaccard)", "first", "second", "real queries compared on")
+        for (first, second), rate in rates.items():
+            wins.add_row(f"{first} or {second}", f"{rate['wins']:.0%}", f"{rate['losses']:.0%}", f"{rate['queries']:,}")
+        console.print(wins)
+    warnings = [f"{name}: {warning}" for name, row in profiles.items() if name != "real" for warning in drift(row, profiles["real"])]
+    for warning in warnings:
+        console.print(f"[yellow]drift[/] {escape(warning)}", highlight=False, soft_wrap=True)
+    if not warnings:
+        console.print("No drift that these numbers of queries could show.", highlight=False)
+    if recipe.evaluation.split == "test":
+        console.print("These are the test queries: to change a recipe by what they show is to tune on them; give --split.", highlight=False, soft_wrap=True)
+    return warnings
+
+
+_MEASURES: dict[str, Callable[[Profile], str]] = {
+    "queries": lambda row: f"{row.queries:,}",
+    "words": lambda row: f"{row.lengths.mean():.1f}",
+    "of these in the document": lambda row: f"{row.overlaps.mean():.0%}",
+    "documents covered": lambda row: f"{row.coverage:.1%}",
+    "duplicates": lambda row: f"{row.duplicates:.1%}",
+}
 
 
 def _scored(metadata: dict[str, Any]) -> str:

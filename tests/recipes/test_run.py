@@ -156,6 +156,15 @@ def test_estimate_preview_and_inspect(undisturbed, tmp_path):
     assert _sharpen("inspect", str(source), cwd=source).returncode == 2
 
 
+def test_diagnose_puts_generated_queries_beside_the_real_ones(undisturbed):
+    source = undisturbed[0]
+    run = str(source / "runs" / "topics")
+    result = _sharpen("diagnose", run, "--against", run, cwd=source)
+    assert result.returncode == 0, result.stderr
+    assert re.search(r"queries +│ +\d+ │ +\d+ │ +6 │", result.stdout) and re.search(r"document or topics: document +│ +0% │ +0% │", result.stdout)
+    assert "the splits there are test" in _sharpen("diagnose", run, "--split", "dev", cwd=source).stderr
+
+
 def test_a_run_is_exported(undisturbed, tmp_path):
     run = str(undisturbed[0] / "runs" / "topics")
     for layout in ("beir", "nvidia", "sentence-transformers", "tevatron", "flag-embedding"):
