@@ -127,7 +127,7 @@ class LLM:
         async def work() -> None:
             for number, request in numbered:  # one iterator for all workers: each request is taken once
                 key = self._key(request)
-                if key in under_way:  # the same request twice: the second one waits for the first one's answer
+                while key in under_way:  # the same request again: it waits for the first one's answer
                     await asyncio.wait([under_way[key]])
                 answer = self.known(request)
                 if answer is None:
@@ -251,7 +251,6 @@ class _Endpoint:
         return answer
 
     async def _send(self, request: Request) -> Answer:
-        bound = _token_bound(request)
         try:
             if request.chat:
                 response = await self.client.chat.completions.create(model=self.settings.model, messages=[{"role": "user", "content": request.prompt}], **request.parameters)
@@ -260,8 +259,11 @@ class _Endpoint:
             choice, usage = response.choices[0], response.usage
             text = _storable(choice.message.content if request.chat else choice.text)
             details = getattr(usage, "prompt_tokens_details", None)
-            # some servers do not count; what it can be at most is on the safe side of a budget
-            tokens = (int(usage.prompt_tokens), int((details and details.cached_tokens) or 0), int(usage.completion_tokens)) if usage else (bound[0], 0, bound[1])
+            if usage:
+                tokens = int(usage.prompt_tokens), int((details and details.cached_tokens) or 0), int(usage.completion_tokens)
+            else:  # some servers do not count; what it can be at most is on the safe side of a budget
+                prompt_tokens, completion_tokens = _token_bound(request)
+                tokens = prompt_tokens, 0, completion_tokens
         except (IndexError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
             raise _NotACompletion(str(error)) from error
         finish = choice.finish_reason or ""

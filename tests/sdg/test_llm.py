@@ -235,6 +235,19 @@ def test_on_a_servers_bad_day_every_request_is_accounted_for_and_none_is_paid_tw
     assert max(memory[500:]) < max(memory[:500]) + 40
 
 
+def test_the_same_request_many_times_is_asked_once_or_until_it_is_answered(tmp_path):
+    asked = []
+
+    def reply(path, body, headers):
+        asked.append(body["messages"][0]["content"])
+        return (400, {}, b"{}") if asked[-1] == "bad" or asked.count("late") < 3 else chat_answer("yes")
+
+    with serve_replies(reply) as base_url:
+        answers = _llm(base_url, tmp_path).ask([Request(text, chat=True) for text in ["bad"] * 5 + ["late"] * 6])
+    assert all(a.error for a in answers[:5]) and asked.count("bad") == 5
+    assert [a.text for a in answers[5:]].count("yes") == 4 and asked.count("late") == 3
+
+
 def test_where_one_endpoint_is_down_another_does_the_work(tmp_path):
     with serve_replies(lambda *_: chat_answer("yes")) as base_url:
         endpoints = [EndpointSettings("http://127.0.0.1:9/v1", "k", "m"), EndpointSettings(base_url, "k", "other-name")]
