@@ -6,10 +6,13 @@ import logging
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from recipes.load import LoadedRecipe
 
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
                   help="Turn a folder of documents into a retriever that is measurably better on them.")  # fmt: skip
@@ -21,9 +24,7 @@ Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE 
 @app.command()
 def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m recipes run RECIPE."""
-    from recipes.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     _quiet_libraries()
     from evaluation.models import end_processes, process_state
     from recipes.run import run_recipe
@@ -35,9 +36,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 @app.command()
 def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe and the files that it names, and print it with every default filled in."""
-    from recipes.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     from recipes.stages import check_inputs
 
     check_inputs(loaded.recipe)
@@ -56,9 +55,7 @@ def recipes() -> None:
 @app.command()
 def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Say what a recipe's queries will cost: calls, tokens, money and hours by strategy. Nothing is asked."""
-    from recipes.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     from recipes.look import estimate_recipe
 
     estimate_recipe(loaded.recipe, Console())
@@ -71,9 +68,7 @@ def preview(
     documents: Annotated[int, typer.Option(min=1, help="For how many documents.")] = 20,
 ) -> None:
     """Write the queries of a few documents and print them. What is asked is kept, and the run does not ask again."""
-    from recipes.load import load_recipe
-
-    loaded = load_recipe(recipe, overrides or [])
+    loaded = _load(recipe, overrides)
     from recipes.look import preview_recipe
 
     preview_recipe(loaded.recipe, Console(), documents)
@@ -137,6 +132,13 @@ def main() -> None:
         if stop.code == 130:  # what typer makes of Ctrl-C
             print("interrupted; everything finished is kept, the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _load(recipe: str, overrides: list[str] | None) -> LoadedRecipe:
+    """Before anything heavy is imported, so that a mistake in a recipe is told at once."""
+    from recipes.load import load_recipe
+
+    return load_recipe(recipe, overrides or [])
 
 
 def _quiet_libraries() -> None:

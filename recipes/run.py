@@ -18,7 +18,7 @@ from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, evaluated_on, read_evaluation, read_scores, stages_of
 from sdg.export import EXPORTS, Labelled
-from sdg.negatives import read_negatives
+from sdg.negatives import kept_negatives
 
 SAMPLES = 12
 RESULTS = ("metrics.json", "report.md", "recipe.yaml")
@@ -77,11 +77,8 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
     splits = {split: read_qrels(pairs / "qrels" / f"{split}.tsv") for split in ("train", "dev", "test") if _has_rows(pairs / "qrels" / f"{split}.tsv")}
-    negatives: dict[str, list[str]] = {}
-    if (folder / "negatives" / "negatives.jsonl").exists():
-        for negative in read_negatives(folder / "negatives" / "negatives.jsonl"):
-            if negative.verdict == "kept":
-                negatives.setdefault(negative.query_id, []).append(negative.doc_id)
+    mined = folder / "negatives" / "negatives.jsonl"
+    negatives = kept_negatives(mined) if mined.exists() else {}
     with atomic_folder(target) as partial:
         counts = EXPORTS[layout](Labelled(folder.name, read_corpus(pairs / "corpus.jsonl"), read_queries(pairs / "queries.jsonl"), splits, negatives), partial)
     console.print(f"{target}: {_counts(counts)}", highlight=False, soft_wrap=True)

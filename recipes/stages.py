@@ -46,7 +46,7 @@ from sdg.filters.round_trip import positives, round_trip
 from sdg.filters.text import copying
 from sdg.llm import OVER_BUDGET, api_key_from
 from sdg.negatives import bm25 as bm25_miner
-from sdg.negatives import read_negatives, write_negatives
+from sdg.negatives import kept_negatives, write_negatives
 from sdg.queries import generate_queries, sample_documents
 from sdg.split import split_documents, split_queries
 from sdg.strategies import MIN_WORDS, Strategy
@@ -158,7 +158,7 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     queries, rejected, passed = _filtered(context, queries, corpus)
     sides = split_queries(queries, split_documents(corpus, recipe.split.dev, recipe.seed))
     if not sides["train"]:
-        raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} failed the round trip, {len(sides['dev'])} are dev). Raise filters.round_trip.top_k or queries.documents")
+        raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} were rejected: {dict(Counter(r['reason'] for r in rejected))}, {len(sides['dev'])} are dev). Loosen that filter, or raise queries.documents")
     if recipe.evaluation.data is None and not sides["dev"]:
         raise InputError("evaluation: no query is held out to compare on. Raise split.dev or queries.documents, or give evaluation.data")
     drawn_from = len(sides["train"])
@@ -276,10 +276,7 @@ def _base_input(context: Context) -> dict[str, str]:
 def _model(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
     corpus, queries = _read_corpus(context), _train_queries(context)
-    negatives: dict[str, list[str]] = {}
-    for n in read_negatives(context.stage_folder("negatives") / "negatives.jsonl"):
-        if n.verdict == "kept":
-            negatives.setdefault(n.query_id, []).append(n.doc_id)
+    negatives = kept_negatives(context.stage_folder("negatives") / "negatives.jsonl")
     triplets, left_out = make_triplets(positives(list(queries.values())), negatives, recipe.negatives.per_query)
     settings = RetrieverSettings(**recipe.training.model_dump())
     with context.progress("training", 0) as advance:

@@ -52,15 +52,27 @@ def written(form: Form, queries: Sequence[str], answers: Sequence[str] = ()) -> 
     return "".join(f"\n- {query}" for query in queries)
 
 
-def response_format(form: Form, count: int, answers: bool, chat: bool) -> dict[str, Any]:
-    """Request parameters that hold a server to the form, for ``json``."""
-    if form != "json":
-        return {}
-    item = {"type": "string"} if not answers else {"type": "object", "properties": {"query": {"type": "string"}, "answer": {"type": "string"}}, "required": ["query", "answer"], "additionalProperties": False}
-    schema = {"type": "object", "properties": {"queries": {"type": "array", "items": item, "minItems": count, "maxItems": count}}, "required": ["queries"], "additionalProperties": False}
-    if not chat:  # of llama.cpp; the protocol has none for completions
-        return {"extra_body": {"json_schema": schema}}
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "queries", "strict": True, "schema": schema}}}
+def queries_schema(count: int, answers: bool) -> dict[str, Any]:
+    """The JSON schema of exactly ``count`` queries."""
+    text = {"type": "string"}
+    return list_schema("queries", count, object_schema({"query": text, "answer": text}) if answers else text)
+
+
+def list_schema(name: str, count: int, item: dict[str, Any]) -> dict[str, Any]:
+    """The JSON schema of an object with one key, a list of exactly ``count`` items."""
+    return object_schema({name: {"type": "array", "items": item, "minItems": count, "maxItems": count}})
+
+
+def object_schema(properties: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+
+
+def held_to_schema(parameters: dict[str, Any], name: str, schema: dict[str, Any], chat: bool) -> dict[str, Any]:
+    """Request parameters with those that hold a server to a JSON schema."""
+    if chat:
+        return parameters | {"response_format": {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}}
+    # llama.cpp's; the protocol has none for completions
+    return parameters | {"extra_body": parameters.get("extra_body", {}) | {"json_schema": schema}}
 
 
 def read(text: str, form: Form, count: int, answers: bool = False) -> Read:

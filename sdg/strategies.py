@@ -11,17 +11,15 @@ import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from pathlib import Path
 from typing import Any, Literal
 
-import jinja2
 import sentencex
 
 from evaluation.data import Document, Query
 from evaluation.files import InputError
-from sdg.answers import Form, instruction, response_format, written
+from sdg.answers import Form, held_to_schema, instruction, queries_schema, written
 from sdg.llm import Request
+from sdg.prompts import template
 
 MIN_WORDS = 5
 """Words that a text must have for a query to be written from it."""
@@ -103,7 +101,7 @@ class Strategy:
         """The prompt for ``unit`` as the ``number``-th after ``examples``; without a unit, only what a group shares."""
         answers = bool(self.kind == "question_answer")
         shown = [(_one_line(e.document), written(self.form, e.queries, e.answers if answers else ())) for e in examples]
-        prompt = _template().render(
+        prompt = template("few_shot.j2").render(
             task=self.task.strip(), instruction=instruction(self.form, self.count, answers, self.chat), examples=shown,
             text_label=_LABELS[self.kind], label="Query" if self.form == "line" else "Queries", number=number,
             text=" ".join(_one_line(unit.text).split(" ")[: self.max_words]) if unit else "",
@@ -114,7 +112,8 @@ class Strategy:
         if not self.chat:
             # small models go on with the next document where they are not stopped
             parameters = {"stop": ["\n"] if self.form == "line" else [f"\n{_LABELS[self.kind]}", "\n\n"]} | parameters
-        parameters |= response_format(self.form, self.count, answers, self.chat)
+        if self.form == "json":
+            parameters = held_to_schema(parameters, "queries", queries_schema(self.count, answers), self.chat)
         if seed is not None:
             parameters["seed"] = sampling_seed(seed, unit.key)
         return Request(prompt.strip(), self.chat, parameters)
@@ -182,11 +181,5 @@ def _titled(document: Document) -> str:
 def _one_line(text: str) -> str:
     # small models take up the line breaks of a text, and a query ends at one
     return " ".join(text.split())
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parent / "prompts"), undefined=jinja2.StrictUndefined)
-    return environment.get_template("few_shot.j2")
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.data import Corpus, Query
 from evaluation.models import load_cross_encoder
+from sdg.filters import rejection
 
 
 def cross_encoder(queries: Sequence[Query], corpus: Corpus, model: str, min_score: float) -> tuple[list[Query], list[dict[str, Any]]]:
@@ -23,5 +24,5 @@ def cross_encoder(queries: Sequence[Query], corpus: Corpus, model: str, min_scor
         if score >= min_score:
             kept.append(query)
         else:
-            rejected.append({"query": query.id, "text": query.text, "document": query.metadata["positives"][0], "reason": f"cross-encoder: below {min_score:g}", "score": round(score, 4)})
+            rejected.append(rejection(query, f"cross-encoder: below {min_score:g}", score=round(score, 4)))
     return kept, rejected

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from evaluation.data import Query
+from sdg.filters import rejection
 
 BLOCK = 1024
 
@@ -34,8 +35,7 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
             elif of >= 0:
                 of = kept[of]
             if best >= threshold:
-                query = queries[start + place]
-                rejected.append({"query": query.id, "text": query.text, "document": query.metadata["positives"][0], "reason": "near-duplicate of another query", "of": queries[of].id, "similarity": round(float(best), 4)})
+                rejected.append(rejection(queries[start + place], "near-duplicate of another query", of=queries[of].id, similarity=round(float(best), 4)))
             else:
                 here.append(place)
         kept_vectors[len(kept) : len(kept) + len(here)] = block[here]

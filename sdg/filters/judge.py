@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import cache
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
-import jinja2
 import json_repair
 from pydantic import BaseModel, Field, ValidationError
 
 from evaluation.data import Corpus, Query
+from sdg.answers import held_to_schema, list_schema, object_schema
+from sdg.filters import rejection
 from sdg.llm import LLM, Answer, Request
+from sdg.prompts import template
 
 Score = Annotated[float, Field(ge=0, le=10)]
 MISMATCH = "judge: its answer does not match its pairs"
@@ -38,7 +38,6 @@ def judge(
     per_prompt: int = 5,
     max_words: int = 400,
     chat: bool = True,
-    parameters: Mapping[str, Any] | None = None,
     progress: Callable[[Answer], None] | None = None,
 ) -> tuple[list[Query], list[dict[str, Any]]]:
     """Keep the queries whose overall score is ``threshold`` or more (7.0, as in NVIDIA's toolkit).
@@ -48,17 +47,16 @@ def judge(
     as nobody can say which is whose. Raises ``InputError`` as ``LLM.ask`` does.
     """
     batches = list(_batches(queries, per_prompt))
-    answers = llm.ask((_request(batch, corpus, max_words, chat, parameters or {}) for batch in batches), lambda _n, _r, answer: (progress and progress(answer), answer)[1])
+    answers = llm.ask((_request(batch, corpus, max_words, chat) for batch in batches), lambda _n, _r, answer: (progress and progress(answer), answer)[1])
     kept, rejected = [], []
     for batch, answer in zip(batches, answers, strict=True):
         scores = None if answer.error else _read(answer.text, len(batch))
         for n, query in enumerate(batch):
-            row = {"query": query.id, "text": query.text, "document": query.metadata["positives"][0]}
             if scores is None:
                 reason = f"judge: LLM error: {answer.error.partition(':')[0]}" if answer.error else MISMATCH
-                rejected.append(row | {"reason": reason, "judge_said": answer.text[:500]})
+                rejected.append(rejection(query, reason, judge_said=answer.text[:500]))
             elif scores[n].overall < threshold:
-                rejected.append(row | {"reason": f"judge: overall below {threshold:g}", "scores": scores[n].model_dump()})
+                rejected.append(rejection(query, f"judge: overall below {threshold:g}", scores=scores[n].model_dump()))
             else:
                 kept.append(Query(query.id, query.text, query.metadata | {"scores": scores[n].model_dump()}))
     return kept, rejected
@@ -73,15 +71,13 @@ def _batches(queries: Sequence[Query], per_prompt: int) -> Iterator[list[Query]]
             yield group[start : start + per_prompt]
 
 
-def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool, parameters: Mapping[str, Any]) -> Request:
+def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> Request:
     documents = [" ".join(corpus[doc_id].content.split()[:max_words]) for doc_id in batch[0].metadata["positives"]]
     criteria = {name: field.description for name, field in Scores.model_fields.items()}
-    prompt = _template().render(documents=documents, queries=[(q.text, q.metadata.get("answer", "")) for q in batch], criteria=criteria, form=json.dumps({"scores": [dict.fromkeys(criteria, 0)]}))
+    prompt = template("judge.j2").render(documents=documents, queries=[(q.text, q.metadata.get("answer", "")) for q in batch], criteria=criteria, form=json.dumps({"scores": [dict.fromkeys(criteria, 0)]}))
     score = {"type": "number", "minimum": 0, "maximum": 10}
-    item = {"type": "object", "properties": dict.fromkeys(criteria, score), "required": list(criteria), "additionalProperties": False}
-    schema = {"type": "object", "properties": {"scores": {"type": "array", "items": item, "minItems": len(batch), "maxItems": len(batch)}}, "required": ["scores"], "additionalProperties": False}
-    asked = {"response_format": {"type": "json_schema", "json_schema": {"name": "scores", "strict": True, "schema": schema}}} if chat else {"extra_body": {"json_schema": schema}}
-    return Request(prompt.strip(), chat, {"temperature": 0.0, "max_tokens": 80 * len(batch) + 20} | asked | dict(parameters))
+    schema = list_schema("scores", len(batch), object_schema(dict.fromkeys(criteria, score)))
+    return Request(prompt.strip(), chat, held_to_schema({"temperature": 0.0, "max_tokens": 80 * len(batch) + 20}, "scores", schema, chat))
 
 
 def _read(text: str, count: int) -> list[Scores] | None:
@@ -92,9 +88,3 @@ def _read(text: str, count: int) -> list[Scores] | None:
     except (ValidationError, ValueError, RecursionError):
         return None
     return scores if len(scores) == count else None
-
-
-@cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(Path(__file__).parents[1] / "prompts"), undefined=jinja2.StrictUndefined)
-    return environment.get_template("judge.j2")

@@ -7,6 +7,7 @@ from typing import Any
 
 from evaluation.data import Corpus, Query, Run
 from evaluation.retrievers import ranking
+from sdg.filters import rejection
 
 
 def round_trip(queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int) -> tuple[list[Query], list[dict[str, Any]]]:
@@ -24,8 +25,7 @@ def round_trip(queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int) -
         if rank is not None and rank <= top_k:
             kept.append(query)
         else:
-            reason = f"round trip: its document is not among the first {top_k}"
-            rejected.append({"query": query.id, "text": query.text, "document": query.metadata["positives"][0], "reason": reason, "rank": rank})
+            rejected.append(rejection(query, f"round trip: its document is not among the first {top_k}", rank=rank))
     return kept, rejected
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from typing import Any
 
 from evaluation.data import Corpus, Document, Query
+from sdg.filters import rejection
 
 MAX_WORDS = 32
 
@@ -70,7 +71,7 @@ def copying(queries: Sequence[Query], corpus: Corpus, n: int, max_share: float) 
         if share <= max_share:
             kept.append(query)
         else:
-            rejected.append({"query": query.id, "text": query.text, "document": query.metadata["positives"][0], "reason": "copying: the document's own words", "share": round(share, 3)})
+            rejected.append(rejection(query, "copying: the document's own words", share=round(share, 3)))
     return kept, rejected
 
 

@@ -30,6 +30,15 @@ def write_negatives(path: Path, negatives: Iterable[Negative]) -> None:
     write_jsonl(path, (asdict(n) for n in negatives))
 
 
+def kept_negatives(path: Path) -> dict[str, list[str]]:
+    """Query ID to the IDs of its kept negatives, in their order. Raises ``InputError`` as ``read_negatives`` does."""
+    kept: dict[str, list[str]] = {}
+    for negative in read_negatives(path):
+        if negative.verdict == "kept":
+            kept.setdefault(negative.query_id, []).append(negative.doc_id)
+    return kept
+
+
 def read_negatives(path: Path) -> list[Negative]:
     """Read what ``write_negatives`` wrote. Raises ``InputError`` (file and line) for a row of another shape."""
     negatives = []

@@ -1,6 +1,6 @@
 import pytest
 
-from sdg.answers import clean, instruction, read, response_format, written
+from sdg.answers import clean, held_to_schema, instruction, queries_schema, read, written
 
 
 @pytest.mark.parametrize(
@@ -61,9 +61,11 @@ def test_what_examples_show_can_be_read_back(form, answers):
         assert [i.answer for i in found] == (list(replies) if answers else ["", ""])
 
 
-def test_only_chat_models_are_told_the_form_and_only_json_has_a_schema():
+def test_only_chat_models_are_told_the_form_and_each_is_held_to_a_schema_in_its_own_way():
     assert "3 different queries" in instruction("list", 3, False, chat=True) and not instruction("list", 3, False, chat=False)
-    assert response_format("list", 2, False, chat=True) == {}
-    schema = response_format("json", 2, True, chat=True)["response_format"]["json_schema"]["schema"]
+    schema = held_to_schema({}, "queries", queries_schema(2, True), chat=True)["response_format"]["json_schema"]["schema"]
     assert schema["properties"]["queries"]["maxItems"] == 2 and schema["properties"]["queries"]["items"]["required"] == ["query", "answer"]
-    assert response_format("json", 2, False, chat=False)["extra_body"]["json_schema"]["properties"]["queries"]["items"] == {"type": "string"}
+    given = {"seed": 1, "extra_body": {"min_p": 0.1}}
+    asked = held_to_schema(given, "queries", queries_schema(2, False), chat=False)
+    assert asked["extra_body"]["json_schema"]["properties"]["queries"]["items"] == {"type": "string"}
+    assert asked["extra_body"]["min_p"] == 0.1 and asked["seed"] == 1 and given["extra_body"] == {"min_p": 0.1}

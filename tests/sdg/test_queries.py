@@ -182,3 +182,8 @@ def test_how_much_is_copied_and_which_language_it_is():
     assert reject_reason("Wie lange müssen die Bohnen im Wasser liegen?", document, "en") == "not in the language en"
     assert reject_reason("Wie lange müssen die Bohnen im Wasser liegen?", document, "de") is None
     assert reject_reason("bean soak time", document, "en") is None
+
+
+def test_only_json_is_held_to_a_schema():
+    asked = {form: Strategy("t", POOL, form=form).request(Unit("d", "x", DOCUMENT, ("d",)), POOL[:1], 2).parameters for form in ("line", "list", "json")}
+    assert "response_format" in asked["json"] and not {"response_format", "extra_body"} & (asked["line"].keys() | asked["list"].keys())
