@@ -24,15 +24,15 @@ SAMPLES = 12
 RESULTS = ("metrics.json", "report.md", "recipe.yaml")
 
 
-def run_recipe(loaded: LoadedRecipe, console: Console) -> Comparison | None:
+def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | None = None) -> Comparison | None:
     """Run what is not up to date and write ``recipe.yaml``, ``metrics.json`` and ``report.md`` into the run's folder.
 
-    Every process of ``accelerate launch`` must call this; the comparison is returned on the first one only.
+    ``cache``: what an earlier run of this program left in it (the base model's index of the corpus) is used again. Every process of ``accelerate launch`` must call this; the comparison is returned on the first one only.
     """
     recipe = loaded.recipe
     with process_state().main_process_first():  # it fetches a dataset that is not there
         check_inputs(recipe)
-    context = Context(recipe, console)
+    context = Context(recipe, console, {} if cache is None else cache)
     manifests = run_stages(stages_of(recipe), context, RESULTS)
     if not process_state().is_main_process:
         return None

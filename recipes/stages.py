@@ -221,10 +221,6 @@ def _found(context: Context, queries: list[Query], corpus: Corpus, retriever: st
     return fuse(runs) if len(runs) > 1 else runs[0]
 
 
-def _base_index(context: Context, corpus: Corpus) -> Dense:
-    return _dense(context, "base", context.recipe.training.base, corpus)
-
-
 def _judging(recipe: Recipe) -> Recipe:
     """The recipe with the judge's LLM."""
     return recipe.model_copy(update={"llm": recipe.filters.judge.llm or recipe.llm})
@@ -358,7 +354,7 @@ def evaluated_on(recipe: Recipe) -> str:
 
 def _before(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    counts = _score(context, folder, "before", lambda corpus: _dense(context, "base", recipe.training.base, corpus))
+    counts = _score(context, folder, "before", lambda corpus: _base_index(context, corpus))
     if recipe.evaluation.bm25:
         _score(context, folder, "bm25", BM25)
     return counts
@@ -384,16 +380,21 @@ def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], A
     return {"queries": len(queries), "documents": len(corpus)}
 
 
-def _dense(context: Context, name: str, model: str, corpus: Corpus) -> Dense:
-    """The dense index of a model over a corpus; the base's is used by the round trip and by the before-run."""
-    kept_name, kept_corpus, index = context.cache.get("dense", (None, None, None))
-    if kept_name != name or kept_corpus is not corpus:
-        part = context.recipe.training
-        encoder = load_encoder(model, max_seq_length=part.max_seq_length)
-        with context.progress(f"encoding with the {name} model", len(corpus)) as advance:
-            index = Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance)
-        context.cache["dense"] = name, corpus, index
+def _base_index(context: Context, corpus: Corpus) -> Dense:
+    """The dense index of the base model, which the round trip and the before-run share."""
+    key = _base_input(context) | _search_part(context.recipe)
+    made_of, of, index = context.cache.get("base index", (None, None, None))
+    if made_of != key or of is not corpus:
+        index = _dense(context, "base", context.recipe.training.base, corpus)
+        context.cache["base index"] = key, corpus, index
     return index
+
+
+def _dense(context: Context, name: str, model: str, corpus: Corpus) -> Dense:
+    part = context.recipe.training
+    encoder = load_encoder(model, max_seq_length=part.max_seq_length)
+    with context.progress(f"encoding with the {name} model", len(corpus)) as advance:
+        return Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance)
 
 
 def _read_corpus(context: Context) -> Corpus:

@@ -30,11 +30,12 @@ from recipes.stages import read_scores
 
 
 def main(study_file: Path, more: list[str]) -> None:
+    cache: dict[str, Any] = {}
     study = YAML(typ="safe").load(study_file.read_text(encoding="utf-8"))
     print("| setting | queries | before | after | difference | 95 % interval | p | by seed |\n| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for arm, overrides in study["arms"].items():
         common = [*study["overrides"], *(overrides or []), *more, f"name={study_file.stem}"]
-        runs = [_scores(study["recipe"], [*common, f"seed={seed}"], f"{arm}-{seed}") for seed in study["seeds"]]
+        runs = [_scores(study["recipe"], [*common, f"seed={seed}"], f"{arm}-{seed}", cache) for seed in study["seeds"]]
         before = runs[0]["before"]
         after = {query: fmean(run["after"][query] for run in runs) for query in before}
         d = compare(before, after, seed=study["seeds"][0])
@@ -43,7 +44,7 @@ def main(study_file: Path, more: list[str]) -> None:
         print(f"| {arm} | {queries:.0f} | {fmean(before.values()):.4f} | {fmean(after.values()):.4f} | {d.value:+.4f} | {d.interval[0]:+.4f} to {d.interval[1]:+.4f} | {d.p:.3f} | {by_seed} |", flush=True)
 
 
-def _scores(recipe: str, overrides: list[str], label: str) -> dict[str, Any]:
+def _scores(recipe: str, overrides: list[str], label: str, cache: dict[str, Any]) -> dict[str, Any]:
     """nDCG@10 by query before and after, and the number of queries trained on: of a run now, or of the same one earlier."""
     loaded = load_recipe(recipe, overrides)
     context = Context(loaded.recipe, Console(quiet=True))
@@ -51,7 +52,7 @@ def _scores(recipe: str, overrides: list[str], label: str) -> dict[str, Any]:
     kept = context.folder.parent / f"{context.folder.name}.scores" / (re.sub(r"\W+", "-", label) + ".json")
     if kept.exists() and (scores := json.loads(kept.read_text(encoding="utf-8")))["recipe"] == digest:
         return scores
-    run_recipe(loaded, context.console)
+    run_recipe(loaded, context.console, cache)
     before, after = (read_scores(context, stage, stage)["ndcg@10"] for stage in ("before", "after"))
     queries = json.loads((context.stage_folder("pairs") / "manifest.json").read_text(encoding="utf-8"))["counts"]["train"]
     scores = {"recipe": digest, "before": before, "after": after, "queries": queries}

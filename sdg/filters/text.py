@@ -14,7 +14,11 @@ MAX_WORDS = 32
 
 _WORD = re.compile(r"\w+")
 _SELF_REFERENCE = re.compile(
-    r"\b(?:this|the|above|given|following|provided) (?:passage|document|excerpt|paragraph|article|authors?|text(?: above)?|abstract|segment|context|sentence)\b"
+    r"\b(?:this|the|above|given|following|provided) (?:passage|excerpt|paragraph|article|authors?|abstract|segment)\b"
+    # these can be what a question is about ("parse the document", "in the context of"), so it takes more than the article
+    r"|\b(?:this|above|following|provided) (?:document|text|sentence|context)\b(?! of\b)"
+    r"|\b(?:according to|based on|(?:described|mentioned|stated|discussed|explained|provided|listed|given) (?:in|by)) the (?:document|text|sentence|context)\b(?! of\b)"
+    r"|\bthe (?:document|text|sentence|context) (?:above|(?:say|describe|mention|state|discuss|explain|talk|refer)(?:e?s)?)\b"
     r"|\b(?:segment|document|passage|query) \d+\b",
     re.IGNORECASE,
 )
