@@ -17,6 +17,7 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 
 from evaluation.files import InputError
 from recipes.schema import Recipe
+from sdg.multi_hop import Shown, read_example
 from sdg.strategies import Example
 
 FOLDER = Path(__file__).parent
@@ -114,13 +115,24 @@ def first_line(path: Path) -> str:
     return next((line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")), "")
 
 
-def read_pool(path: Path) -> list[Example]:
+def read_pool(path: Path, multi_hop: bool = False) -> list[Example] | list[Shown]:
     """Read a few-shot pool: a YAML list of ``{document, query}``, or ``{document, queries, answers}`` where several are
-    asked for at once. Raises ``InputError`` (file and line)."""
+    asked for at once; for ``multi_hop`` questions of ``{segments, artifacts, pairs}``. Raises ``InputError`` (file and line)."""
     rows = _yaml(path)
     if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path}: expected a list of examples, each with document and query")
-    return [_example(row, f"{path}, line {rows.lc.item(index)[0] + 1}") for index, row in enumerate(rows)]
+        raise InputError(f"{path}: expected a list of examples, each with {'segments, artifacts and pairs' if multi_hop else 'document and query'}")
+    read = _multi_hop_example if multi_hop else _example
+    return [read(row, f"{path}, line {rows.lc.item(index)[0] + 1}") for index, row in enumerate(rows)]
+
+
+def _multi_hop_example(row: Any, place: str) -> Shown:
+    try:
+        return read_example(row)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise InputError(f"{place}: {'.'.join(map(str, first['loc'])) or 'an example'}: {first['msg']}") from None
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from None
 
 
 def _example(row: Any, place: str) -> Example:
@@ -227,13 +239,14 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
                 return str(found.resolve())
         return name
 
-    data = recipe.evaluation.data
+    data, labelled = recipe.evaluation.data, recipe.labelled
     return recipe.model_copy(update={
         "corpus": recipe.corpus.model_copy(update={"source": near("corpus.source", recipe.corpus.source)}),
         "queries": recipe.queries.model_copy(update={
             "pool": recipe.queries.pool and near("queries.pool", recipe.queries.pool),
             "strategies": tuple(s.model_copy(update={"pool": s.pool and near("queries.strategies", s.pool)}) for s in recipe.queries.strategies),
         }),
+        "labelled": labelled and labelled.model_copy(update={"data": near("labelled.data", labelled.data)}),
         "evaluation": recipe.evaluation.model_copy(update={"data": data and near("evaluation.data", data)}),
     })
 

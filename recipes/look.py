@@ -31,11 +31,12 @@ BORDERLINE = 12
 
 def estimate_recipe(recipe: Recipe, console: Console) -> list[Estimate]:
     """Print calls, tokens, money and hours by strategy, without asking the LLM anything."""
-    documents = sample_documents(list(cut_corpus(recipe).values()), recipe.queries.documents, recipe.queries_seed)
+    corpus = cut_corpus(recipe)
+    documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(recipe.training.base), trust_remote_code=False)
     count_tokens = lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # noqa: E731
     with open_journal(recipe) as known:
-        rows = estimate(strategies(recipe), documents, recipe.queries_seed, count_tokens, known)
+        rows = estimate(strategies(recipe), documents, recipe.queries_seed, count_tokens, known, corpus=corpus)
     prices = prices_of(recipe.llm)
     concurrency = 1 if recipe.llm.embedded else sum(e.concurrency for e in recipe.llm.remote())
     view = _numbers("strategy", "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
@@ -69,7 +70,7 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     corpus = cut_corpus(recipe)
     chosen = sample_documents(list(corpus.values()), documents, recipe.queries_seed)
     with open_llm(recipe) as llm:
-        generated = generate_queries(chosen, llm, strategies(recipe), recipe.queries_seed, warm_up=recipe.llm.embedded is not None)
+        generated = generate_queries(chosen, llm, strategies(recipe), recipe.queries_seed, warm_up=recipe.llm.embedded is not None, corpus=corpus)
     written: dict[str, list[str]] = {}
     for query in generated.kept:
         written.setdefault(query.metadata["positives"][0], []).append(f"[green]✓[/] {escape(query.text)} [dim]{query.metadata['strategy']}[/]")

@@ -7,6 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sdg.queries import LABELLED
+
 TASKS = {
     "document": "Each document stands with a question that somebody typed into a search box and that the document answers. "
     "The questions are short and in the words of somebody who has not read the document.",
@@ -16,11 +18,18 @@ TASKS = {
     "that the document answers and that names one of the metadata, to find just this document.",
     "question_answer": "Each document stands with a difficult question that somebody typed into a search box and with the answer, a short phrase that the document gives.",
     "paraphrase": "Each question stands with the same question as somebody else would type it, in other words.",
+    "back_translation": "Each question stands with its translation.",
 }
 """What an LLM is told where a recipe does not say it."""
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+
+
+def _ordered(numbers: tuple[int, int], what: str) -> tuple[int, int]:
+    if numbers[0] > numbers[1]:
+        raise ValueError(f"the first {what} must not be greater than the last")
+    return numbers
 
 
 class Part(BaseModel):
@@ -111,22 +120,53 @@ class Asking(Part):
     extra_body: dict[str, Any] | None = Field(None, description="More parameters for the endpoint, sent as they are.")
 
 
-ONLY_OF = {"fields": "metadata", "sentences": "sentence"}
+class BundlePart(Part):
+    documents: Annotated[int, Field(ge=1, le=5)] = Field(1, description="Documents put together; 1: questions over several chunks of one document.")
+    related: bool = Field(True, description="Put a document together with those that BM25 finds for it; false: with those behind it in the corpus.")
+    order: Literal["sequential", "balanced", "interleaved"] = Field("balanced", description="Their chunks one document after the other, a part of each document in every prompt, or in turns.")
+    segments: Annotated[int, Field(ge=2, le=20)] = Field(4, description="Chunks in one prompt at most.")
+    hops: tuple[Annotated[int, Field(ge=1, le=6)], Annotated[int, Field(ge=1, le=6)]] = Field((2, 4), description="Least and most hops of a question.")
+    min_complexity: Annotated[int, Field(ge=1, le=5)] = Field(1, description="Of 1 to 5, as the LLM rates its own question (4 in NVIDIA's toolkit).")
+    query_types: Annotated[tuple[Literal["multi_hop", "structural", "contextual"], ...], Field(min_length=1)] = ("multi_hop",)
+
+    @field_validator("hops")
+    @classmethod
+    def _in_order(cls, hops: tuple[int, int]) -> tuple[int, int]:
+        return _ordered(hops, "number of hops")
+
+    @model_validator(mode="after")
+    def _all_are_shown(self):
+        if self.segments < self.documents:
+            raise ValueError("segments must be at least documents, or some would never be shown")
+        return self
+
+
+ONLY_OF = {"fields": "metadata", "sentences": "sentence", "bundle": "multi_hop"}
+NOT_OF = {"multi_hop": ("task", "form"), "back_translation": ("form",)}
+"""Keys that a kind has no use for."""
+OWN_OF = {"multi_hop": ("task", "pool", "form", "max_tokens", "examples_per_prompt"), "paraphrase": ("task", "pool"), "back_translation": ("task", "pool", "form")}
+"""Keys that these kinds do not take from `queries`, as what they are given is not one document."""
 
 
 class StrategyPart(Asking):
-    kind: Literal["document", "sentence", "metadata", "question_answer", "paraphrase"] = Field("document", description="What a query is written from: a whole document or chunk, single sentences, a document under its metadata, a document with an answer to be found in it, an earlier query.")
+    kind: Literal["document", "sentence", "metadata", "question_answer", "multi_hop", "paraphrase", "back_translation"] = Field("document", description="What a query is written from: a whole document or chunk, single sentences, a document under its metadata, a document with an answer to be found in it, several chunks, an earlier query said in other words or translated and back.")
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(None, description="Stands in the queries' metadata. Default: the kind.")
     queries: Annotated[int, Field(ge=1, le=20)] = Field(1, description="Queries asked for in one prompt.")
     documents: Count | None = Field(None, description="Of the documents drawn for all strategies, the first so many. null: all.")
     fields: tuple[str, ...] | None = Field(None, description="metadata: the fields of which a query must name one.")
     sentences: Count | None = Field(None, description="sentence: at most so many of a document. Default 3.")
+    bundle: BundlePart | None = Field(None, description="multi_hop: what is shown together, and which questions are wanted of it.")
 
     @model_validator(mode="after")
     def _of_its_kind(self):
         for key, kind in ONLY_OF.items():
             if getattr(self, key) is not None and self.kind != kind:
                 raise ValueError(f"a strategy of kind {self.kind} has no {key}; that belongs to {kind}")
+        for key in NOT_OF.get(self.kind, ()):
+            if getattr(self, key) is not None:
+                raise ValueError(f"a strategy of kind {self.kind} has no {key}")
+        if self.kind == "back_translation" and self.queries > 1:
+            raise ValueError("back_translation brings one query for each; for more, say per_document")
         if self.kind == "metadata" and not self.fields:
             raise ValueError("a strategy of kind metadata needs fields: the names of the metadata that queries are to use")
         if self.form == "line" and self.queries > 1:
@@ -144,10 +184,12 @@ class QueriesPart(Asking):
         names = [s.name or s.kind for s in self.strategies]
         if len(set(names)) < len(names):
             raise ValueError(f"the strategies are named {', '.join(names)}; give those of the same kind different names")
-        if missing := [s.name or s.kind for s in self.strategies if not (s.pool or self.pool)]:
+        if LABELLED in names:
+            raise ValueError(f"no strategy can be named {LABELLED}: that is what real queries are marked with")
+        if missing := [s.name or s.kind for s in self.strategies if not (s.pool or self.pool or s.kind in OWN_OF)]:
             raise ValueError(f"no pool of examples for {', '.join(missing)}: give queries.pool, or pool in the strategy")
-        if self.strategies[0].kind == "paraphrase":
-            raise ValueError("paraphrase says the queries of earlier strategies in other words, so it cannot be the first")
+        if missing := [s.name or s.kind for s in self.strategies if not s.pool and s.kind in OWN_OF]:
+            raise ValueError(f"no pool of examples for {', '.join(missing)}: give pool in the strategy; queries.pool has documents, and this kind needs others")
         return self
 
     def all_strategies(self) -> tuple[StrategyPart, ...]:
@@ -155,16 +197,18 @@ class QueriesPart(Asking):
         return tuple(self._filled(s) for s in self.strategies)
 
     def _filled(self, strategy: StrategyPart) -> StrategyPart:
-        chosen = {key: getattr(strategy, key) if getattr(strategy, key) is not None else getattr(self, key) for key in Asking.model_fields}
+        own = OWN_OF.get(strategy.kind, ())
+        chosen = {key: getattr(strategy, key) if getattr(strategy, key) is not None or key in own else getattr(self, key) for key in Asking.model_fields}
         n = strategy.queries
+        tokens = {"multi_hop": 250, "back_translation": 64}.get(strategy.kind, 48) * n
         defaults = {
-            "task": TASKS[strategy.kind], "examples_per_prompt": 6, "examples_group": 50, "per_document": 1, "max_document_words": 120, "form": "line" if n == 1 else "list", "typos": 0.0,
-            "temperature": 0.7, "top_p": 0.95, "max_tokens": 48 * n, "extra_body": {},
+            "task": TASKS.get(strategy.kind, ""), "examples_per_prompt": 2 if strategy.kind == "multi_hop" else 6, "examples_group": 50, "per_document": 1, "max_document_words": 120, "form": "line" if n == 1 else "list", "typos": 0.0,
+            "temperature": 0.7, "top_p": 0.95, "max_tokens": tokens, "extra_body": {},
         }  # fmt: skip
         filled = {key: defaults.get(key) if value is None else value for key, value in chosen.items()}
         if filled["form"] == "line" and n > 1:  # given for all strategies, and meant for those of one query
             filled["form"] = "list"
-        return strategy.model_copy(update=filled | {"name": strategy.name or strategy.kind, "sentences": strategy.sentences or 3, "fields": strategy.fields or ()})
+        return strategy.model_copy(update=filled | {"name": strategy.name or strategy.kind, "sentences": strategy.sentences or 3, "fields": strategy.fields or (), "bundle": strategy.bundle or (BundlePart() if strategy.kind == "multi_hop" else None)})
 
 
 class RoundTrip(Part):
@@ -204,8 +248,22 @@ class FiltersPart(Part):
     at_most: Count | None = Field(None, description="Of what passes, so many queries are trained on, drawn by the recipe's seed: to compare strategies at equal number.")
 
 
+class LabelledPart(Part):
+    data: str = Field(description="Queries and qrels of the same corpus: a folder in BEIR layout, or the name of a BEIR dataset.")
+    split: str = Field("train", description="qrels/<split>.tsv of data. Never one that is evaluated on: queries with the text of one of those are left out.")
+    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Of the queries trained on, these; of what there is more of, some are drawn by seed.")
+
+
 class SplitPart(Part):
-    dev: Share = Field(0.1, description="Share of the documents whose queries are kept out of training.")
+    dev: Share = Field(0.1, description="Share of the documents whose queries are kept out of training, to choose settings by.")
+    test: Share = Field(0.0, description="Share of the documents whose queries are kept for the last comparison.")
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(0.8, description="Jaccard of their three-word shingles from which documents stay in one split. null: only copies do.")
+
+    @model_validator(mode="after")
+    def _something_is_left(self):
+        if self.dev + self.test >= 1:
+            raise ValueError("dev and test together leave no documents to train on")
+        return self
 
 
 class NegativesPart(Part):
@@ -216,9 +274,7 @@ class NegativesPart(Part):
     @field_validator("ranks")
     @classmethod
     def _in_order(cls, ranks: tuple[int, int]) -> tuple[int, int]:
-        if ranks[0] > ranks[1]:
-            raise ValueError("the first rank must not be greater than the last")
-        return ranks
+        return _ordered(ranks, "rank")
 
 
 class TrainingPart(Part):
@@ -237,8 +293,8 @@ class TrainingPart(Part):
 
 
 class EvaluationPart(Part):
-    data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset. null: the generated queries of the documents that split.dev holds out.")
-    split: str = Field("test", description="qrels/<split>.tsv of data.")
+    data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset. null: the generated queries of the documents that split holds out.")
+    split: str = Field("test", description="qrels/<split>.tsv of data; of generated queries test (dev, where split.test is 0) or dev.")
     bm25: bool = Field(True, description="Show BM25 beside the two.")
     unknown_documents: Literal["error", "drop"] = Field("error", description="What to do with qrels of documents that the corpus lacks.")
 
@@ -250,11 +306,18 @@ class Recipe(Part):
     corpus: CorpusPart
     llm: LLMPart
     queries: QueriesPart
+    labelled: LabelledPart | None = Field(None, description="Real labelled pairs to train on, too; strategies that rewrite queries take these as well.")
     filters: FiltersPart = FiltersPart()
     split: SplitPart = SplitPart()
     negatives: NegativesPart = NegativesPart()
     training: TrainingPart
     evaluation: EvaluationPart = EvaluationPart()
+
+    @model_validator(mode="after")
+    def _has_queries_to_rewrite(self):
+        if self.labelled is None and (kind := self.queries.strategies[0].kind) in ("paraphrase", "back_translation"):
+            raise ValueError(f"queries.strategies: {kind} works on the queries of earlier strategies or of labelled, so it cannot be the first")
+        return self
 
     @property
     def queries_seed(self) -> int:

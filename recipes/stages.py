@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import platform
 import random
@@ -11,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evaluation.data import (
     Corpus,
@@ -23,6 +24,7 @@ from evaluation.data import (
     read_corpus,
     read_qrels,
     read_queries,
+    text_key,
     write_corpus,
     write_qrels,
     write_queries,
@@ -35,7 +37,7 @@ from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
 from recipes.engine import Context, Stage, from_main
 from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.load import read_pool
-from recipes.schema import Recipe
+from recipes.schema import Recipe, StrategyPart
 from sdg.chunking import chunk
 from sdg.documents import PYTHON_DOCS, read_documents, text_files
 from sdg.embedded import locate_llm
@@ -45,23 +47,26 @@ from sdg.filters.judge import judge
 from sdg.filters.round_trip import positives, round_trip
 from sdg.filters.text import copying
 from sdg.llm import OVER_BUDGET, api_key_from
+from sdg.multi_hop import Bundle
 from sdg.negatives import bm25 as bm25_miner
 from sdg.negatives import kept_negatives, write_negatives
-from sdg.queries import generate_queries, sample_documents
-from sdg.split import split_documents, split_queries
-from sdg.strategies import MIN_WORDS, Strategy
+from sdg.queries import LABELLED, generate_queries, sample_documents
+from sdg.split import near_duplicate_documents, read_split, split_documents, split_queries, write_split
+from sdg.strategies import MIN_WORDS, OF_QUERIES, Example, Strategy
 from training.retriever import RetrieverSettings, train_retriever
 from training.triplets import make_triplets
 
 RUN_DEPTH = 100
+ARTIFACTS_TOKENS = 500
+"""Of an answer that lists artifacts, at most."""
 
 
 def check_inputs(recipe: Recipe) -> None:
     """Find what a recipe names before anything is computed or paid for. Raises ``InputError``."""
     if recipe.corpus.source != PYTHON_DOCS and not Path(recipe.corpus.source).expanduser().exists():
         find_dataset(recipe.corpus.source)
-    if recipe.evaluation.data is None and recipe.split.dev == 0:
-        raise InputError("evaluation.data is not given and split.dev is 0: nothing is left to compare on; give one of them")
+    if recipe.evaluation.data is None and not _share_of(recipe, own_split(recipe)):
+        raise InputError(f"evaluation.data is not given and split.{own_split(recipe)} is 0: nothing is left to compare on; give one of them")
     strategies(recipe)
     resolve_encoder(recipe.training.base)
     for llm in (recipe.llm, *([recipe.filters.judge.llm] if recipe.filters.judge and recipe.filters.judge.llm else [])):
@@ -71,9 +76,10 @@ def check_inputs(recipe: Recipe) -> None:
             api_key_from(endpoint.api_key_env)
     if check := recipe.filters.cross_encoder:
         resolve_encoder(check.model)
-    if recipe.evaluation.data:
-        folder = _evaluation_folder(recipe.evaluation.data)
-        read_qrels(folder / "qrels" / f"{recipe.evaluation.split}.tsv", read_queries(folder / "queries.jsonl"))
+    for part in (recipe.evaluation, recipe.labelled):
+        if part and part.data:
+            folder = _judged_folder(part.data)
+            read_qrels(folder / "qrels" / f"{part.split}.tsv", read_queries(folder / "queries.jsonl"))
 
 
 # -- corpus ----------------------------------------------------------------------------------------------------------
@@ -113,38 +119,78 @@ def cut_corpus(recipe: Recipe) -> Corpus:
 
 def strategies(recipe: Recipe) -> list[Strategy]:
     """The recipe's query strategies, with their pools read. Raises ``InputError`` for a pool that is none."""
-    return [
-        Strategy(
-            task=part.task, pool=read_pool(Path(part.pool)), kind=part.kind, name=part.name, count=part.queries, samples=part.per_document,
-            examples=part.examples_per_prompt, group=part.examples_group, max_words=part.max_document_words, chat=uses_chat(recipe), form=part.form,
-            parameters={"temperature": part.temperature, "top_p": part.top_p, "max_tokens": part.max_tokens} | ({"extra_body": part.extra_body} if part.extra_body else {}),
-            fields=part.fields, sentences=part.sentences, language=part.language, typos=part.typos, documents=part.documents,
-        )
-        for part in recipe.queries.all_strategies()
-    ]  # fmt: skip
+    return [_strategy(part, uses_chat(recipe)) for part in recipe.queries.all_strategies()]
+
+
+def _strategy(part: StrategyPart, chat: bool) -> Strategy:
+    strategy = Strategy(
+        task=part.task, pool=read_pool(Path(part.pool), part.kind == "multi_hop"), kind=part.kind, name=part.name, count=part.queries, samples=part.per_document,
+        examples=part.examples_per_prompt, group=part.examples_group, max_words=part.max_document_words, chat=chat, form=part.form,
+        parameters={"temperature": part.temperature, "top_p": part.top_p, "max_tokens": part.max_tokens} | ({"extra_body": part.extra_body} if part.extra_body else {}),
+        fields=part.fields, sentences=part.sentences, language=part.language, typos=part.typos, documents=part.documents,
+    )  # fmt: skip
+    if part.kind == "multi_hop":
+        first = replace(strategy, kind="artifacts", name="artifacts", parameters=strategy.parameters | {"max_tokens": ARTIFACTS_TOKENS})
+        return replace(strategy, first=first, bundle=Bundle(**part.bundle.model_dump()))
+    if part.kind == "back_translation":
+        back = [Example(query, (example.document,)) for example in strategy.pool for query in example.queries]
+        return replace(strategy, first=replace(strategy, name="translation"), pool=back)
+    return strategy
 
 
 def _queries(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    documents = sample_documents(list(_read_corpus(context).values()), recipe.queries.documents, recipe.queries_seed)
+    corpus = _read_corpus(context)
+    documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     if not documents:
         raise InputError(f"{recipe.corpus.source}: no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     chosen = strategies(recipe)
-    prompts = sum(1 for strategy in chosen if strategy.kind != "paraphrase" for _ in strategy.units(documents))
+    labelled, left_out = _labelled(context, corpus)
+    prompts = sum((2 if strategy.first else 1) for strategy in chosen if strategy.kind not in OF_QUERIES for _ in strategy.units(documents, corpus=corpus))
     with context.progress("writing queries", prompts) as advance, open_llm(recipe) as llm:
         tell = lambda answer: advance(note=answer.text.strip().split("\n")[0][:60])  # noqa: E731
-        generated = generate_queries(documents, llm, chosen, recipe.queries_seed, warm_up=recipe.llm.embedded is not None, progress=tell)
-    counts = generated.counts()
+        generated = generate_queries(documents, llm, chosen, recipe.queries_seed, warm_up=recipe.llm.embedded is not None, progress=tell, corpus=corpus, given=labelled)
+    counts = generated.counts() | ({"labelled": len(labelled), "labelled_left_out": left_out} if recipe.labelled else {})
     if recipe.llm.prices:
         counts["money"] = str(llm.spending)
     if unpaid := counts["rejected"].get(OVER_BUDGET):
         context.console.print(f"[yellow]llm.budget[/]: {unpaid:,} queries were not asked for ({llm.spending}); the run goes on with the {counts['kept']:,} that were kept. Raise it and run again to get the rest.", highlight=False, soft_wrap=True)
     if not generated.kept:
         raise InputError(f"llm: none of the {counts['asked']} answers was usable: {counts['rejected']}. The first was {generated.rejected[0]['text'][:200]!r}. Try another model, or another queries.task and queries.pool")
-    write_queries(folder / "queries.jsonl", generated.kept)
+    write_queries(folder / "queries.jsonl", labelled + generated.kept)
     write_jsonl(folder / "rejected.jsonl", generated.rejected)
     write_json(folder / "strategies.json", {name: vars(tally) for name, tally in generated.tallies.items()})
+    if generated.first_steps:
+        write_jsonl(folder / "first_steps.jsonl", generated.first_steps)
     return counts
+
+
+def _labelled(context: Context, corpus: Corpus) -> tuple[list[Query], int]:
+    """The real queries that the recipe trains on, too, and how many were left out because they are evaluated on.
+
+    A label of a document that was cut goes to the chunk that BM25 ranks first for the query, or to the first one.
+    """
+    part = context.recipe.labelled
+    if part is None:
+        return [], 0
+    folder = _judged_folder(part.data)
+    queries = read_queries(folder / "queries.jsonl")
+    chunks: dict[str, list[str]] = {}
+    for doc_id, document in corpus.items():
+        chunks.setdefault(document.doc_id, []).append(doc_id)
+    qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, set(corpus) | set(chunks))
+    asked = {text_key(query.text) for query in (read_evaluation(context)[1] if context.recipe.evaluation.data else {}).values()}
+    chosen = {q: [d for d, grade in grades.items() if grade > 0] for q, grades in qrels.items() if text_key(queries[q].text) not in asked}
+    cut = {q: queries[q].text for q, ids in chosen.items() if any(d not in corpus for d in ids)}
+    found = BM25(corpus).search(cut, min(len(corpus), 10 * RUN_DEPTH)) if cut else {}
+    best = lambda q, d: d if d in corpus else max(chunks[d], key=lambda chunk: found[q].get(chunk, 0.0))  # noqa: E731
+    kept = [Query(f"labelled-{q}", queries[q].text, {"positives": list(dict.fromkeys(best(q, d) for d in ids)), "strategy": LABELLED}) for q, ids in chosen.items() if ids]
+    return kept, len(qrels) - len(kept)
+
+
+def _labelled_inputs(context: Context) -> dict[str, str]:
+    part = context.recipe.labelled
+    return {f"labelled/{name}": digest for name, digest in _judged_inputs(part.data, part.split).items()} | _evaluation_inputs(context) if part else {}
 
 
 # -- pairs -----------------------------------------------------------------------------------------------------------
@@ -154,17 +200,22 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
     corpus = _read_corpus(context)
     queries = list(read_queries(context.stage_folder("queries") / "queries.jsonl").values())
-    asked = len(queries)
-    queries, rejected, passed = _filtered(context, queries, corpus)
-    sides = split_queries(queries, split_documents(corpus, recipe.split.dev, recipe.seed))
+    labelled = [q for q in queries if q.metadata["strategy"] == LABELLED]
+    generated = [q for q in queries if q.metadata["strategy"] != LABELLED]
+    kept, rejected, passed = _filtered(context, generated, corpus)
+    together = [q.metadata["bundle"] for q in generated if "bundle" in q.metadata]
+    if recipe.split.near_duplicates:
+        together += near_duplicate_documents(corpus, recipe.split.near_duplicates)
+    split = split_documents(corpus, recipe.split.dev, recipe.seed, recipe.split.test, together)
+    sides = split_queries(kept, split)
     if not sides["train"]:
-        raise InputError(f"filters: no query of {asked} is left to train on ({len(rejected)} were rejected: {dict(Counter(r['reason'] for r in rejected))}, {len(sides['dev'])} are dev). Loosen that filter, or raise queries.documents")
-    if recipe.evaluation.data is None and not sides["dev"]:
-        raise InputError("evaluation: no query is held out to compare on. Raise split.dev or queries.documents, or give evaluation.data")
-    drawn_from = len(sides["train"])
-    if (most := recipe.filters.at_most) and most < drawn_from:
-        chosen = set(random.Random(recipe.seed).sample(sorted(q.id for q in sides["train"]), most))
-        sides["train"] = [q for q in sides["train"] if q.id in chosen]
+        raise InputError(f"filters: no query of {len(generated)} is left to train on ({len(rejected)} were rejected: {dict(Counter(r['reason'] for r in rejected))}, {len(sides['dev'])} are dev, {len(sides['test'])} test). Loosen that filter, or raise queries.documents")
+    if recipe.evaluation.data is None and not sides[own_split(recipe)]:
+        raise InputError(f"evaluation: no query is held out to compare on. Raise split.{own_split(recipe)} or queries.documents, or give evaluation.data")
+    # real queries are for training: what of their documents is held out is no positive of theirs here
+    real = [replace(q, metadata=q.metadata | {"positives": ids}) for q in labelled if (ids := [i for i in q.metadata["positives"] if split[i] == "train"])]
+    drawn_from = len(real) + len(sides["train"])
+    sides["train"] = _drawn(recipe, real, sides["train"])
     if not process_state().is_main_process:
         return {}
     # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
@@ -173,13 +224,27 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
         os.link(source, target)
     except OSError:
         shutil.copyfile(source, target)
-    write_queries(folder / "queries.jsonl", sides["train"] + sides["dev"])
+    write_queries(folder / "queries.jsonl", [q for members in sides.values() for q in members])
+    write_split(folder / "split.jsonl", split)
     for side, members in sides.items():
         write_qrels(folder / "qrels" / f"{side}.tsv", {q.id: dict.fromkeys(q.metadata["positives"], 1) for q in members})
     write_jsonl(folder / "rejected.jsonl", rejected)
     write_json(folder / "filters.json", passed)
-    counts = {"train": len(sides["train"]), "dev": len(sides["dev"]), "rejected": dict(Counter(r["reason"] for r in rejected))}
+    counts = {side: len(members) for side, members in sides.items() if members or side != "test"} | {"rejected": dict(Counter(r["reason"] for r in rejected))}
+    if recipe.labelled:
+        counts["labelled_in_train"] = sum(q.metadata["strategy"] == LABELLED for q in sides["train"])
     return counts | ({"not_drawn": not_drawn} if (not_drawn := drawn_from - len(sides["train"])) else {})
+
+
+def _drawn(recipe: Recipe, real: list[Query], generated: list[Query]) -> list[Query]:
+    """The queries to train on: real and generated ones at the recipe's ratio, and at most as many as it wants."""
+    share = recipe.labelled.share if recipe.labelled and real else 0.0
+    total = min(len(generated) / (1 - share), len(real) / share if share else math.inf, recipe.filters.at_most or math.inf)
+    rng = random.Random(recipe.seed)
+    chosen: set[str] = set()
+    for members, part in ((generated, 1 - share), (real, share)):
+        chosen.update(rng.sample(sorted(q.id for q in members), min(len(members), round(total * part))))
+    return [q for q in real + generated if q.id in chosen]
 
 
 def _filtered(context: Context, queries: list[Query], corpus: Corpus) -> tuple[list[Query], list[dict[str, Any]], dict[str, dict[str, int]]]:
@@ -244,8 +309,7 @@ def _train_queries(context: Context) -> Queries:
 def _negatives(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
     corpus, queries = _read_corpus(context), _train_queries(context)
-    sides = split_documents(corpus, recipe.split.dev, recipe.seed)
-    held_out = {doc_id for doc_id, side in sides.items() if side != "train"}
+    held_out = {doc_id for doc_id, side in read_split(context.stage_folder("pairs") / "split.jsonl").items() if side != "train"}
     first, last = recipe.negatives.ranks
     # dev documents, positives and copies are passed over, so look further down than the last rank
     depth = min(len(corpus), 2 * last + 50)
@@ -285,6 +349,7 @@ def _model(context: Context, folder: Path) -> dict[str, Any]:
 
 def _model_card(recipe: Recipe, triplets: int) -> str:
     llm = recipe.llm.embedded or recipe.llm.model
+    labels = f"real labelled ones were mixed in ({Path(recipe.labelled.data).name}, {recipe.labelled.split})" if recipe.labelled else "no human label was used"
     return f"""---
 library_name: sentence-transformers
 pipeline_tag: sentence-similarity
@@ -293,7 +358,7 @@ tags: [sentence-transformers, feature-extraction, sharpen]
 # {recipe.name}
 
 `{recipe.training.base}` fine-tuned with `sharpen` on {triplets} triplets of one document collection. The queries were
-written by the language model `{llm}`; no human label was used. Load it with `SentenceTransformer("this folder")`.
+written by the language model `{llm}`; {labels}. Load it with `SentenceTransformer("this folder")`.
 The licences of the base model and of the language model hold for what is made with them.
 """
 
@@ -301,18 +366,29 @@ The licences of the base model and of the language model hold for what is made w
 # -- before and after ------------------------------------------------------------------------------------------------
 
 
-def _evaluation_folder(data: str) -> Path:
+def own_split(recipe: Recipe) -> Literal["dev", "test"]:
+    """The split of the run's own queries that is compared on where the recipe names no others."""
+    return "test" if recipe.split.test and recipe.evaluation.split != "dev" else "dev"
+
+
+def _share_of(recipe: Recipe, split: Literal["dev", "test"]) -> float:
+    return getattr(recipe.split, split)
+
+
+def _judged_folder(data: str) -> Path:
     folder = Path(data).expanduser()
     return folder if (folder / "queries.jsonl").exists() else find_dataset(data)
 
 
+def _judged_inputs(data: str, split: str) -> dict[str, str]:
+    folder = _judged_folder(data)
+    files = [folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv", folder / "corpus.jsonl"]
+    return {file.name: sha256_file(file) for file in files if file.exists()}
+
+
 def _evaluation_inputs(context: Context) -> dict[str, str]:
     part = context.recipe.evaluation
-    if part.data is None:
-        return {}
-    folder = _evaluation_folder(part.data)
-    files = [folder / "queries.jsonl", folder / "qrels" / f"{part.split}.tsv", folder / "corpus.jsonl"]
-    return {f"evaluation/{file.name}": sha256_file(file) for file in files if file.exists()}
+    return {f"evaluation/{name}": digest for name, digest in _judged_inputs(part.data, part.split).items()} if part.data else {}
 
 
 def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
@@ -320,9 +396,9 @@ def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     part = context.recipe.evaluation
     if part.data is None:
         folder = context.stage_folder("pairs")
-        corpus, queries, qrels = _read_corpus(context), read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / "dev.tsv")
+        corpus, queries, qrels = _read_corpus(context), read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / f"{own_split(context.recipe)}.tsv")
         return corpus, {q: queries[q] for q in qrels}, qrels
-    folder = _evaluation_folder(part.data)
+    folder = _judged_folder(part.data)
     # the run's own corpus where it is the same documents: it is chunked as it will be in use
     own = folder / "corpus.jsonl"
     same = not own.exists() or _corpus_inputs(context).get("corpus") == sha256_file(own)
@@ -410,7 +486,7 @@ def _search_part(recipe: Recipe) -> dict[str, Any]:
 
 
 def _pairs_part(recipe: Recipe) -> list[Any]:
-    part: list[Any] = [recipe.filters.model_dump(exclude={"judge": {"llm"}}), recipe.split.model_dump()]
+    part: list[Any] = [recipe.filters.model_dump(exclude={"judge": {"llm"}}), recipe.split.model_dump(), recipe.labelled and recipe.labelled.share]
     if _filter_is_dense(recipe):
         part.append(_search_part(recipe))
     if recipe.filters.judge:
@@ -455,14 +531,14 @@ STAGES = (
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
     Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_evaluation_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True, seeded=False),
     Stage(
-        "queries", 2, _queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()},
+        "queries", 2, _queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()} | _labelled_inputs(c),
         part=_queries_part, seeded=False,
     ),
     Stage(
-        "pairs", 2, _pairs, needs=("corpus", "queries"), shared=True,
+        "pairs", 3, _pairs, needs=("corpus", "queries"), shared=True,
         part=_pairs_part, inputs=_pairs_inputs,
     ),
-    Stage("negatives", 1, _negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
+    Stage("negatives", 2, _negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
     Stage("model", 1, _model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=_base_input, shared=True),
     Stage("after", 1, _after, needs=("corpus", "model"), part=_evaluation_part, inputs=_evaluation_inputs, shared=True, seeded=False),
 )  # fmt: skip

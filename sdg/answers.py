@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import json_repair
@@ -16,10 +16,16 @@ Form = Literal["line", "list", "json"]
 ``{"queries": [...]}``, by JSON schema where the server takes one."""
 
 
-class Item(BaseModel):
-    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+@dataclass(frozen=True)
+class Item:
+    """One query of an answer. ``evidence``: IDs of the documents that answer it, where these are fewer than were shown;
+    ``metadata``: more about it; ``problem``: why it cannot be used."""
+
     query: str
     answer: str = ""
+    evidence: tuple[str, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    problem: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,7 +91,7 @@ def read(text: str, form: Form, count: int, answers: bool = False) -> Read:
     items = []
     for line in filter(None, lines):
         query, found, answer = line.partition("Answer:")
-        items.append(Item(query=clean(query) if found else line, answer=answer))
+        items.append(Item(query=clean(query) if found else line, answer=answer.strip()))
     if answers:
         items = [item for item in items if item.answer]
     return Read(tuple(items[:count])) if items else Read(error="no query in it")
@@ -107,7 +113,13 @@ def _shape(queries: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
     return {"queries": [{"query": q, "answer": a} for q, a in zip(queries, answers, strict=True)] if answers else list(queries)}
 
 
-_ITEMS = TypeAdapter(list[Item])
+class _Written(BaseModel):
+    model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
+    query: str
+    answer: str = ""
+
+
+_WRITTEN = TypeAdapter(list[_Written])
 
 
 def _from_json(text: str, count: int) -> Read:
@@ -120,8 +132,8 @@ def _from_json(text: str, count: int) -> Read:
     if not isinstance(value, list):
         return Read(error="no JSON object with a list of queries")
     try:
-        items = _ITEMS.validate_python([{"query": v} if isinstance(v, str) else v for v in value])
+        items = _WRITTEN.validate_python([{"query": v} if isinstance(v, str) else v for v in value])
     except ValidationError as error:
         first = error.errors()[0]
         return Read(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    return Read(tuple(items[:count])) if items else Read(error="the list is empty")
+    return Read(tuple(Item(w.query, w.answer) for w in items[:count])) if items else Read(error="the list is empty")

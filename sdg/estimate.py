@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from statistics import fmean as mean
 
-from evaluation.data import Document
+from evaluation.data import Corpus, Document
 from sdg.answers import written
 from sdg.llm import Answer, Request
 from sdg.money import Prices
 from sdg.queries import prompt
-from sdg.strategies import Strategy
+from sdg.strategies import OF_QUERIES, Strategy, Unit
 
 
 @dataclass(frozen=True)
@@ -45,39 +45,50 @@ def estimate(
     count_tokens: Callable[[str], int],
     known: Callable[[Request], Answer | None] = lambda _request: None,
     sample: int = 100,
+    corpus: Corpus | None = None,
 ) -> list[Estimate]:
     """Count the calls of each strategy, and the tokens of ``sample`` of its prompts, evenly spaced.
 
     ``known`` looks an answer up in the journal: where a preview or an earlier run has asked some of the same prompts, the
     means are those of the server's own counts. Else an answer is taken to be as long as the pool's examples, since they
-    set its form. Strategies that work on the queries of earlier ones are taken to get one for each that was asked for.
+    set its form, or half as long as it may be. Strategies that work on the queries of earlier ones are taken to get one for
+    each that was asked for. The first step of a strategy of two has a row of its own.
     """
     result: list[Estimate] = []
     asked = 0
     for strategy in strategies:
-        if strategy.kind == "paraphrase":
+        if strategy.kind in OF_QUERIES:
             calls = asked * strategy.samples
-            head = strategy.request(None, strategy.draw(seed, 0), strategy.examples).prompt
-            requests = [Request(f"{head} {example.document}") for example in strategy.pool]
+            # as if each query were one of the pool's
+            shown = {n: Unit(str(n), example.document, Document(str(n), ""), ()) for n, example in enumerate((strategy.first or strategy).pool)}
         else:
-            units = list(strategy.units(documents))
+            units = list(strategy.units(documents, corpus=corpus))
             calls = len(units)
             # the first ones are what a preview has asked
-            chosen = sorted({*range(min(sample, calls)), *range(0, calls, max(1, calls // sample))})
-            requests = [prompt(strategy, units[n], n, seed) for n in chosen]
+            shown = {n: units[n] for n in sorted({*range(min(sample, calls)), *range(0, calls, max(1, calls // sample))})}
+        if strategy.first:
+            told = {n: prompt(strategy.first, unit, n, seed) for n, unit in shown.items()}
+            result.append(_row(strategy.first, f"{strategy.name}: {strategy.first.name}", calls, list(told.values()), count_tokens, known))
+            for n, request in told.items():
+                if (answer := known(request)) and (read := strategy.first.read(answer.text, shown[n])).items:
+                    shown[n] = strategy.after_first(shown[n], read)
+        row = _row(strategy, strategy.name, calls, [prompt(strategy, unit, n, seed) for n, unit in shown.items()], count_tokens, known)
+        if strategy.first and strategy.kind == "multi_hop" and not row.measured:  # what the first step brings stands in the prompt
+            row = replace(row, prompt_tokens=row.prompt_tokens + result[-1].completion_tokens)
+        result.append(row)
         asked += calls * strategy.count
-        answers = [answer for request in requests if (answer := known(request))]
-        seconds = None
-        if len(answers) >= 5:
-            prompt_tokens, completion_tokens = (mean(getattr(a, kind) for a in answers) for kind in ("prompt_tokens", "completion_tokens"))
-            timed = [a.seconds for a in answers if a.seconds]
-            seconds = mean(timed) if timed else None
-        else:
-            prompt_tokens = mean(count_tokens(request.prompt) for request in requests) if requests else 0.0
-            completion_tokens = _of_an_example(strategy, count_tokens)
-            answers = []
-        result.append(Estimate(strategy.name, calls, prompt_tokens, completion_tokens, strategy.parameters.get("max_tokens", 0), seconds, len(answers)))
     return result
+
+
+def _row(strategy: Strategy, name: str, calls: int, requests: Sequence[Request], count_tokens: Callable[[str], int], known: Callable[[Request], Answer | None]) -> Estimate:
+    answers = [answer for request in requests if (answer := known(request))]
+    most = strategy.parameters.get("max_tokens", 0)
+    if len(answers) >= 5:
+        timed = [a.seconds for a in answers if a.seconds]
+        prompt_tokens, completion_tokens = (mean(getattr(a, kind) for a in answers) for kind in ("prompt_tokens", "completion_tokens"))
+        return Estimate(name, calls, prompt_tokens, completion_tokens, most, mean(timed) if timed else None, len(answers))
+    prompt_tokens = mean(count_tokens(request.prompt) for request in requests) if requests else 0.0
+    return Estimate(name, calls, prompt_tokens, _of_an_example(strategy, count_tokens) if strategy.pool else most / 2, most)
 
 
 def _of_an_example(strategy: Strategy, count_tokens: Callable[[str], int]) -> float:

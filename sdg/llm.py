@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import os
+import re
 import time
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -25,6 +26,8 @@ MAX_ANSWER_CHARACTERS = 100_000
 """Longer answers are no answers to what is asked here, and would fill journal and memory."""
 _PASSING = (openai.APITimeoutError, openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
 """What may be gone at the next try."""
+_ABOUT_SCHEMAS = re.compile("response_format|json_schema|schema|grammar|structured", re.IGNORECASE)
+"""What a server says that knows no ``response_format``, or not this one."""
 
 
 @dataclass(frozen=True)
@@ -221,6 +224,7 @@ class _Endpoint:
         self.active = 0
         self.blocked_until = 0.0
         self._failures = 0
+        self._takes_schemas = True
         self._rate: dict[int, float] = {}
         """Answers a second by limit."""
         self._round: list[float] = []
@@ -253,7 +257,7 @@ class _Endpoint:
     async def _send(self, request: Request) -> Answer:
         try:
             if request.chat:
-                response = await self.client.chat.completions.create(model=self.settings.model, messages=[{"role": "user", "content": request.prompt}], **request.parameters)
+                response = await self._chat(request)
             else:
                 response = await self.client.completions.create(model=self.settings.model, prompt=request.prompt, **request.parameters)
             choice, usage = response.choices[0], response.usage
@@ -270,6 +274,22 @@ class _Endpoint:
         if len(text) > MAX_ANSWER_CHARACTERS:
             text, finish = text[:MAX_ANSWER_CHARACTERS], "length"
         return Answer(text, finish, *tokens)
+
+    async def _chat(self, request: Request) -> Any:
+        ask = self.client.chat.completions.create
+        messages: list[Any] = [{"role": "user", "content": request.prompt}]
+        parameters = dict(request.parameters)
+        if not self._takes_schemas:
+            parameters.pop("response_format", None)
+        try:
+            return await ask(model=self.settings.model, messages=messages, **parameters)
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            # not every server can hold a model to a JSON schema; the prompt asks for JSON all the same
+            if "response_format" not in parameters or not _ABOUT_SCHEMAS.search(str(error)):
+                raise
+            self._takes_schemas = False
+            del parameters["response_format"]
+            return await ask(model=self.settings.model, messages=messages, **parameters)
 
     def _back_off(self, error: openai.APIStatusError) -> None:
         self.limit = max(1, self.limit // 2)

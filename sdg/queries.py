@@ -6,17 +6,19 @@ import hashlib
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.data import Document, Query, text_key
+from evaluation.data import Corpus, Document, Query, text_key
 from evaluation.files import InputError
-from sdg.answers import Read, read
+from sdg.answers import Read
 from sdg.filters.text import reject_reason, words
 from sdg.llm import LLM, OVER_BUDGET, Answer, Request
 from sdg.strategies import MIN_WORDS, Strategy, Unit
 
+LABELLED = "labelled"
+"""Strategy of queries that people wrote."""
 MAX_FAILED = 0.01
 """Share of the requests that may stay without an answer; more is an outage, and the queries would be too few in silence."""
 
@@ -38,11 +40,12 @@ class Tally:
 @dataclass
 class Generated:
     """Kept queries (``metadata``: the documents under ``positives``, strategy, model, prompt hash), rejected ones with
-    their reason, and a tally by strategy."""
+    their reason, a tally by strategy, and what first steps brought (artifacts, translations), by unit."""
 
     kept: list[Query] = field(default_factory=list)
     rejected: list[dict[str, Any]] = field(default_factory=list)
     tallies: dict[str, Tally] = field(default_factory=dict)
+    first_steps: list[dict[str, Any]] = field(default_factory=list)
 
     def counts(self) -> dict[str, Any]:
         """All strategies together."""
@@ -72,56 +75,79 @@ def generate_queries(
     seed: int,
     warm_up: bool = False,
     progress: Callable[[Answer], None] | None = None,
+    corpus: Corpus | None = None,
+    given: Sequence[Query] = (),
 ) -> Generated:
     """Ask ``llm`` for queries that ``documents`` answer, by each of ``strategies``, and drop what is unusable.
 
+    ``corpus``: all documents, for strategies that show several of them together (default: ``documents``).
+    ``given``: queries that there are already, for strategies that rewrite queries; none of them is written again.
     ``warm_up``: send each group's shared prefix ahead of its first new request (for a local server of one slot, whose
-    answers then do not depend on where an earlier run was killed). Strategies of kind ``paraphrase`` work on what those
+    answers then do not depend on where an earlier run was killed). Those of the kinds ``OF_QUERIES`` work on what those
     before them brought. Raises ``InputError`` as ``LLM.ask`` does, and if more than ``MAX_FAILED`` of a strategy's
     requests got no answer after all retries.
     """
     result = Generated()
-    seen: set[str] = set()
+    seen = {_same(query.text) for query in given}
     for strategy in strategies:
+        examples = {_same(text) for example in strategy.pool for text in example.texts}
         started = time.monotonic()
         tally = result.tallies[strategy.name] = Tally()
-        units = list(strategy.units(documents, result.kept))
-        answers = _answers(strategy, units, llm, seed, warm_up, tally, progress)
-        failed = [a.error for _, a, _ in answers if a.failed]
-        if len(failed) > MAX_FAILED * len(answers):
-            raise InputError(f"llm: {len(failed)} of {len(answers)} requests failed, the last with {failed[-1]!r}. What was answered is kept; run again to ask for the rest")
-        for unit, (prompt_hash, answer, found) in zip(units, answers, strict=True):
-            metadata = {"positives": list(unit.positives), "strategy": strategy.name, "model": llm.identity, "prompt_hash": prompt_hash} | unit.metadata
-            _sort_out(strategy, unit, answer, found, metadata, seed, seen, result)
+        units = dict(enumerate(strategy.units(documents, [*given, *result.kept], corpus)))
+        said: dict[int, _Said] = {}
+        if strategy.first:
+            for n, first in _ask(strategy.first, units, llm, seed, warm_up, tally, progress).items():
+                if first.found.items:
+                    units[n] = strategy.after_first(units[n], first.found)
+                    result.first_steps.append({"unit": units[n].key, "strategy": strategy.name, "documents": list(units[n].positives), strategy.first.name: first.found.items[0].query})
+                else:  # nothing more to ask: this is the answer
+                    said[n] = first
+        said |= _ask(strategy, {n: unit for n, unit in units.items() if n not in said}, llm, seed, warm_up, tally, progress)
+        failed = [s.answer.error for s in said.values() if s.answer.failed]
+        if len(failed) > MAX_FAILED * len(said):
+            raise InputError(f"llm: {len(failed)} of {len(said)} requests failed, the last with {failed[-1]!r}. What was answered is kept; run again to ask for the rest")
+        for n, unit in units.items():
+            metadata = {"positives": list(unit.positives), "strategy": strategy.name, "model": llm.identity, "prompt_hash": said[n].prompt_hash} | unit.metadata
+            _sort_out(strategy, unit, said[n].answer, said[n].found, metadata, seed, seen, examples, result)
         tally.seconds = round(time.monotonic() - started, 2)
     return result
 
 
-def _answers(strategy: Strategy, units: list[Unit], llm: LLM, seed: int, warm_up: bool, tally: Tally, progress) -> list[tuple[str, Answer, Read]]:
-    """Prompt hash, answer and what could be read of it, for each unit."""
+@dataclass(frozen=True)
+class _Said:
+    """The answer to a prompt, and what could be read of it."""
 
-    def use(_number: int, request: Request, answer: Answer) -> tuple[str, Answer, Read]:
+    prompt_hash: str
+    answer: Answer
+    found: Read
+
+
+def _ask(strategy: Strategy, units: Mapping[int, Unit], llm: LLM, seed: int, warm_up: bool, tally: Tally, progress: Callable[[Answer], None] | None) -> dict[int, _Said]:
+    """Ask for each unit, by its number, and once more for what was to be JSON and is not."""
+
+    def use(unit: Unit, request: Request, answer: Answer) -> _Said:
         tally.prompts += 1
         tally.tokens += Counter(prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens)
         if progress:
             progress(answer)
-        found = Read() if answer.error else read(answer.text, strategy.form, strategy.count, strategy.kind == "question_answer")
-        return hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, found
+        found = Read() if answer.error else strategy.read(answer.text, unit)
+        return _Said(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, found)
 
-    answers = llm.ask(_requests(strategy, units, llm, seed, warm_up), use)
-    # one more attempt for what was to be JSON, and is not
-    broken = [n for n, (_, answer, found) in enumerate(answers) if found.error and strategy.form == "json"]
-    again = llm.ask((_repair(strategy, units[n], answers[n][1], answers[n][2], seed) for n in broken), use) if broken else []
-    for n, repaired in zip(broken, again, strict=True):
-        if repaired[2].items:
-            tally.repaired += 1
-            answers[n] = repaired
-    return answers
+    asked = list(units.items())
+    said = dict(zip(units, llm.ask(_requests(strategy, asked, llm, seed, warm_up), lambda place, request, answer: use(asked[place][1], request, answer)), strict=True))
+    broken = [(n, unit) for n, unit in asked if said[n].found.error and strategy.asks_for_json]
+    if broken:
+        again = llm.ask((_repair(strategy, unit, said[n], seed) for n, unit in broken), lambda place, request, answer: use(broken[place][1], request, answer))
+        for (n, _), repaired in zip(broken, again, strict=True):
+            if repaired.found.items:
+                tally.repaired += 1
+                said[n] = repaired
+    return said
 
 
-def _requests(strategy: Strategy, units: list[Unit], llm: LLM, seed: int, warm_up: bool) -> Iterator[Request]:
+def _requests(strategy: Strategy, units: Sequence[tuple[int, Unit]], llm: LLM, seed: int, warm_up: bool) -> Iterator[Request]:
     warmed: set[int] = set()
-    for position, unit in enumerate(units):
+    for position, unit in units:
         request, group = prompt(strategy, unit, position, seed), position // strategy.group
         if warm_up and group not in warmed and llm.known(request) is None:
             warmed.add(group)
@@ -138,12 +164,12 @@ def prompt(strategy: Strategy, unit: Unit, position: int, seed: int) -> Request:
     return strategy.request(unit, examples, len(examples) + 1 + position % 2, seed)
 
 
-def _repair(strategy: Strategy, unit: Unit, answer: Answer, found: Read, seed: int) -> Request:
+def _repair(strategy: Strategy, unit: Unit, said: _Said, seed: int) -> Request:
     request = strategy.request(unit, [], 1, seed)
-    return replace(request, prompt=f"{request.prompt} {answer.text[:2000].strip()}\n\nThat cannot be read ({found.error}). Once more, as JSON and nothing else:")
+    return replace(request, prompt=f"{request.prompt} {said.answer.text[:2000].strip()}\n\nThat cannot be read ({said.found.error}). Once more, as JSON and nothing else:")
 
 
-def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metadata: dict[str, Any], seed: int, seen: set[str], result: Generated) -> None:
+def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metadata: dict[str, Any], seed: int, seen: set[str], examples: set[str], result: Generated) -> None:
     tally = result.tallies[strategy.name]
     tally.asked += strategy.count
     # a query that was asked for and did not come is one that is rejected: so the counts add up
@@ -151,12 +177,14 @@ def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metad
     for sample in range(strategy.count):
         item = found.items[sample] if sample < len(found.items) else None
         text = item.query if item else ""
-        reason = problem if item is None else reject_reason(text, unit.document, strategy.language)
+        reason = problem if item is None else item.problem or reject_reason(text, unit.document, strategy.language)
         if item and answer.finish_reason == "length" and sample == len(found.items) - 1:
             reason = reason or "cut off at max_tokens"
         if item and reason is None and strategy.fields and not (named := _named(text, unit.metadata["constraints"])):
             reason = "names none of the metadata"
-        key = text_key(" ".join(words(text)))
+        key = _same(text)
+        if reason is None and key in examples:
+            reason = "copied from an example of the prompt"
         if reason is None and key in seen:
             reason = "duplicate of another query"
         if reason:
@@ -167,7 +195,9 @@ def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metad
         seen.add(key)
         tally.kept += 1
         query_id = _query_id(unit.key, sample)
-        more: dict[str, Any] = {"answer": item.answer} if item.answer else {}
+        more: dict[str, Any] = {**item.metadata, **({"answer": item.answer} if item.answer else {})}
+        if item.evidence:
+            more["positives"] = list(item.evidence)
         if strategy.fields:
             more["constraints"] = named
         if strategy.typos and (rng := random.Random(f"{seed}/{query_id}")).random() < strategy.typos:
@@ -208,6 +238,11 @@ def with_typo(text: str, rng: random.Random) -> str:
 
 _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEIGHBOURS = {c: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS for i, c in enumerate(row)}
+
+
+def _same(text: str) -> str:
+    """Equal for queries that differ in signs and case only."""
+    return text_key(" ".join(words(text)))
 
 
 def _query_id(unit: str, sample: int) -> str:

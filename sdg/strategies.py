@@ -10,21 +10,24 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import sentencex
 
-from evaluation.data import Document, Query
+from evaluation.data import Corpus, Document, Query
 from evaluation.files import InputError
-from sdg.answers import Form, held_to_schema, instruction, queries_schema, written
+from sdg import multi_hop
+from sdg.answers import Form, Read, held_to_schema, instruction, queries_schema, read, written
 from sdg.llm import Request
 from sdg.prompts import template
 
 MIN_WORDS = 5
 """Words that a text must have for a query to be written from it."""
 
-Kind = Literal["document", "sentence", "metadata", "question_answer", "paraphrase"]
+Kind = Literal["document", "sentence", "metadata", "question_answer", "multi_hop", "paraphrase", "back_translation", "artifacts"]
+OF_QUERIES: tuple[Kind, ...] = ("paraphrase", "back_translation")
+"""Kinds that work on the queries that earlier strategies brought."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +39,18 @@ class Example:
     queries: tuple[str, ...]
     answers: tuple[str, ...] = ()
 
+    @property
+    def texts(self) -> tuple[str, ...]:
+        return self.queries
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
     """What one prompt is about.
 
     ``key``: a stable name; IDs of queries and seeds of sampling hang on it. ``document``: where the text is from.
-    ``positives``: IDs of the documents that answer. ``metadata`` goes into the queries'.
+    ``positives``: IDs of the documents that answer. ``metadata`` goes into the queries'. ``segments``: of kind
+    ``multi_hop``, in place of the text. ``notes``: what the strategy's first step brought, if that stands beside the text.
     """
 
     key: str
@@ -50,6 +58,8 @@ class Unit:
     document: Document
     positives: tuple[str, ...]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    segments: tuple[str, ...] = ()
+    notes: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,10 +73,12 @@ class Strategy:
     ``parameters``: sampling, as in ``Request``. ``fields``: metadata that queries of kind ``metadata`` must name.
     ``sentences``: at most so many of a document. ``language``: two-letter code, which every query must have.
     ``typos``: share of the queries that get a typing error. ``documents``: of those given, the first so many.
+    ``bundle``: of kind ``multi_hop``. ``first``: what is asked before, and whose answer goes into the prompt: a translation,
+    which takes the place of the text, or artifacts.
     """
 
     task: str
-    pool: Sequence[Example]
+    pool: Sequence[Example] | Sequence[multi_hop.Shown]
     kind: Kind = "document"
     name: str = "document"
     count: int = 1
@@ -82,31 +94,42 @@ class Strategy:
     language: str | None = None
     typos: float = 0.0
     documents: int | None = None
+    bundle: multi_hop.Bundle = field(default_factory=multi_hop.Bundle)
+    first: Strategy | None = None
 
-    def units(self, documents: Sequence[Document], queries: Sequence[Query] = ()) -> Iterator[Unit]:
-        """The units of ``documents`` (for kind ``paraphrase``: of ``queries``), in their order.
+    def units(self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None) -> Iterator[Unit]:
+        """The units of ``documents`` (of ``queries``, for the kinds ``OF_QUERIES``), in their order. ``corpus``: where the
+        other documents and chunks of a bundle come from (default: ``documents``).
 
         Raises ``InputError`` if no document has any of the metadata fields that are asked for.
         """
-        if self.kind == "paraphrase":
-            return _queries(queries, {d.id: d for d in documents}, self)
+        if corpus is None:
+            corpus = {d.id: d for d in documents}
+        if self.kind in OF_QUERIES:
+            return _queries(queries, corpus, self)
+        if self.kind == "multi_hop":
+            return _bundles(documents[: self.documents], corpus, self)
         write = {"document": _whole, "question_answer": _whole, "sentence": _sentences, "metadata": _constraints}[self.kind]
         return write(documents[: self.documents], self)
 
-    def draw(self, seed: int, group: int) -> list[Example]:
+    def draw(self, seed: int, group: int) -> list[Example] | list[multi_hop.Shown]:
         """The examples of a group of units."""
         return random.Random(f"{seed}/{group}").sample(list(self.pool), min(self.examples, len(self.pool)))
 
-    def request(self, unit: Unit | None, examples: Sequence[Example], number: int, seed: int | None = None) -> Request:
+    def request(self, unit: Unit | None, examples: Sequence[Example] | Sequence[multi_hop.Shown], number: int, seed: int | None = None) -> Request:
         """The prompt for ``unit`` as the ``number``-th after ``examples``; without a unit, only what a group shares."""
-        answers = bool(self.kind == "question_answer")
+        parameters: dict[str, Any] = dict(self.parameters)
+        if seed is not None and unit is not None:
+            parameters["seed"] = sampling_seed(seed, unit.key)
+        if self.kind in ("artifacts", "multi_hop"):
+            return self._of_segments(unit, examples, parameters)
+        answers = self.kind == "question_answer"
         shown = [(_one_line(e.document), written(self.form, e.queries, e.answers if answers else ())) for e in examples]
         prompt = template("few_shot.j2").render(
             task=self.task.strip(), instruction=instruction(self.form, self.count, answers, self.chat), examples=shown,
             text_label=_LABELS[self.kind], label="Query" if self.form == "line" else "Queries", number=number,
             text=" ".join(_one_line(unit.text).split(" ")[: self.max_words]) if unit else "",
         )  # fmt: skip
-        parameters: dict[str, Any] = dict(self.parameters)
         if unit is None:
             return Request(prompt.strip(), self.chat, parameters | {"max_tokens": 1})
         if not self.chat:
@@ -114,9 +137,35 @@ class Strategy:
             parameters = {"stop": ["\n"] if self.form == "line" else [f"\n{_LABELS[self.kind]}", "\n\n"]} | parameters
         if self.form == "json":
             parameters = held_to_schema(parameters, "queries", queries_schema(self.count, answers), self.chat)
-        if seed is not None:
-            parameters["seed"] = sampling_seed(seed, unit.key)
         return Request(prompt.strip(), self.chat, parameters)
+
+    def _of_segments(self, unit: Unit | None, examples: Sequence[multi_hop.Shown], parameters: dict[str, Any]) -> Request:
+        segments = [" ".join(_one_line(text).split(" ")[: self.max_words]) for text in unit.segments] if unit else []
+        if self.kind == "artifacts":
+            prompt, schema = multi_hop.artifacts_prompt(segments, examples, self.chat), multi_hop.artifacts_schema()
+        else:
+            prompt = multi_hop.questions_prompt(segments, unit.notes if unit else "", examples, self.count, self.bundle, self.chat)
+            schema = multi_hop.questions_schema(len(segments), self.count, self.bundle)
+        if unit is None:
+            return Request(prompt, self.chat, parameters | {"max_tokens": 1})
+        return Request(prompt, self.chat, held_to_schema(parameters, self.kind, schema, self.chat))
+
+    @property
+    def asks_for_json(self) -> bool:
+        return self.form == "json" or self.kind in ("artifacts", "multi_hop")
+
+    def read(self, text: str, unit: Unit) -> Read:
+        """What an answer to the unit's prompt holds."""
+        if self.kind == "artifacts":
+            return multi_hop.read_artifacts(text)
+        if self.kind == "multi_hop":
+            return multi_hop.read_questions(text, unit.positives, self.count, self.bundle)
+        return read(text, self.form, self.count, self.kind == "question_answer")
+
+    def after_first(self, unit: Unit, found: Read) -> Unit:
+        """The unit with what the first step has found."""
+        (item,) = found.items
+        return replace(unit, notes=item.query) if self.kind == "multi_hop" else replace(unit, text=item.query)
 
 
 def sampling_seed(seed: int, key: str) -> int:
@@ -124,7 +173,7 @@ def sampling_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") >> 1
 
 
-_LABELS: dict[Kind, str] = {"document": "Document", "question_answer": "Document", "sentence": "Sentence", "metadata": "Document", "paraphrase": "Question"}
+_LABELS: dict[Kind, str] = {"document": "Document", "question_answer": "Document", "sentence": "Sentence", "metadata": "Document", "paraphrase": "Question", "back_translation": "Question"}
 
 
 def _whole(documents: Iterable[Document], strategy: Strategy) -> Iterator[Unit]:
@@ -168,6 +217,18 @@ def _queries(queries: Iterable[Query], documents: Mapping[str, Document], strate
         positives = tuple(query.metadata["positives"])
         for sample in range(strategy.samples):
             yield Unit(f"{_prefix(strategy)}{query.id}/{sample}", query.text, documents[positives[0]], positives, {"of": query.id})
+
+
+def _bundles(documents: Sequence[Document], corpus: Corpus, strategy: Strategy) -> Iterator[Unit]:
+    how = strategy.bundle
+    for members, chunks in multi_hop.bundles(documents, corpus, how):
+        windows = multi_hop.arrange(chunks, how.order, how.segments)
+        step = max(1, len(windows) // strategy.samples)  # spread over the whole
+        for number, window in list(enumerate(windows))[::step][: strategy.samples]:
+            # all that was shown, as one document: for what is said of a query by its words
+            shown = Document(window[0].id, "\n".join(c.text for c in window), window[0].title)
+            metadata = {"bundle": members} if len(members) > 1 else {}
+            yield Unit(f"{_prefix(strategy)}{'+'.join(members)}/{number}", shown.text, shown, tuple(c.id for c in window), metadata, tuple(_titled(c) for c in window))
 
 
 def _prefix(strategy: Strategy) -> str:

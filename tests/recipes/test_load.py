@@ -119,7 +119,8 @@ def test_every_part_says_how_it_is_run_and_is_valid_with_that_recipe(path: Path)
     assert f"strategies/{path.stem}" in overrides.split()
     loaded = load_recipe(str(Path(__file__).parents[2] / recipe), overrides.split()).recipe
     for strategy in loaded.queries.all_strategies():
-        assert len(read_pool(Path(strategy.pool))) >= 20
+        multi_hop = strategy.kind == "multi_hop"
+        assert len(read_pool(Path(strategy.pool), multi_hop)) >= (6 if multi_hop else 20)
 
 
 def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(recipe_file: Path, tmp_path: Path):
@@ -142,7 +143,12 @@ def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(r
     [
         ("[{kind: metadata}]", "needs fields"),
         ("[{kind: document}, {kind: document}]", "different names"),
-        ("[{kind: paraphrase}]", "cannot be the first"),
+        ("[{kind: paraphrase}]", "no pool of examples for paraphrase"),
+        ("[{kind: back_translation, pool: x.yaml}]", "cannot be the first"),
+        ("[{kind: multi_hop, task: Ask.}]", "has no task"),
+        ("[{kind: multi_hop, bundle: {hops: [3, 2]}}]", "must not be greater"),
+        ("[{bundle: {documents: 2}}]", "belongs to multi_hop"),
+        ("[{name: labelled}]", "real queries"),
         ("[{kind: document, queries: 2, form: line}]", "room for one query"),
         ("[]", "at least 1"),
         ("[{kind: dokument}]", "'document'"),

@@ -1,3 +1,4 @@
+import json
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -57,6 +58,25 @@ def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content):
         answers = llm.ask([Request("p", chat=True)])
     assert answers[0].error.startswith("not a completion") and not answers[0].text
     assert len(llm.journal) == 0
+
+
+def test_a_server_that_knows_no_schemas_is_asked_without(tmp_path):
+    bodies = []
+
+    def reply(path, body, headers):
+        bodies.append(body)
+        if "response_format" in body:
+            return 400, {}, json.dumps({"error": {"message": "'response_format.type' must be 'text'"}}).encode()
+        if body["messages"][0]["content"] == "too long":
+            return 400, {}, json.dumps({"error": {"message": "the prompt has more tokens than the context"}}).encode()
+        return chat_answer('{"queries": ["x y"]}')
+
+    held = {"response_format": {"type": "json_schema", "json_schema": {"name": "q", "schema": {"type": "object"}}}}
+    with serve_replies(reply) as url:
+        llm = _llm(url, tmp_path, max_concurrency=1)
+        answers = llm.ask([Request("one", True, held), Request("two", True, held), Request("too long", True, held)])
+    assert [a.error.partition(":")[0] for a in answers] == ["", "", "BadRequestError"]
+    assert ["response_format" in body for body in bodies] == [True, False, False, False]  # told once, it is known
 
 
 def test_a_local_server_is_reached_past_the_proxies(tmp_path, monkeypatch):

@@ -10,6 +10,7 @@ from sdg.journal import Journal
 from sdg.llm import Answer
 from sdg.queries import generate_queries, sample_documents, with_typo
 from sdg.strategies import Example, Strategy, Unit
+from tests.sdg.recorded import Recorded
 
 POOL = [Example(f"Thing {n}: about {n}.", (f"What is {n}?", f"Which is {n}?"), (f"it is {n}", f"that is {n}")) for n in range(20)]
 DOCUMENT = Document("d", "Mix flour, water, salt and yeast and knead the dough for ten minutes.", "Baking bread")
@@ -58,27 +59,10 @@ def test_prompts_of_a_group_share_exactly_the_examples():
     assert len({p[len(shared) + len("Document ")] for p in prompts}) == 3
 
 
-class _Recorded:
-    """Answers as a server gave them before, a list for each time it is asked; what is tested is what is made of them."""
-
-    identity = "recorded"
-
-    def __init__(self, *answers):
-        self.answers, self.requests = list(answers), []
-
-    def known(self, request):
-        return None
-
-    def ask(self, requests, use):
-        self.requests = list(requests)
-        answers = self.answers.pop(0) if self.requests else []
-        return [use(n, request, answer) for n, (request, answer) in enumerate(zip(self.requests, answers, strict=True))]
-
-
 def test_every_answer_is_kept_or_rejected_with_a_reason():
     documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
     answers = [Answer("why is zero there"), Answer(" Why is zero there? "), Answer(""), Answer("", error="BadRequestError: 400 for d3"), Answer("a cut off", "length"), Answer("what about five", "stop", 10, 4, 3)]
-    llm = _Recorded(answers)
+    llm = Recorded(answers)
     generated = generate_queries(documents, llm, [Strategy("t", POOL, examples=2, group=3)], seed=1, warm_up=True)
     assert [q.metadata["positives"] for q in generated.kept] == [["d0"], ["d5"]]
     assert generated.counts() == {"asked": 6, "kept": 2, "rejected": {"duplicate of another query": 1, "empty": 1, "LLM error: BadRequestError": 1, "cut off at max_tokens": 1}, "prompt_tokens": 10, "cached_tokens": 4, "completion_tokens": 3}
@@ -90,7 +74,7 @@ def test_every_answer_is_kept_or_rejected_with_a_reason():
 
 def test_an_outage_in_the_midst_is_no_smaller_result():
     documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
-    llm = _Recorded([Answer("what about zero")] * 5 + [Answer("", error="timeout: 120 s")])
+    llm = Recorded([Answer("what about zero")] * 5 + [Answer("", error="timeout: 120 s")])
     with pytest.raises(InputError, match=r"1 of 6 requests failed.*run again"):
         generate_queries(documents, llm, [Strategy("t", POOL, examples=2, group=3)], seed=1)
 
@@ -134,7 +118,7 @@ def test_units_of_every_kind_have_stable_keys_and_say_which_document_answers():
 def test_several_queries_of_a_prompt_add_up_whatever_came():
     strategy = Strategy("t", POOL, count=3, form="list", examples=2, name="list")
     answers = [Answer("- how hot is the oven\n- pottery\n- how long until I may look\n- one too many"), Answer("- soaking time", "length", 10, 0, 5)]
-    generated = generate_queries(CORPUS, _Recorded(answers), [strategy], seed=1)
+    generated = generate_queries(CORPUS, Recorded(answers), [strategy], seed=1)
     assert [q.text for q in generated.kept] == ["how hot is the oven", "how long until I may look"]
     assert len({q.id for q in generated.kept}) == 2 and {q.metadata["strategy"] for q in generated.kept} == {"list"}
     tally = generated.tallies["list"]
@@ -144,7 +128,7 @@ def test_several_queries_of_a_prompt_add_up_whatever_came():
 
 def test_metadata_queries_must_name_some_and_say_which():
     strategy = Strategy("t", POOL, kind="metadata", name="metadata", fields=("author", "category"), examples=2)
-    generated = generate_queries(CORPUS, _Recorded([Answer("what does M. Ito say on firing"), Answer("how long to boil them")]), [strategy], seed=1)
+    generated = generate_queries(CORPUS, Recorded([Answer("what does M. Ito say on firing"), Answer("how long to boil them")]), [strategy], seed=1)
     assert generated.kept[0].metadata["constraints"] == {"author": "M. Ito"} and generated.tallies["metadata"].rejected == {"names none of the metadata": 1}
 
 
@@ -152,16 +136,16 @@ def test_broken_json_gets_one_more_attempt():
     strategy = Strategy("t", POOL, count=2, form="json", examples=2, name="json")
     answers = [Answer("I would rather not"), Answer('{"queries": ["soaking time of beans", "boiled with which herb"]}')]
     repaired = [Answer('{"queries": ["how hot is the oven", "when may I look"]}')]
-    llm = _Recorded(answers, repaired)
+    llm = Recorded(answers, repaired)
     generated = generate_queries(CORPUS, llm, [strategy], seed=1)
     assert generated.counts() == {"asked": 4, "kept": 4, "rejected": {}, "repaired": 1} and "I would rather not" in llm.requests[0].prompt
-    generated = generate_queries(CORPUS, _Recorded(answers, [Answer("no")]), [strategy], seed=1)
+    generated = generate_queries(CORPUS, Recorded(answers, [Answer("no")]), [strategy], seed=1)
     assert generated.counts()["asked"] == 4 == generated.counts()["kept"] + 2 and "not readable" in next(iter(generated.counts()["rejected"]))
 
 
 def test_paraphrases_are_of_the_queries_before_and_keep_their_documents():
     strategies = [Strategy("t", POOL, examples=2), Strategy("t", POOL, kind="paraphrase", name="paraphrase", examples=2)]
-    llm = _Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")], [Answer("oven temperature for clay"), Answer("soaking time of beans")])
+    llm = Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")], [Answer("oven temperature for clay"), Answer("soaking time of beans")])
     generated = generate_queries(CORPUS, llm, strategies, seed=1)
     paraphrase = generated.kept[2]
     assert paraphrase.metadata["positives"] == ["a"] and paraphrase.metadata["of"] == generated.kept[0].id
@@ -175,7 +159,7 @@ def test_typing_errors_are_drawn_by_seed_one_to_a_query():
     assert len(typed) > 10 and "restart the kiln" not in typed and all(t.split()[1] == "the" for t in typed)
     assert with_typo("a b c", rng) == "a b c"
     strategy = Strategy("t", POOL, examples=2, typos=1.0)
-    runs = [generate_queries(CORPUS, _Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")]), [strategy], seed=1).kept for _ in range(2)]
+    runs = [generate_queries(CORPUS, Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")]), [strategy], seed=1).kept for _ in range(2)]
     assert runs[0] == runs[1] and [q.metadata["typed_for"] for q in runs[0]] == ["how hot is the oven", "soaking time of beans"]
 
 
