@@ -24,7 +24,6 @@ from evaluation.data import (
     read_corpus,
     read_qrels,
     read_queries,
-    text_key,
     write_corpus,
     write_qrels,
     write_queries,
@@ -50,7 +49,7 @@ from sdg.llm import OVER_BUDGET, api_key_from
 from sdg.multi_hop import Bundle
 from sdg.negatives import bm25 as bm25_miner
 from sdg.negatives import kept_negatives, write_negatives
-from sdg.queries import LABELLED, generate_queries, sample_documents
+from sdg.queries import LABELLED, generate_queries, query_key, sample_documents
 from sdg.split import near_duplicate_documents, read_split, split_documents, split_queries, write_split
 from sdg.strategies import MIN_WORDS, OF_QUERIES, Example, Strategy
 from training.retriever import RetrieverSettings, train_retriever
@@ -179,8 +178,8 @@ def _labelled(context: Context, corpus: Corpus) -> tuple[list[Query], int]:
     for doc_id, document in corpus.items():
         chunks.setdefault(document.doc_id, []).append(doc_id)
     qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, set(corpus) | set(chunks))
-    asked = {text_key(query.text) for query in (read_evaluation(context)[1] if context.recipe.evaluation.data else {}).values()}
-    chosen = {q: [d for d, grade in grades.items() if grade > 0] for q, grades in qrels.items() if text_key(queries[q].text) not in asked}
+    asked = {query_key(query.text) for query in (read_evaluation(context)[1] if context.recipe.evaluation.data else {}).values()}
+    chosen = {q: [d for d, grade in grades.items() if grade > 0] for q, grades in qrels.items() if query_key(queries[q].text) not in asked}
     cut = {q: queries[q].text for q, ids in chosen.items() if any(d not in corpus for d in ids)}
     found = BM25(corpus).search(cut, min(len(corpus), 10 * RUN_DEPTH)) if cut else {}
     best = lambda q, d: d if d in corpus else max(chunks[d], key=lambda chunk: found[q].get(chunk, 0.0))  # noqa: E731

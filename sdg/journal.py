@@ -6,6 +6,8 @@ import hashlib
 import json
 import sqlite3
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +41,13 @@ class Journal:
 
     def put(self, key: str, answer: dict[str, Any]) -> None:
         self._db.execute("INSERT OR REPLACE INTO answers VALUES (?, ?, ?)", (key, json.dumps(answer, ensure_ascii=False), time.time()))
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all that is put in the block at its end, many times faster; what is lost with the process is all of it."""
+        self._db.execute("BEGIN")
+        yield
+        self._db.execute("COMMIT")
 
     def __len__(self) -> int:
         return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]

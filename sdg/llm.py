@@ -134,7 +134,7 @@ class LLM:
                     await asyncio.wait([under_way[key]])
                 answer = self.known(request)
                 if answer is None:
-                    under_way[key] = asyncio.ensure_future(self._answer(pool, request, key))
+                    under_way[key] = asyncio.ensure_future(self._answer(pool, request))
                     try:
                         answer = await under_way[key]
                     finally:
@@ -158,10 +158,16 @@ class LLM:
         stored = self.journal.get(self._key(request))
         return None if stored is None else Answer(**stored, from_journal=True)
 
+    def record(self, request: Request, answer: Answer) -> None:
+        """Put an answer into the journal, as if the request had been asked now."""
+        stored = asdict(answer)
+        del stored["from_journal"]
+        self.journal.put(self._key(request), stored)
+
     def _key(self, request: Request) -> str:
         return self.journal.key({"model": self.identity} | request.identity())
 
-    async def _answer(self, pool: _Pool, request: Request, key: str) -> Answer:
+    async def _answer(self, pool: _Pool, request: Request) -> Answer:
         bound = _token_bound(request)
         if not await pool.wait_for(lambda: self.spending.reserve(*bound)):
             return Answer("", error=f"{OVER_BUDGET}: {self.spending}")
@@ -170,9 +176,7 @@ class LLM:
                 await self._send(pool, request.warm_up)
             answer = await self._send(pool, request)
             if not answer.error:
-                stored = asdict(answer)
-                del stored["from_journal"]
-                self.journal.put(key, stored)
+                self.record(request, answer)
                 self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
         finally:
             self.spending.release(*bound)

@@ -88,9 +88,9 @@ def generate_queries(
     requests got no answer after all retries.
     """
     result = Generated()
-    seen = {_same(query.text) for query in given}
+    seen = {query_key(query.text) for query in given}
     for strategy in strategies:
-        examples = {_same(text) for example in strategy.pool for text in example.texts}
+        examples = {query_key(text) for example in strategy.pool for text in example.texts}
         started = time.monotonic()
         tally = result.tallies[strategy.name] = Tally()
         units = dict(enumerate(strategy.units(documents, [*given, *result.kept], corpus)))
@@ -182,7 +182,7 @@ def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metad
             reason = reason or "cut off at max_tokens"
         if item and reason is None and strategy.fields and not (named := _named(text, unit.metadata["constraints"])):
             reason = "names none of the metadata"
-        key = _same(text)
+        key = query_key(text)
         if reason is None and key in examples:
             reason = "copied from an example of the prompt"
         if reason is None and key in seen:
@@ -240,7 +240,7 @@ _ROWS = ("qwertyuiop", "asdfghjkl", "zxcvbnm")
 _NEIGHBOURS = {c: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS for i, c in enumerate(row)}
 
 
-def _same(text: str) -> str:
+def query_key(text: str) -> str:
     """Equal for queries that differ in signs and case only."""
     return text_key(" ".join(words(text)))
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from datasketch import MinHash, MinHashLSH
+from datasketch import MinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -21,6 +21,8 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 PERMUTATIONS = 128
 SHINGLE = 3
+ALL_PAIRS = 32
+"""Candidates of one band that are all compared with each other."""
 
 
 def split_documents(corpus: Corpus, dev_share: float, seed: int, test_share: float = 0.0, together: Iterable[Sequence[str]] = ()) -> dict[str, Split | None]:
@@ -56,27 +58,46 @@ def split_queries(queries: Sequence[Query], sides: Mapping[str, Split | None]) -
 
 def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str, str]]:
     """Pairs of document IDs whose three-word shingles have a Jaccard similarity of ``threshold`` or more, as MinHash of 128
-    permutations estimates it (standard error up to 0.045). What LSH finds in the same bucket is compared, so that the
-    time grows with the number of documents and not with its square."""
+    permutations estimates it (standard error up to 0.045); of many that are alike, not every pair, but enough to link them.
+
+    Only documents that agree on a whole band of their sketches are compared, so the time grows with the number of documents
+    and not with its square; those that are just at the threshold share a band with a probability of 0.99.
+    """
     texts: dict[str, list[str]] = {}
     for document in corpus.values():
         texts.setdefault(document.doc_id, []).append(document.text or document.title)
-    index = MinHashLSH(threshold=threshold, num_perm=PERMUTATIONS)
-    values: dict[str, np.ndarray] = {}
     empty = MinHash(num_perm=PERMUTATIONS)
-    pairs: list[tuple[str, str]] = []
+    ids: list[str] = []
+    sketches = np.empty((len(texts), PERMUTATIONS), dtype=empty.hashvalues.dtype)
     for doc_id, parts in texts.items():
         own = words(" ".join(parts))
-        shingles = {" ".join(own[i : i + SHINGLE]).encode() for i in range(max(1, len(own) - SHINGLE + 1))} if own else set()
-        if not shingles:
-            continue
-        sketch = empty.copy()  # with its permutations, which take long to draw
-        sketch.update_batch(shingles)
-        hashed = sketch.hashvalues
-        pairs += [(other, doc_id) for other in sorted(index.query(sketch)) if np.mean(values[other] == hashed) >= threshold]
-        index.insert(doc_id, sketch, check_duplication=False)
-        values[doc_id] = hashed
-    return pairs
+        if own:
+            sketch = empty.copy()  # with its permutations, which take long to draw
+            sketch.update_batch({" ".join(own[i : i + SHINGLE]).encode() for i in range(max(1, len(own) - SHINGLE + 1))})
+            sketches[len(ids)] = sketch.hashvalues
+            ids.append(doc_id)
+    sketches = sketches[: len(ids)]
+    rows = max(r for r in range(1, PERMUTATIONS + 1) if r == 1 or 1 - (1 - threshold**r) ** (PERMUTATIONS // r) >= 0.99)
+    found: set[tuple[int, int]] = set()
+    for start in range(0, PERMUTATIONS - rows + 1, rows):
+        found.update(_alike(sketches, start, rows, threshold))
+    return [(ids[a], ids[b]) for a, b in sorted(found)]
+
+
+def _alike(sketches: np.ndarray, start: int, rows: int, threshold: float) -> Iterator[tuple[int, int]]:
+    """Of the documents that agree on a band, those that are similar enough."""
+    band = np.ascontiguousarray(sketches[:, start : start + rows])
+    keys = band.view(np.dtype((np.void, band.dtype.itemsize * rows))).ravel()
+    order = np.argsort(keys, kind="stable")
+    borders = np.flatnonzero(keys[order][1:] != keys[order][:-1]) + 1
+    for group in np.split(order, borders):
+        if len(group) > 1:
+            # of very many, as forms and templates are, each is compared with the first ones and with the one before
+            first, second = np.triu_indices(min(len(group), ALL_PAIRS), k=1)
+            more = np.arange(ALL_PAIRS, len(group))
+            pairs = np.concatenate([np.stack([group[first], group[second]]), np.stack([group[more - 1], group[more]]), np.stack([np.full(len(more), group[0]), group[more]])], axis=1)
+            similar = (sketches[pairs[0]] == sketches[pairs[1]]).mean(axis=1) >= threshold
+            yield from zip(*pairs[:, similar].tolist(), strict=True)
 
 
 def write_split(path: Path, sides: Mapping[str, Split | None]) -> None:

@@ -20,12 +20,14 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 
+from evaluation.data import read_qrels
 from evaluation.models import load_encoder
 from recipes.cli import main
 from sdg.embedded import locate_llm, serve
 from tests.conftest import make_dataset, make_recipe, write_rows
 from tests.servers import serve_replies
 
+POOLS = Path(__file__).parents[2] / "recipes" / "pools"
 STAGES = ["corpus", "before", "queries", "pairs", "negatives", "model", "after"]
 
 
@@ -178,14 +180,27 @@ def test_a_run_is_exported(undisturbed, tmp_path):
 
 def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
-    strategies = "[{kind: document}, {kind: sentence, sentences: 1}, {kind: document, name: several, queries: 2, form: json}, {kind: paraphrase, documents: null}]"
+    labelled = tmp_path / "labelled"
+    (labelled / "qrels").mkdir(parents=True)
+    write_rows(labelled / "queries.jsonl", [{"_id": "r1", "text": "wax is full of cracks"}, {"_id": "r2", "text": "why is the strings' pitch off"}, {"_id": "r3", "text": "Flat tire, what now"}])
+    (labelled / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nr1\tcandle\t1\nr2\tguitar\t1\nr2\tpiano\t1\nr3\tbicycle\t1\n")
+    strategies = (
+        "[{kind: document}, {kind: sentence, sentences: 1}, {kind: document, name: several, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt: 2},"
+        f"{{kind: multi_hop, documents: 4, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents: 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
+    )
     filters = "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
-    result = _sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", "queries.per_document=1", cwd=source)
+    result = _sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", f"labelled={{data: {labelled}, share: 0.2}}", "split.test=0.2", "queries.per_document=1", cwd=source)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "topics"
     tallies = json.loads((folder / "queries" / "strategies.json").read_text())
-    assert list(tallies) == ["document", "sentence", "several", "paraphrase"]
-    assert (tallies["document"]["asked"], tallies["sentence"]["asked"], tallies["several"]["asked"]) == (12, 12, 24)
+    assert list(tallies) == ["document", "sentence", "several", "paraphrase", "multi_hop", "back_translation"]
+    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [12, 12, 24, 4]
+    # the one with the text of a question that is compared on is left out
+    counts = json.loads((folder / "queries" / "manifest.json").read_text())["counts"]
+    assert (counts["labelled"], counts["labelled_left_out"]) == (2, 1)
+    assert tallies["paraphrase"]["asked"] == 2 + sum(tallies[name]["kept"] for name in ("document", "sentence", "several"))
+    steps = [json.loads(line) for line in (folder / "queries" / "first_steps.jsonl").open()]
+    assert {step["strategy"] for step in steps} == {"multi_hop", "back_translation"}
     for tally in tallies.values():
         assert tally["asked"] == tally["kept"] + sum(tally["rejected"].values())
     passed = json.loads((folder / "pairs" / "filters.json").read_text())
@@ -193,8 +208,15 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     assert passed["generated"] == {name: tally["kept"] for name, tally in tallies.items() if tally["kept"]}
     rejected = [json.loads(line) for line in (folder / "pairs" / "rejected.jsonl").open()]
     assert sum(passed["generated"].values()) == sum(passed["judge"].values()) + len(rejected) and all(row["filter"] in passed for row in rejected)
-    queries = [json.loads(line)["metadata"] for line in (folder / "pairs" / "queries.jsonl").open()]
-    assert all("scores" in metadata and metadata["strategy"] in tallies for metadata in queries)
+    queries = {row["_id"]: row["metadata"] for row in map(json.loads, (folder / "pairs" / "queries.jsonl").open())}
+    assert all(("scores" in metadata and metadata["strategy"] in tallies) or metadata["strategy"] == "labelled" for metadata in queries.values())
+    split = {row["_id"]: row["split"] for row in map(json.loads, (folder / "pairs" / "split.jsonl").open())}
+    sides = {side: read_qrels(folder / "pairs" / "qrels" / f"{side}.tsv") for side in ("train", "dev", "test")}
+    assert all(split[doc_id] == side for side, qrels in sides.items() for grades in qrels.values() for doc_id in grades)
+    real = [q for q in sides["train"] if queries[q]["strategy"] == "labelled"]
+    assert len(real) == min(round(0.2 * len(sides["train"])), sum(split[i] == "train" for i in ("candle", "guitar")))
+    assert not any(queries[q]["strategy"] == "labelled" for side in ("dev", "test") for q in sides[side])
+    assert "labelled ones were mixed in" in (folder / "model" / "README.md").read_text()
 
 
 def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undisturbed, tmp_path):

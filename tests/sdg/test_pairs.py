@@ -1,5 +1,7 @@
 """Round trip, split and mining: properties over random corpora."""
 
+import random
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -8,7 +10,7 @@ from evaluation.retrievers import BM25
 from sdg.filters.round_trip import round_trip
 from sdg.negatives import read_negatives, write_negatives
 from sdg.negatives.bm25 import mine
-from sdg.split import split_documents, split_queries
+from sdg.split import near_duplicate_documents, split_documents, split_queries
 
 WORDS = ["apple", "river", "stone", "cloud", "Apple", "glass"]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
@@ -27,10 +29,14 @@ def corpora(draw):
     return corpus, queries
 
 
-@given(corpora(), st.floats(0, 1), st.integers(0, 5))
-def test_no_document_and_no_copy_is_on_both_sides(data, share, seed):
+@given(corpora(), st.floats(0, 0.5), st.floats(0, 0.5), st.integers(0, 5), st.data())
+def test_no_document_and_no_copy_is_on_two_sides(data, dev, test, seed, more):
     corpus, queries = data
-    sides = split_documents(corpus, share, seed)
+    doc_ids = sorted({d.doc_id for d in corpus.values()})
+    together = more.draw(st.lists(st.lists(st.sampled_from(doc_ids), min_size=1, max_size=3), max_size=3))
+    sides = split_documents(corpus, dev, seed, test, together)
+    drawn = {d.doc_id: sides[d.id] for d in corpus.values() if sides[d.id] is not None}
+    assert all(len({drawn[doc_id] for doc_id in group if doc_id in drawn}) <= 1 for group in together)
     assert set(sides) == set(corpus)
     for key in (lambda d: text_key(d.text), lambda d: d.doc_id):
         groups: dict[str, set[str]] = {}
@@ -38,7 +44,7 @@ def test_no_document_and_no_copy_is_on_both_sides(data, share, seed):
             groups.setdefault(key(document), set()).add(sides[chunk_id])
         assert all(len(found - {None}) <= 1 for found in groups.values())
     members = split_queries(queries, sides)
-    assert len(members["train"]) + len(members["dev"]) == sum(sides[q.metadata["positives"][0]] is not None for q in queries)
+    assert sum(map(len, members.values())) == sum(sides[q.metadata["positives"][0]] is not None for q in queries)
     assert all(sides[q.metadata["positives"][0]] == side for side, found in members.items() for q in found)
 
 
@@ -51,6 +57,22 @@ def test_whole_copies_share_a_side_and_a_footer_that_is_everywhere_has_none():
     assert {with_footers[i] for i in footers} == {None} and {i: with_footers[i] for i in corpus} == sides
 
 
+def test_near_duplicates_are_found_without_comparing_all_with_all():
+    rng = random.Random(5)
+    vocabulary = [f"word{n}" for n in range(3000)]
+    texts = {f"d{n}": [rng.choice(vocabulary) for _ in range(120)] for n in range(300)}
+    for n in range(30):  # one word in sixty is another one
+        changed = list(texts[f"d{n}"])
+        changed[20] = changed[80] = "other"
+        texts[f"copy of d{n}"] = changed
+        texts[f"half of d{n}"] = changed[:60] + [rng.choice(vocabulary) for _ in range(60)]
+    corpus = {i: Document(i, " ".join(words)) for i, words in texts.items()} | {"empty": Document("empty", "?!"), "empty too": Document("empty too", "...")}
+    found = near_duplicate_documents(corpus, 0.8)
+    assert sorted(found) == sorted((f"d{n}", f"copy of d{n}") for n in range(30))
+    sides = split_documents(corpus, 0.3, 1, 0.3, found)
+    assert all(sides[a] == sides[b] for a, b in found) and set(sides.values()) == {"train", "dev", "test"}
+
+
 def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
     corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(2000)}
     sides = split_documents(corpus, 0.1, 7)
@@ -58,6 +80,9 @@ def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
     half = {k: v for k, v in corpus.items() if int(k[1:]) % 2}
     assert split_documents(half, 0.1, 7) == {k: sides[k] for k in half}
     assert split_documents(corpus, 0.1, 8) != sides
+    with_test = split_documents(corpus, 0.1, 7, test_share=0.2)
+    assert 330 < sum(side == "test" for side in with_test.values()) < 470
+    assert all(with_test[i] == "dev" for i, side in sides.items() if side == "dev")  # a test split takes from train only
 
 
 @given(corpora(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 10), st.integers(0, 3))
