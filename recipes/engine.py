@@ -59,7 +59,7 @@ class Context:
     recipe: Recipe
     console: Console
     cache: dict[str, Any] = field(default_factory=dict)
-    """What one stage read and the next one needs again, kept in memory for the length of a run."""
+    """What one stage read and the next one needs again, kept in memory."""
 
     @property
     def folder(self) -> Path:

@@ -266,7 +266,8 @@ def _explain(places: _Places, error: dict) -> str:
     # what the recipe says, not what it was resolved to: that may hold a secret
     written = _at(places.raw, keys)
     found = "" if written is None or isinstance(written, dict) else f", found {written!r}"
-    return f"{place}: {dotted}: {message[0].lower()}{message[1:]}{found}"
+    said = message[0].lower() + message[1:]
+    return f"{place}: {dotted}: {said}{found}" if dotted else f"{place}: {said}"
 
 
 def _line(path: Path, raw: dict, keys: Sequence) -> str:

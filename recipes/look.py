@@ -20,7 +20,7 @@ from recipes.engine import Context
 from recipes.llm import open_journal, open_llm, prices_of
 from recipes.load import load_recipe
 from recipes.schema import Recipe
-from recipes.stages import cut_corpus, read_evaluation, strategies
+from recipes.stages import cut_corpus, labelled_queries, read_evaluation, strategies
 from sdg.diagnose import KINDS, Labelled, Profile, drift, profile, win_rates
 from sdg.estimate import Estimate, estimate
 from sdg.queries import generate_queries, sample_documents
@@ -36,7 +36,7 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[Estimate]:
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(recipe.training.base), trust_remote_code=False)
     count_tokens = lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # noqa: E731
     with open_journal(recipe) as known:
-        rows = estimate(strategies(recipe), documents, recipe.queries_seed, count_tokens, known, corpus=corpus)
+        rows = estimate(strategies(recipe), documents, recipe.queries_seed, count_tokens, known, corpus=corpus, given=len(labelled_queries(recipe, corpus)[0]))
     prices = prices_of(recipe.llm)
     concurrency = 1 if recipe.llm.embedded else sum(e.concurrency for e in recipe.llm.remote())
     view = _numbers("strategy", "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
@@ -70,14 +70,15 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     corpus = cut_corpus(recipe)
     chosen = sample_documents(list(corpus.values()), documents, recipe.queries_seed)
     with open_llm(recipe) as llm:
-        generated = generate_queries(chosen, llm, strategies(recipe), recipe.queries_seed, warm_up=recipe.llm.embedded is not None, corpus=corpus)
+        generated = generate_queries(chosen, llm, strategies(recipe), recipe.queries_seed, warm_up=recipe.llm.embedded is not None, corpus=corpus, given=labelled_queries(recipe, corpus)[0][:documents])
     written: dict[str, list[str]] = {}
     for query in generated.kept:
         written.setdefault(query.metadata["positives"][0], []).append(f"[green]✓[/] {escape(query.text)} [dim]{query.metadata['strategy']}[/]")
     for row in generated.rejected:
         written.setdefault(row["document"], []).append(f"[red]✗[/] {escape(_short(row['text'], 15))} [dim]{row['strategy']}: {escape(row['reason'])}[/]")
     view = Table("document", "queries", show_lines=True)
-    for document in chosen:
+    others = [corpus[i] for i in written if i not in {d.id for d in chosen}]  # fellows in a bundle, and what real queries are about
+    for document in [*chosen, *others]:
         view.add_row(f"[bold]{escape(document.id)}[/]\n{escape(_short(document.content, 40))}", "\n".join(written.get(document.id, ["[dim]none[/]"])))
     console.print(view)
     counts = generated.counts()

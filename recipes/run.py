@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.data import read_corpus, read_qrels, read_queries
-from evaluation.files import InputError, atomic_folder, write_json, write_text
+from evaluation.files import InputError, atomic_folder, read_jsonl, write_json, write_text
 from evaluation.models import process_state
 from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
 from recipes.engine import Context, run_stages
@@ -19,6 +19,7 @@ from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, evaluated_on, read_evaluation, read_scores, stages_of
 from sdg.export import EXPORTS, Labelled
 from sdg.negatives import kept_negatives
+from sdg.queries import LABELLED
 
 SAMPLES = 12
 RESULTS = ("metrics.json", "report.md", "recipe.yaml")
@@ -109,7 +110,7 @@ def _sections(context: Context, manifests: dict[str, dict[str, Any]], before: di
     texts = {q.id: q.text for q in read_queries(context.stage_folder("pairs") / "queries.jsonl").values()}
     stages = ["| stage | counts | seconds |", "| --- | --- | --- |"]
     stages += [f"| {name} | {_counts(m['counts'])} | {m['seconds']:.0f} |" for name, m in manifests.items()]
-    pairs = [json.loads(line) for line in (context.stage_folder("pairs") / "queries.jsonl").read_text(encoding="utf-8").splitlines()[:SAMPLES]]
+    pairs = [row for _, row in read_jsonl(context.stage_folder("pairs") / "queries.jsonl") if row["metadata"]["strategy"] != LABELLED][:SAMPLES]
     samples = [f"- {code(texts[p['_id']])} for {code(p['metadata']['positives'][0])}" for p in pairs]
     evaluated = _evaluation_texts(context)
     moved = sorted(before, key=lambda q: after[q] - before[q])

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from sdg.multi_hop import Order, QueryType
 from sdg.queries import LABELLED
 
 TASKS = {
@@ -123,11 +124,11 @@ class Asking(Part):
 class BundlePart(Part):
     documents: Annotated[int, Field(ge=1, le=5)] = Field(1, description="Documents put together; 1: questions over several chunks of one document.")
     related: bool = Field(True, description="Put a document together with those that BM25 finds for it; false: with those behind it in the corpus.")
-    order: Literal["sequential", "balanced", "interleaved"] = Field("balanced", description="Their chunks one document after the other, a part of each document in every prompt, or in turns.")
+    order: Order = Field("balanced", description="Their chunks one document after the other, a part of each document in every prompt, or in turns.")
     segments: Annotated[int, Field(ge=2, le=20)] = Field(4, description="Chunks in one prompt at most.")
     hops: tuple[Annotated[int, Field(ge=1, le=6)], Annotated[int, Field(ge=1, le=6)]] = Field((2, 4), description="Least and most hops of a question.")
     min_complexity: Annotated[int, Field(ge=1, le=5)] = Field(1, description="Of 1 to 5, as the LLM rates its own question (4 in NVIDIA's toolkit).")
-    query_types: Annotated[tuple[Literal["multi_hop", "structural", "contextual"], ...], Field(min_length=1)] = ("multi_hop",)
+    query_types: Annotated[tuple[QueryType, ...], Field(min_length=1)] = ("multi_hop",)
 
     @field_validator("hops")
     @classmethod
@@ -138,14 +139,16 @@ class BundlePart(Part):
     def _all_are_shown(self):
         if self.segments < self.documents:
             raise ValueError("segments must be at least documents, or some would never be shown")
+        if self.segments < self.hops[0]:
+            raise ValueError("segments must be at least the least number of hops, as each hop needs another one")
         return self
 
 
 ONLY_OF = {"fields": "metadata", "sentences": "sentence", "bundle": "multi_hop"}
-NOT_OF = {"multi_hop": ("task", "form"), "back_translation": ("form",)}
+NOT_OF = {"multi_hop": ("task", "form"), "paraphrase": ("documents",), "back_translation": ("documents", "form")}
 """Keys that a kind has no use for."""
-OWN_OF = {"multi_hop": ("task", "pool", "form", "max_tokens", "examples_per_prompt"), "paraphrase": ("task", "pool"), "back_translation": ("task", "pool", "form")}
-"""Keys that these kinds do not take from `queries`, as what they are given is not one document."""
+OWN_OF = {"question_answer": ("form", "max_tokens"), "multi_hop": ("task", "pool", "form", "max_tokens", "examples_per_prompt"), "paraphrase": ("task", "pool"), "back_translation": ("task", "pool", "form", "max_tokens")}
+"""Keys that these kinds do not take from `queries`, as what they are given or give is another thing than a document or a query."""
 
 
 class StrategyPart(Asking):
@@ -171,6 +174,8 @@ class StrategyPart(Asking):
             raise ValueError("a strategy of kind metadata needs fields: the names of the metadata that queries are to use")
         if self.form == "line" and self.queries > 1:
             raise ValueError("form: line has room for one query; say list or json")
+        if self.form == "line" and self.kind == "question_answer":
+            raise ValueError("form: line has no room for an answer; say list or json")
         return self
 
 
@@ -188,7 +193,7 @@ class QueriesPart(Asking):
             raise ValueError(f"no strategy can be named {LABELLED}: that is what real queries are marked with")
         if missing := [s.name or s.kind for s in self.strategies if not (s.pool or self.pool or s.kind in OWN_OF)]:
             raise ValueError(f"no pool of examples for {', '.join(missing)}: give queries.pool, or pool in the strategy")
-        if missing := [s.name or s.kind for s in self.strategies if not s.pool and s.kind in OWN_OF]:
+        if missing := [s.name or s.kind for s in self.strategies if not s.pool and "pool" in OWN_OF.get(s.kind, ())]:
             raise ValueError(f"no pool of examples for {', '.join(missing)}: give pool in the strategy; queries.pool has documents, and this kind needs others")
         return self
 
@@ -200,14 +205,14 @@ class QueriesPart(Asking):
         own = OWN_OF.get(strategy.kind, ())
         chosen = {key: getattr(strategy, key) if getattr(strategy, key) is not None or key in own else getattr(self, key) for key in Asking.model_fields}
         n = strategy.queries
-        tokens = {"multi_hop": 250, "back_translation": 64}.get(strategy.kind, 48) * n
+        tokens = {"multi_hop": 400, "question_answer": 110, "back_translation": 64}.get(strategy.kind, 48) * n
         defaults = {
-            "task": TASKS.get(strategy.kind, ""), "examples_per_prompt": 2 if strategy.kind == "multi_hop" else 6, "examples_group": 50, "per_document": 1, "max_document_words": 120, "form": "line" if n == 1 else "list", "typos": 0.0,
+            "task": TASKS.get(strategy.kind, ""), "examples_per_prompt": 2 if strategy.kind == "multi_hop" else 6, "examples_group": 50, "per_document": 1, "max_document_words": 120, "form": {"question_answer": "json"}.get(strategy.kind, "line" if n == 1 else "list"), "typos": 0.0,
             "temperature": 0.7, "top_p": 0.95, "max_tokens": tokens, "extra_body": {},
         }  # fmt: skip
         filled = {key: defaults.get(key) if value is None else value for key, value in chosen.items()}
         if filled["form"] == "line" and n > 1:  # given for all strategies, and meant for those of one query
-            filled["form"] = "list"
+            filled["form"] = defaults["form"]
         return strategy.model_copy(update=filled | {"name": strategy.name or strategy.kind, "sentences": strategy.sentences or 3, "fields": strategy.fields or (), "bundle": strategy.bundle or (BundlePart() if strategy.kind == "multi_hop" else None)})
 
 
@@ -251,6 +256,7 @@ class FiltersPart(Part):
 class LabelledPart(Part):
     data: str = Field(description="Queries and qrels of the same corpus: a folder in BEIR layout, or the name of a BEIR dataset.")
     split: str = Field("train", description="qrels/<split>.tsv of data. Never one that is evaluated on: queries with the text of one of those are left out.")
+    unknown_documents: Literal["error", "drop"] = Field("error", description="What to do with qrels of documents that the corpus lacks.")
     share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Of the queries trained on, these; of what there is more of, some are drawn by seed.")
 
 
@@ -314,9 +320,13 @@ class Recipe(Part):
     evaluation: EvaluationPart = EvaluationPart()
 
     @model_validator(mode="after")
-    def _has_queries_to_rewrite(self):
+    def _parts_fit(self):
         if self.labelled is None and (kind := self.queries.strategies[0].kind) in ("paraphrase", "back_translation"):
             raise ValueError(f"queries.strategies: {kind} works on the queries of earlier strategies or of labelled, so it cannot be the first")
+        if self.evaluation.data is None and self.evaluation.split not in ("test", "dev"):
+            raise ValueError(f"evaluation.split: the run's own queries are split into train, dev and test, and compared on test or dev; found {self.evaluation.split!r}")
+        if self.labelled and (self.labelled.data, self.labelled.split) == (self.evaluation.data, self.evaluation.split):
+            raise ValueError("labelled: these are the queries that are evaluated on; give another split")
         return self
 
     @property

@@ -40,6 +40,7 @@ from recipes.schema import Recipe, StrategyPart
 from sdg.chunking import chunk
 from sdg.documents import PYTHON_DOCS, read_documents, text_files
 from sdg.embedded import locate_llm
+from sdg.filters import rejection
 from sdg.filters.cross_encoder import cross_encoder
 from sdg.filters.duplicates import near_duplicates
 from sdg.filters.judge import judge
@@ -122,8 +123,11 @@ def strategies(recipe: Recipe) -> list[Strategy]:
 
 
 def _strategy(part: StrategyPart, chat: bool) -> Strategy:
+    pool = read_pool(Path(part.pool), part.kind == "multi_hop")
+    if part.kind == "question_answer" and (silent := [e for e in pool if not e.answers]):
+        raise InputError(f"{part.pool}: strategy {part.name} asks for answers, and {len(silent)} of {len(pool)} examples have none; give each example answer, or answers")
     strategy = Strategy(
-        task=part.task, pool=read_pool(Path(part.pool), part.kind == "multi_hop"), kind=part.kind, name=part.name, count=part.queries, samples=part.per_document,
+        task=part.task, pool=pool, kind=part.kind, name=part.name, count=part.queries, samples=part.per_document,
         examples=part.examples_per_prompt, group=part.examples_group, max_words=part.max_document_words, chat=chat, form=part.form,
         parameters={"temperature": part.temperature, "top_p": part.top_p, "max_tokens": part.max_tokens} | ({"extra_body": part.extra_body} if part.extra_body else {}),
         fields=part.fields, sentences=part.sentences, language=part.language, typos=part.typos, documents=part.documents,
@@ -144,8 +148,9 @@ def _queries(context: Context, folder: Path) -> dict[str, Any]:
     if not documents:
         raise InputError(f"{recipe.corpus.source}: no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     chosen = strategies(recipe)
-    labelled, left_out = _labelled(context, corpus)
-    prompts = sum((2 if strategy.first else 1) for strategy in chosen if strategy.kind not in OF_QUERIES for _ in strategy.units(documents, corpus=corpus))
+    labelled, left_out = labelled_queries(recipe, corpus)
+    # bundles take long to find: for the bar it is enough to know about how many there are
+    prompts = sum(2 * len(documents[: s.documents]) // s.bundle.documents if s.kind == "multi_hop" else sum(1 for _ in s.units(documents)) for s in chosen if s.kind not in OF_QUERIES)
     with context.progress("writing queries", prompts) as advance, open_llm(recipe) as llm:
         tell = lambda answer: advance(note=answer.text.strip().split("\n")[0][:60])  # noqa: E731
         generated = generate_queries(documents, llm, chosen, recipe.queries_seed, warm_up=recipe.llm.embedded is not None, progress=tell, corpus=corpus, given=labelled)
@@ -155,7 +160,8 @@ def _queries(context: Context, folder: Path) -> dict[str, Any]:
     if unpaid := counts["rejected"].get(OVER_BUDGET):
         context.console.print(f"[yellow]llm.budget[/]: {unpaid:,} queries were not asked for ({llm.spending}); the run goes on with the {counts['kept']:,} that were kept. Raise it and run again to get the rest.", highlight=False, soft_wrap=True)
     if not generated.kept:
-        raise InputError(f"llm: none of the {counts['asked']} answers was usable: {counts['rejected']}. The first was {generated.rejected[0]['text'][:200]!r}. Try another model, or another queries.task and queries.pool")
+        first = f" The first was {generated.rejected[0]['text'][:200]!r}." if generated.rejected else ""
+        raise InputError(f"llm: none of the {counts['asked']} queries asked for was usable: {counts['rejected']}.{first} Try another model, or another queries.task and queries.pool")
     write_queries(folder / "queries.jsonl", labelled + generated.kept)
     write_jsonl(folder / "rejected.jsonl", generated.rejected)
     write_json(folder / "strategies.json", {name: vars(tally) for name, tally in generated.tallies.items()})
@@ -164,27 +170,42 @@ def _queries(context: Context, folder: Path) -> dict[str, Any]:
     return counts
 
 
-def _labelled(context: Context, corpus: Corpus) -> tuple[list[Query], int]:
-    """The real queries that the recipe trains on, too, and how many were left out because they are evaluated on.
+def labelled_queries(recipe: Recipe, corpus: Corpus) -> tuple[list[Query], dict[str, int]]:
+    """The real queries that the recipe trains on, too, and how many were left out by reason.
 
-    A label of a document that was cut goes to the chunk that BM25 ranks first for the query, or to the first one.
+    A label of a document that was cut goes to the chunk that BM25 ranks first for the query, or to the first one. Raises
+    ``InputError`` if none is left.
     """
-    part = context.recipe.labelled
+    part = recipe.labelled
     if part is None:
-        return [], 0
+        return [], {}
     folder = _judged_folder(part.data)
     queries = read_queries(folder / "queries.jsonl")
     chunks: dict[str, list[str]] = {}
     for doc_id, document in corpus.items():
         chunks.setdefault(document.doc_id, []).append(doc_id)
-    qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, set(corpus) | set(chunks))
-    asked = {query_key(query.text) for query in (read_evaluation(context)[1] if context.recipe.evaluation.data else {}).values()}
-    chosen = {q: [d for d, grade in grades.items() if grade > 0] for q, grades in qrels.items() if query_key(queries[q].text) not in asked}
+    qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, None if part.unknown_documents == "drop" else set(corpus) | set(chunks))
+    asked = _evaluated_keys(recipe)
+    relevant = {q: [d for d, grade in grades.items() if grade > 0 and (d in corpus or d in chunks)] for q, grades in qrels.items()}
+    chosen = {q: ids for q, ids in relevant.items() if ids and query_key(queries[q].text) not in asked}
     cut = {q: queries[q].text for q, ids in chosen.items() if any(d not in corpus for d in ids)}
     found = BM25(corpus).search(cut, min(len(corpus), 10 * RUN_DEPTH)) if cut else {}
     best = lambda q, d: d if d in corpus else max(chunks[d], key=lambda chunk: found[q].get(chunk, 0.0))  # noqa: E731
-    kept = [Query(f"labelled-{q}", queries[q].text, {"positives": list(dict.fromkeys(best(q, d) for d in ids)), "strategy": LABELLED}) for q, ids in chosen.items() if ids]
-    return kept, len(qrels) - len(kept)
+    kept = [Query(f"labelled-{q}", queries[q].text, {"positives": list(dict.fromkeys(best(q, d) for d in ids)), "strategy": LABELLED}) for q, ids in chosen.items()]
+    none = sum(not ids for ids in relevant.values())
+    if not kept:
+        raise InputError(f"{folder / 'qrels' / f'{part.split}.tsv'}: no query is left of {len(qrels)}: {none} have no relevant document in the corpus, {len(qrels) - none} are evaluated on")
+    return kept, {"no relevant document": none, "evaluated on": len(qrels) - none - len(kept)}
+
+
+def _evaluated_keys(recipe: Recipe) -> set[str]:
+    """What the queries that the recipe compares on are recognised by, whatever their IDs."""
+    part = recipe.evaluation
+    if part.data is None:
+        return set()
+    folder = _judged_folder(part.data)
+    queries = read_queries(folder / "queries.jsonl")
+    return {query_key(queries[q].text) for q in read_qrels(folder / "qrels" / f"{part.split}.tsv", queries)}
 
 
 def _labelled_inputs(context: Context) -> dict[str, str]:
@@ -203,18 +224,23 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     generated = [q for q in queries if q.metadata["strategy"] != LABELLED]
     kept, rejected, passed = _filtered(context, generated, corpus)
     together = [q.metadata["bundle"] for q in generated if "bundle" in q.metadata]
-    if recipe.split.near_duplicates:
-        together += near_duplicate_documents(corpus, recipe.split.near_duplicates)
+    if recipe.split.near_duplicates and recipe.split.dev + recipe.split.test:
+        together += from_main(near_duplicate_documents(corpus, recipe.split.near_duplicates) if process_state().is_main_process else None)
     split = split_documents(corpus, recipe.split.dev, recipe.seed, recipe.split.test, together)
     sides = split_queries(kept, split)
+    placed = {q.id for members in sides.values() for q in members}
+    rejected += [rejection(q, "split: its documents are in several splits, or in none") | {"strategy": q.metadata["strategy"], "filter": "split"} for q in kept if q.id not in placed]
+    passed["split"] = dict(Counter(q.metadata["strategy"] for members in sides.values() for q in members))
     if not sides["train"]:
-        raise InputError(f"filters: no query of {len(generated)} is left to train on ({len(rejected)} were rejected: {dict(Counter(r['reason'] for r in rejected))}, {len(sides['dev'])} are dev, {len(sides['test'])} test). Loosen that filter, or raise queries.documents")
+        raise InputError(f"filters: no query of {len(generated)} is left to train on ({len(rejected)} were rejected: {dict(Counter(r['reason'] for r in rejected))}, {len(sides['dev'])} are dev, {len(sides['test'])} test). Loosen that filter, or raise queries.documents; if most are dev or test, bundles or split.near_duplicates tie too many documents together")
     if recipe.evaluation.data is None and not sides[own_split(recipe)]:
         raise InputError(f"evaluation: no query is held out to compare on. Raise split.{own_split(recipe)} or queries.documents, or give evaluation.data")
     # real queries are for training: what of their documents is held out is no positive of theirs here
     real = [replace(q, metadata=q.metadata | {"positives": ids}) for q in labelled if (ids := [i for i in q.metadata["positives"] if split[i] == "train"])]
     drawn_from = len(real) + len(sides["train"])
     sides["train"] = _drawn(recipe, real, sides["train"])
+    if drawn_from > 2 * len(sides["train"]) and not recipe.filters.at_most:
+        context.console.print(f"[yellow]labelled.share[/]: {len(sides['train']):,} queries are trained on, at {recipe.labelled.share:.0%} real ones of {len(real):,}; {drawn_from - len(sides['train']):,} others are not drawn.", highlight=False, soft_wrap=True)
     if not process_state().is_main_process:
         return {}
     # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
@@ -231,7 +257,7 @@ def _pairs(context: Context, folder: Path) -> dict[str, Any]:
     write_json(folder / "filters.json", passed)
     counts = {side: len(members) for side, members in sides.items() if members or side != "test"} | {"rejected": dict(Counter(r["reason"] for r in rejected))}
     if recipe.labelled:
-        counts["labelled_in_train"] = sum(q.metadata["strategy"] == LABELLED for q in sides["train"])
+        counts |= {"labelled_in_train": sum(q.metadata["strategy"] == LABELLED for q in sides["train"]), "labelled_held_out": len(labelled) - len(real)}
     return counts | ({"not_drawn": not_drawn} if (not_drawn := drawn_from - len(sides["train"])) else {})
 
 
@@ -239,10 +265,11 @@ def _drawn(recipe: Recipe, real: list[Query], generated: list[Query]) -> list[Qu
     """The queries to train on: real and generated ones at the recipe's ratio, and at most as many as it wants."""
     share = recipe.labelled.share if recipe.labelled and real else 0.0
     total = min(len(generated) / (1 - share), len(real) / share if share else math.inf, recipe.filters.at_most or math.inf)
+    of_real = round(math.floor(total) * share)
     rng = random.Random(recipe.seed)
     chosen: set[str] = set()
-    for members, part in ((generated, 1 - share), (real, share)):
-        chosen.update(rng.sample(sorted(q.id for q in members), min(len(members), round(total * part))))
+    for members, number in ((generated, math.floor(total) - of_real), (real, of_real)):
+        chosen.update(rng.sample(sorted(q.id for q in members), min(len(members), number)))
     return [q for q in real + generated if q.id in chosen]
 
 
@@ -530,7 +557,7 @@ STAGES = (
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
     Stage("before", 1, _before, needs=("corpus",), part=lambda r: [_evaluation_part(r), r.evaluation.bm25], inputs=lambda c: _base_input(c) | _evaluation_inputs(c), shared=True, seeded=False),
     Stage(
-        "queries", 2, _queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()} | _labelled_inputs(c),
+        "queries", 3, _queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()} | _labelled_inputs(c),
         part=_queries_part, seeded=False,
     ),
     Stage(

@@ -8,7 +8,6 @@ from decimal import Decimal
 from statistics import fmean as mean
 
 from evaluation.data import Corpus, Document
-from sdg.answers import written
 from sdg.llm import Answer, Request
 from sdg.money import Prices
 from sdg.queries import prompt
@@ -46,16 +45,17 @@ def estimate(
     known: Callable[[Request], Answer | None] = lambda _request: None,
     sample: int = 100,
     corpus: Corpus | None = None,
+    given: int = 0,
 ) -> list[Estimate]:
     """Count the calls of each strategy, and the tokens of ``sample`` of its prompts, evenly spaced.
 
     ``known`` looks an answer up in the journal: where a preview or an earlier run has asked some of the same prompts, the
     means are those of the server's own counts. Else an answer is taken to be as long as the pool's examples, since they
     set its form, or half as long as it may be. Strategies that work on the queries of earlier ones are taken to get one for
-    each that was asked for. The first step of a strategy of two has a row of its own.
+    each that was asked for and each of ``given``. The first step of a strategy of two has a row of its own.
     """
     result: list[Estimate] = []
-    asked = 0
+    asked = given
     for strategy in strategies:
         if strategy.kind in OF_QUERIES:
             calls = asked * strategy.samples
@@ -88,11 +88,13 @@ def _row(strategy: Strategy, name: str, calls: int, requests: Sequence[Request],
         prompt_tokens, completion_tokens = (mean(getattr(a, kind) for a in answers) for kind in ("prompt_tokens", "completion_tokens"))
         return Estimate(name, calls, prompt_tokens, completion_tokens, most, mean(timed) if timed else None, len(answers))
     prompt_tokens = mean(count_tokens(request.prompt) for request in requests) if requests else 0.0
-    return Estimate(name, calls, prompt_tokens, _of_an_example(strategy, count_tokens) if strategy.pool else most / 2, most)
+    return Estimate(name, calls, prompt_tokens, _of_an_example(strategy, count_tokens), most)
 
 
 def _of_an_example(strategy: Strategy, count_tokens: Callable[[str], int]) -> float:
-    lengths = [count_tokens(written(strategy.form, e.queries, e.answers if strategy.kind == "question_answer" else ())) for e in strategy.pool]
+    if not strategy.pool:
+        return strategy.parameters.get("max_tokens", 0) / 2
+    lengths = [count_tokens(strategy.answer_of(example)) for example in strategy.pool]
     # of several queries, an example of the pool may show but one
-    shown = 1.0 if strategy.form == "line" else mean(len(e.queries) for e in strategy.pool)
-    return mean(lengths) * max(1.0, strategy.count / shown)
+    wanted = 1 if strategy.form == "line" or strategy.kind == "artifacts" else strategy.count
+    return mean(lengths) * max(1.0, wanted / mean(len(example.texts) for example in strategy.pool))

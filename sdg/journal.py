@@ -46,7 +46,11 @@ class Journal:
     def together(self) -> Iterator[None]:
         """Write all that is put in the block at its end, many times faster; what is lost with the process is all of it."""
         self._db.execute("BEGIN")
-        yield
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
         self._db.execute("COMMIT")
 
     def __len__(self) -> int:

@@ -7,10 +7,11 @@ import email.utils
 import os
 import re
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import openai
@@ -27,7 +28,7 @@ MAX_ANSWER_CHARACTERS = 100_000
 _PASSING = (openai.APITimeoutError, openai.APIConnectionError, openai.RateLimitError, openai.InternalServerError, openai.ConflictError)
 """What may be gone at the next try."""
 _ABOUT_SCHEMAS = re.compile("response_format|json_schema|schema|grammar|structured", re.IGNORECASE)
-"""What a server says that knows no ``response_format``, or not this one."""
+"""What a server says that takes no JSON schema, or not this one."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ class LLM:
         self.timeout = timeout
         self.max_retries = max_retries
         self.spending = spending or Spending()
+        self._no_schemas: set[str] = set()
+        """Base URLs of servers that cannot hold a model to a JSON schema."""
 
     def ask(self, requests: Iterable[Request], use: Callable[[int, Request, Answer], T] | None = None) -> list[T]:
         """Answer every request; what the journal holds is not asked again.
@@ -125,7 +128,7 @@ class LLM:
         results: dict[int, T] = {}
         under_way: dict[str, asyncio.Future[Answer]] = {}
         numbered = enumerate(requests)
-        pool = _Pool([_Endpoint(settings) for settings in self.endpoints])
+        pool = _Pool([_Endpoint(settings, self._no_schemas) for settings in self.endpoints])
 
         async def work() -> None:
             for number, request in numbered:  # one iterator for all workers: each request is taken once
@@ -210,6 +213,13 @@ class LLM:
         raise AssertionError("unreachable")
 
 
+def _without_schema(parameters: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in parameters.items() if key != "response_format"}
+    if body := rest.pop("extra_body", None):
+        rest |= {"extra_body": body} if (body := {key: value for key, value in body.items() if key != "json_schema"}) else {}
+    return rest
+
+
 class _NotACompletion(Exception):
     """The server said 200, and something else than the protocol has."""
 
@@ -222,13 +232,13 @@ class _Endpoint:
     nothing is sent before the time that Retry-After names.
     """
 
-    def __init__(self, settings: EndpointSettings) -> None:
+    def __init__(self, settings: EndpointSettings, no_schemas: set[str]) -> None:
         self.settings = settings
         self.limit = min(4, settings.max_concurrency)
         self.active = 0
         self.blocked_until = 0.0
         self._failures = 0
-        self._takes_schemas = True
+        self._no_schemas = no_schemas
         self._rate: dict[int, float] = {}
         """Answers a second by limit."""
         self._round: list[float] = []
@@ -261,9 +271,10 @@ class _Endpoint:
     async def _send(self, request: Request) -> Answer:
         try:
             if request.chat:
-                response = await self._chat(request)
+                ask = partial(self.client.chat.completions.create, messages=[{"role": "user", "content": request.prompt}])
             else:
-                response = await self.client.completions.create(model=self.settings.model, prompt=request.prompt, **request.parameters)
+                ask = partial(self.client.completions.create, prompt=request.prompt)
+            response = await self._held_to_schema(partial(ask, model=self.settings.model), request.parameters)
             choice, usage = response.choices[0], response.usage
             text = _storable(choice.message.content if request.chat else choice.text)
             details = getattr(usage, "prompt_tokens_details", None)
@@ -279,21 +290,20 @@ class _Endpoint:
             text, finish = text[:MAX_ANSWER_CHARACTERS], "length"
         return Answer(text, finish, *tokens)
 
-    async def _chat(self, request: Request) -> Any:
-        ask = self.client.chat.completions.create
-        messages: list[Any] = [{"role": "user", "content": request.prompt}]
-        parameters = dict(request.parameters)
-        if not self._takes_schemas:
-            parameters.pop("response_format", None)
+    async def _held_to_schema(self, ask: Callable[..., Awaitable[Any]], parameters: dict[str, Any]) -> Any:
+        """Ask with the parameters, or without the JSON schema in them where the server takes none: the prompt asks for JSON
+        all the same."""
+        without = _without_schema(parameters)
+        if self.settings.base_url in self._no_schemas:
+            return await ask(**without)
         try:
-            return await ask(model=self.settings.model, messages=messages, **parameters)
+            return await ask(**parameters)
         except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            # not every server can hold a model to a JSON schema; the prompt asks for JSON all the same
-            if "response_format" not in parameters or not _ABOUT_SCHEMAS.search(str(error)):
+            if without == parameters or not _ABOUT_SCHEMAS.search(str(error)):
                 raise
-            self._takes_schemas = False
-            del parameters["response_format"]
-            return await ask(model=self.settings.model, messages=messages, **parameters)
+            answer = await ask(**without)
+            self._no_schemas.add(self.settings.base_url)  # it was that, as this went well
+            return answer
 
     def _back_off(self, error: openai.APIStatusError) -> None:
         self.limit = max(1, self.limit // 2)

@@ -43,8 +43,8 @@ class Bundle:
 
     documents: int = 1
     related: bool = True
-    order: Order = "sequential"
-    segments: int = 6
+    order: Order = "balanced"
+    segments: int = 4
     hops: tuple[int, int] = (2, 4)
     min_complexity: int = 1
     query_types: tuple[QueryType, ...] = ("multi_hop",)
@@ -73,7 +73,7 @@ def read_example(row: Any) -> Shown:
 
 def bundles(documents: Sequence[Document], corpus: Corpus, how: Bundle) -> Iterator[tuple[list[str], list[list[Document]]]]:
     """Document IDs of each bundle, and for each of them its chunks. Each document is in one bundle at most, so that a split
-    can keep bundles whole; those of fewer than two segments are left out."""
+    can keep bundles whole. Documents whose neighbours are all in other bundles are left out, as are bundles of one segment."""
     chunks: dict[str, list[Document]] = {}
     for chunk in corpus.values():
         chunks.setdefault(chunk.doc_id, []).append(chunk)
@@ -101,7 +101,8 @@ def arrange(chunks: Sequence[Sequence[Document]], order: Order, size: int) -> li
     if order == "balanced" and len(chunks) <= size:
         prompts = -(-sum(map(len, chunks)) // size)
         while True:  # rounding up each document's share may make a prompt too long
-            windows = [[c for own in chunks for c in own[n * len(own) // prompts : (n + 1) * len(own) // prompts]] for n in range(prompts)]
+            # of a document with fewer chunks than there are prompts, one is shown several times
+            windows = [[c for own in chunks for c in own[n * len(own) // prompts : max((n + 1) * len(own) // prompts, n * len(own) // prompts + 1)]] for n in range(prompts)]
             if max(map(len, windows)) <= size:
                 break
             prompts += 1
@@ -116,8 +117,9 @@ def artifacts_prompt(segments: Sequence[str], examples: Sequence[Shown], chat: b
     return template("artifacts.j2").render(segments=_numbered(segments), examples=[(e.segments, e.artifacts) for e in examples], kinds=ARTIFACTS, most=ARTIFACTS_OF_A_KIND, chat=chat).strip()
 
 
-def artifacts_schema() -> dict[str, Any]:
-    kind = {"type": "array", "items": {"type": "string", "maxLength": 100}, "maxItems": ARTIFACTS_OF_A_KIND}
+def artifacts_schema(bounded: bool) -> dict[str, Any]:
+    """``bounded``: with the greatest length of each text, which small models need and some providers refuse."""
+    kind = {"type": "array", "items": _text(100, bounded), "maxItems": ARTIFACTS_OF_A_KIND}
     return object_schema(dict.fromkeys(ARTIFACTS, kind))
 
 
@@ -139,19 +141,24 @@ def questions_prompt(segments: Sequence[str], artifacts: str, examples: Sequence
     return template("multi_hop.j2").render(segments=_numbered(segments), artifacts=artifacts, examples=[(e.segments, e.artifacts, e.questions) for e in examples], count=count, how=how, chat=chat).strip()
 
 
-def questions_schema(segments: int, count: int, how: Bundle) -> dict[str, Any]:
-    """What an answer has to be: hops before the question, so that a question is written from its evidence."""
+def questions_schema(segments: int, count: int, how: Bundle, bounded: bool) -> dict[str, Any]:
+    """What an answer has to be: hops before the question, so that a question is written from its evidence. ``bounded``: as
+    of ``artifacts_schema``."""
     numbers = {"type": "array", "items": {"type": "integer", "minimum": 1, "maximum": segments}, "minItems": 1, "maxItems": segments}
-    hop = object_schema({"segment_ids": numbers, "summary": {"type": "string", "maxLength": 300}})
+    hop = object_schema({"segment_ids": numbers, "summary": _text(200, bounded)})
     pair = {
         "hop_contexts": {"type": "array", "items": hop, "minItems": how.hops[0] if set(how.query_types) == {"multi_hop"} else 1, "maxItems": how.hops[1]},
-        "question": {"type": "string", "maxLength": 300},
-        "answer": {"type": "string", "maxLength": 400},
-        "query_type": {"enum": list(how.query_types)},
-        "reasoning_type": {"enum": list(ReasoningType.__args__)},
+        "question": _text(250, bounded),
+        "answer": _text(250, bounded),
+        "query_type": {"type": "string", "enum": list(how.query_types)},
+        "reasoning_type": {"type": "string", "enum": list(ReasoningType.__args__)},
         "question_complexity": {"type": "integer", "minimum": 1, "maximum": 5},
     }
     return list_schema("pairs", count, object_schema(pair))
+
+
+def _text(length: int, bounded: bool) -> dict[str, Any]:
+    return {"type": "string"} | ({"maxLength": length} if bounded else {})
 
 
 class _Hop(BaseModel):
@@ -234,7 +241,7 @@ def _neighbours(first: Sequence[str], chunks: dict[str, list[Document]], how: Bu
     if not how.related:
         order = list(chunks)
         place = {doc_id: n for n, doc_id in enumerate(order)}
-        return {doc_id: order[place[doc_id] + 1 :][: 4 * how.documents] for doc_id in first}
+        return {doc_id: order[place[doc_id] + 1 : place[doc_id] + 1 + 4 * how.documents] for doc_id in first}
     whole = {doc_id: Document(doc_id, " ".join(c.text for c in own), own[0].title) for doc_id, own in chunks.items()}
     # the beginning says what a document is about, and BM25 grows slow with long queries
     texts = {doc_id: " ".join(whole[doc_id].content.split()[:60]) for doc_id in first}

@@ -29,6 +29,8 @@ class Tally:
 
     prompts: int = 0
     asked: int = 0
+    parsed: int = 0
+    """Queries that could be read from the answers, usable or not."""
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     repaired: int = 0
@@ -93,15 +95,15 @@ def generate_queries(
         examples = {query_key(text) for example in strategy.pool for text in example.texts}
         started = time.monotonic()
         tally = result.tallies[strategy.name] = Tally()
-        units = dict(enumerate(strategy.units(documents, [*given, *result.kept], corpus)))
+        units = dict(enumerate(strategy.units(documents, [*result.kept, *given], corpus)))
         said: dict[int, _Said] = {}
         if strategy.first:
             for n, first in _ask(strategy.first, units, llm, seed, warm_up, tally, progress).items():
-                if first.found.items:
+                if first.found.items and not (problem := _first_problem(strategy.first, first)):
                     units[n] = strategy.after_first(units[n], first.found)
                     result.first_steps.append({"unit": units[n].key, "strategy": strategy.name, "documents": list(units[n].positives), strategy.first.name: first.found.items[0].query})
                 else:  # nothing more to ask: this is the answer
-                    said[n] = first
+                    said[n] = first if not first.found.items else replace(first, found=Read(error=problem))
         said |= _ask(strategy, {n: unit for n, unit in units.items() if n not in said}, llm, seed, warm_up, tally, progress)
         failed = [s.answer.error for s in said.values() if s.answer.failed]
         if len(failed) > MAX_FAILED * len(said):
@@ -145,6 +147,13 @@ def _ask(strategy: Strategy, units: Mapping[int, Unit], llm: LLM, seed: int, war
     return said
 
 
+def _first_problem(first: Strategy, said: _Said) -> str:
+    """Why nothing should be asked with what a first step brought."""
+    if not said.found.items[0].query.strip():
+        return f"no {first.name}"
+    return f"{first.name} cut off at max_tokens" if said.answer.finish_reason == "length" and not first.asks_for_json else ""
+
+
 def _requests(strategy: Strategy, units: Sequence[tuple[int, Unit]], llm: LLM, seed: int, warm_up: bool) -> Iterator[Request]:
     warmed: set[int] = set()
     for position, unit in units:
@@ -177,6 +186,7 @@ def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metad
     for sample in range(strategy.count):
         item = found.items[sample] if sample < len(found.items) else None
         text = item.query if item else ""
+        tally.parsed += item is not None and bool(text)
         reason = problem if item is None else item.problem or reject_reason(text, unit.document, strategy.language)
         if item and answer.finish_reason == "length" and sample == len(found.items) - 1:
             reason = reason or "cut off at max_tokens"

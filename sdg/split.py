@@ -21,6 +21,8 @@ SPLITS: tuple[Split, ...] = ("train", "dev", "test")
 
 PERMUTATIONS = 128
 SHINGLE = 3
+BATCH = 10_000
+"""Shingles hashed at once, each with all permutations: some 30 MB."""
 ALL_PAIRS = 32
 """Candidates of one band that are all compared with each other."""
 
@@ -30,7 +32,7 @@ def split_documents(corpus: Corpus, dev_share: float, seed: int, test_share: flo
 
     ``together``: IDs of documents that must not be torn apart either (near-duplicates, bundles). A chunk whose text
     stands in documents of several splits (a licence, a footer) is in none: None. The draw is a hash of the group's first ID
-    and ``seed``, so a document keeps its split when others come or go.
+    and ``seed``, so a document keeps its split when others come or go, as long as they are not tied to it.
     """
     whole: dict[str, list[str]] = {}
     for document in corpus.values():
@@ -73,7 +75,9 @@ def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str
         own = words(" ".join(parts))
         if own:
             sketch = empty.copy()  # with its permutations, which take long to draw
-            sketch.update_batch({" ".join(own[i : i + SHINGLE]).encode() for i in range(max(1, len(own) - SHINGLE + 1))})
+            shingles = list({" ".join(own[i : i + SHINGLE]).encode() for i in range(max(1, len(own) - SHINGLE + 1))})
+            for start in range(0, len(shingles), BATCH):
+                sketch.update_batch(shingles[start : start + BATCH])
             sketches[len(ids)] = sketch.hashvalues
             ids.append(doc_id)
     sketches = sketches[: len(ids)]

@@ -124,7 +124,7 @@ class Strategy:
         if self.kind in ("artifacts", "multi_hop"):
             return self._of_segments(unit, examples, parameters)
         answers = self.kind == "question_answer"
-        shown = [(_one_line(e.document), written(self.form, e.queries, e.answers if answers else ())) for e in examples]
+        shown = [(_one_line(e.document), self.answer_of(e)) for e in examples]
         prompt = template("few_shot.j2").render(
             task=self.task.strip(), instruction=instruction(self.form, self.count, answers, self.chat), examples=shown,
             text_label=_LABELS[self.kind], label="Query" if self.form == "line" else "Queries", number=number,
@@ -139,13 +139,23 @@ class Strategy:
             parameters = held_to_schema(parameters, "queries", queries_schema(self.count, answers), self.chat)
         return Request(prompt.strip(), self.chat, parameters)
 
+    def answer_of(self, example: Example | multi_hop.Shown) -> str:
+        """An example's answer, as it stands in a prompt and is wanted."""
+        if self.kind == "artifacts":
+            return example.artifacts
+        if self.kind == "multi_hop":
+            return example.questions
+        return written(self.form, example.queries, example.answers if self.kind == "question_answer" else ())
+
     def _of_segments(self, unit: Unit | None, examples: Sequence[multi_hop.Shown], parameters: dict[str, Any]) -> Request:
         segments = [" ".join(_one_line(text).split(" ")[: self.max_words]) for text in unit.segments] if unit else []
         if self.kind == "artifacts":
-            prompt, schema = multi_hop.artifacts_prompt(segments, examples, self.chat), multi_hop.artifacts_schema()
+            prompt, schema = multi_hop.artifacts_prompt(segments, examples, self.chat), multi_hop.artifacts_schema(bounded=not self.chat)
         else:
             prompt = multi_hop.questions_prompt(segments, unit.notes if unit else "", examples, self.count, self.bundle, self.chat)
-            schema = multi_hop.questions_schema(len(segments), self.count, self.bundle)
+            schema = multi_hop.questions_schema(len(segments), self.count, self.bundle, bounded=not self.chat)
+        if not self.chat:
+            parameters = {"stop": ["\nSegments:"]} | parameters
         if unit is None:
             return Request(prompt, self.chat, parameters | {"max_tokens": 1})
         return Request(prompt, self.chat, held_to_schema(parameters, self.kind, schema, self.chat))
@@ -221,14 +231,21 @@ def _queries(queries: Iterable[Query], documents: Mapping[str, Document], strate
 
 def _bundles(documents: Sequence[Document], corpus: Corpus, strategy: Strategy) -> Iterator[Unit]:
     how = strategy.bundle
+    found = False
     for members, chunks in multi_hop.bundles(documents, corpus, how):
-        windows = multi_hop.arrange(chunks, how.order, how.segments)
-        step = max(1, len(windows) // strategy.samples)  # spread over the whole
-        for number, window in list(enumerate(windows))[::step][: strategy.samples]:
+        windows = list(enumerate(multi_hop.arrange(chunks, how.order, how.segments)))
+        # those with the most documents, spread over the whole
+        most = max((len({c.doc_id for c in window}) for _, window in windows), default=0)
+        of_most = [(n, window) for n, window in windows if len({c.doc_id for c in window}) == most]
+        chosen = of_most if len(of_most) >= strategy.samples else windows
+        for number, window in (chosen[k * len(chosen) // strategy.samples] for k in range(min(strategy.samples, len(chosen)))):
+            found = True
             # all that was shown, as one document: for what is said of a query by its words
             shown = Document(window[0].id, "\n".join(c.text for c in window), window[0].title)
             metadata = {"bundle": members} if len(members) > 1 else {}
             yield Unit(f"{_prefix(strategy)}{'+'.join(members)}/{number}", shown.text, shown, tuple(c.id for c in window), metadata, tuple(_titled(c) for c in window))
+    if not found:
+        raise InputError(f"queries: strategy {strategy.name} finds no {how.documents} document{'s' * (how.documents > 1)} with two chunks to ask about; raise bundle.documents, or cut the documents (corpus.chunk.max_words)")
 
 
 def _prefix(strategy: Strategy) -> str:

@@ -7,11 +7,16 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 from evaluation.data import Corpus, Document
+
+# what a busy machine takes is no property of the code
+settings.register_profile("sharpen", deadline=None)
+settings.load_profile("sharpen")
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
 

@@ -149,6 +149,9 @@ def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(r
         ("[{kind: multi_hop, bundle: {hops: [3, 2]}}]", "must not be greater"),
         ("[{bundle: {documents: 2}}]", "belongs to multi_hop"),
         ("[{name: labelled}]", "real queries"),
+        ("[{}, {kind: paraphrase, pool: x.yaml, documents: 5}]", "has no documents"),
+        ("[{kind: multi_hop, pool: x.yaml, bundle: {segments: 2, hops: [3, 4]}}]", "least number of hops"),
+        ("[{kind: question_answer, form: line}]", "no room for an answer"),
         ("[{kind: document, queries: 2, form: line}]", "room for one query"),
         ("[]", "at least 1"),
         ("[{kind: dokument}]", "'document'"),
@@ -162,7 +165,7 @@ def test_what_a_strategy_does_not_say_it_takes_from_queries_or_by_kind(recipe_fi
     strategies = "[{kind: document}, {kind: question_answer, queries: 3, temperature: 1.0}]"
     one, three = load_recipe(str(recipe_file), [f"queries.strategies={strategies}"]).recipe.queries.all_strategies()
     assert (one.form, one.temperature, one.per_document, one.name) == ("line", 0.5, 2, "document")
-    assert (three.form, three.temperature, three.max_tokens, three.pool) == ("list", 1.0, 32, one.pool) and "the answer" in three.task
+    assert (three.form, three.temperature, three.max_tokens, three.pool) == ("json", 1.0, 330, one.pool) and "the answer" in three.task
 
 
 @pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml")), ids=lambda p: p.stem)

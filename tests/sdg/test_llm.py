@@ -68,7 +68,7 @@ def test_a_server_that_knows_no_schemas_is_asked_without(tmp_path):
         if "response_format" in body:
             return 400, {}, json.dumps({"error": {"message": "'response_format.type' must be 'text'"}}).encode()
         if body["messages"][0]["content"] == "too long":
-            return 400, {}, json.dumps({"error": {"message": "the prompt has more tokens than the context"}}).encode()
+            return 400, {}, json.dumps({"error": {"message": "the prompt, of which the grammar is a part, is too long"}}).encode()
         return chat_answer('{"queries": ["x y"]}')
 
     held = {"response_format": {"type": "json_schema", "json_schema": {"name": "q", "schema": {"type": "object"}}}}

@@ -54,3 +54,10 @@ def test_an_estimate_prefers_what_was_measured():
     one = Strategy("Write.", POOL, examples=2, chat=False)
     rows = estimate([one], DOCUMENTS, 1, len, known=lambda request: Answer("x", "stop", 120, 0, 12, seconds=0.5) if "number 1" in request.prompt else None)
     assert (rows[0].prompt_tokens, rows[0].completion_tokens, rows[0].seconds) == (120, 12, 0.5) and rows[0].measured >= 10
+
+
+def test_a_first_step_has_a_row_of_its_own_and_what_it_brings_is_in_the_second_prompt():
+    there, back = [Example("one two three", ("eins zwei",))], [Example("eins zwei", ("one two three",))]
+    first = Strategy("Translate.", there, kind="back_translation", name="translation", examples=1, chat=False)
+    rows = estimate([Strategy("Write.", POOL, examples=2, chat=False), Strategy("Translate.", back, kind="back_translation", name="back", examples=1, chat=False, first=first)], DOCUMENTS, 1, count_tokens=lambda text: len(text.split()))
+    assert [(r.strategy, r.calls, r.completion_tokens) for r in rows] == [("document", 300, 5), ("back: translation", 300, 2), ("back", 300, 3)]

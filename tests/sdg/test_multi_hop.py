@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,12 +50,16 @@ def test_bundles_are_disjoint_and_by_relation_or_by_order():
 
 
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=4), st.integers(2, 7), st.sampled_from(["sequential", "balanced", "interleaved"]))
-def test_every_segment_is_shown_once_at_most_and_no_prompt_is_too_long(sizes, limit, order):
+def test_no_prompt_is_too_long_and_each_document_or_segment_is_where_it_should_be(sizes, limit, order):
     corpus = _corpus(*sizes)
     chunks = [[c for c in corpus.values() if c.doc_id == name] for name in "abcd"[: len(sizes)]]
     windows = arrange(chunks, order, limit)
     shown = [c.id for window in windows for c in window]
-    assert len(set(shown)) == len(shown) and set(shown) <= set(corpus) and all(2 <= len(w) <= limit for w in windows)
+    assert set(shown) <= set(corpus) and all(2 <= len(w) <= limit and len({c.id for c in w}) == len(w) for w in windows)
+    if order == "balanced" and len(sizes) <= limit:
+        assert all({c.doc_id for c in w} == set("abcd"[: len(sizes)]) for w in windows)
+    else:
+        assert len(set(shown)) == len(shown)
     if sum(sizes) <= limit and sum(sizes) > 1:
         assert set(shown) == set(corpus)
 
@@ -103,10 +108,11 @@ def test_artifacts_are_read_from_what_comes():
 
 
 def test_the_schema_holds_to_the_segments_that_are_shown():
-    schema = questions_schema(3, 2, Bundle(hops=(2, 3)))
+    schema = questions_schema(3, 2, Bundle(hops=(2, 3)), bounded=True)
     pair = schema["properties"]["pairs"]
     assert (pair["minItems"], pair["maxItems"]) == (2, 2)
     hops = pair["items"]["properties"]["hop_contexts"]
+    assert "maxLength" in json.dumps(schema) and "maxLength" not in json.dumps(questions_schema(3, 2, Bundle(), bounded=False))
     assert (hops["minItems"], hops["maxItems"], hops["items"]["properties"]["segment_ids"]["items"]["maximum"]) == (2, 3, 3)
 
 
@@ -130,6 +136,15 @@ def test_artifacts_first_then_questions_and_every_one_is_accounted_for():
     assert all(name in llm.asked[0][0].prompt for name in ARTIFACTS)
 
 
+def test_a_short_document_is_in_the_prompt_that_is_asked_and_none_without_two_segments():
+    corpus = _corpus(1, 9)
+    strategy = Strategy("", [EXAMPLE], kind="multi_hop", name="multi_hop", bundle=Bundle(documents=2, related=False, order="sequential"))
+    (unit,) = strategy.units(list(corpus.values()), corpus=corpus)
+    assert unit.positives[0] == "a#0" and len(unit.positives) == 4
+    with pytest.raises(InputError, match=r"no 1 document with two chunks.*raise bundle\.documents"):
+        list(replace(strategy, bundle=Bundle()).units(list(_corpus(1, 1).values())))
+
+
 def test_back_translation_goes_there_and_back_without_sight_of_the_first():
     there = [Example("How long?", ("Wie lange?",))]
     back = [Example("Wie lange?", ("How long?",))]
@@ -141,6 +156,9 @@ def test_back_translation_goes_there_and_back_without_sight_of_the_first():
     (query,) = generated.kept
     assert (query.text, query.metadata["positives"], query.metadata["of"]) == ("what time does the boat go", ["a#0"], "labelled-1")
     assert generated.first_steps[0]["translation"] == "Wann fährt die Fähre ab?"
+    nothing = Recorded([Answer(" "), Answer("Wann fährt die Fä", "length")], [])
+    again = generate_queries(list(corpus.values()), nothing, [strategy], 1, corpus=corpus, given=[real, replace(real, id="labelled-2", text="is there a boat")])
+    assert again.tallies["back"].rejected == {"empty": 1, "not readable: translation cut off at max_tokens": 1}
     assert "Wann fährt" in llm.asked[1][0].prompt and "ferry leave" not in llm.asked[1][0].prompt
 
 
