@@ -20,7 +20,9 @@ from recipes.engine import Context
 from recipes.llm import open_journal, open_llm, prices_of
 from recipes.load import load_recipe
 from recipes.schema import Recipe
-from recipes.stages import cut_corpus, labelled_queries, read_evaluation, strategies
+from recipes.stages.comparison import read_evaluation
+from recipes.stages.corpus import cut_corpus
+from recipes.stages.queries import labelled_queries, strategies
 from sdg.diagnose import KINDS, Labelled, Profile, drift, profile, win_rates
 from sdg.estimate import Estimate, estimate
 from sdg.queries import generate_queries, sample_documents

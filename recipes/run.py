@@ -16,7 +16,8 @@ from evaluation.models import process_state
 from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
 from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
-from recipes.stages import STAGES, check_inputs, evaluated_on, read_evaluation, read_scores, stages_of
+from recipes.stages import STAGES, check_inputs, stages_of
+from recipes.stages.comparison import evaluated_on, read_evaluation, read_scores
 from sdg.export import EXPORTS, Labelled
 from sdg.negatives import kept_negatives
 from sdg.queries import LABELLED

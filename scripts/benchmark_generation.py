@@ -21,7 +21,8 @@ from pathlib import Path
 import httpx
 
 from recipes.load import load_recipe
-from recipes.stages import cut_corpus, strategies
+from recipes.stages.corpus import cut_corpus
+from recipes.stages.queries import strategies
 from sdg.embedded import Endpoint, locate_llm, serve
 from sdg.journal import Journal
 from sdg.llm import LLM, EndpointSettings, Request

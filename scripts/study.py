@@ -26,7 +26,7 @@ from evaluation.significance import compare
 from recipes.engine import Context
 from recipes.load import load_recipe
 from recipes.run import run_recipe
-from recipes.stages import read_scores
+from recipes.stages.comparison import read_scores
 
 
 def main(study_file: Path, more: list[str]) -> None:

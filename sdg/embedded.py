@@ -94,7 +94,7 @@ def _check_sum(path: Path, llm: PackagedLLM) -> None:
 
 
 @contextmanager
-def serve(gguf: Path, slots: int = 1, context: int = 2048, threads: int | None = None) -> Iterator[Endpoint]:
+def serve(gguf: Path, slots: int = 1, context: int = 4096, threads: int | None = None) -> Iterator[Endpoint]:
     """Serve ``gguf`` for the length of the block.
 
     ``slots``: requests at once. One is the default, as it makes an answer a function of the request alone: with more, a

@@ -1,0 +1,56 @@
+"""The corpus: documents in, cut into chunks."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+from typing import Any
+
+from evaluation.data import (
+    Corpus,
+    find_dataset,
+    read_corpus,
+    write_corpus,
+)  # fmt: skip
+from evaluation.files import InputError, sha256_tree
+from recipes.engine import Context
+from recipes.schema import Recipe
+from sdg.chunking import chunk
+from sdg.documents import PYTHON_DOCS, read_documents, text_files
+
+
+def make_corpus(context: Context, folder: Path) -> dict[str, Any]:
+    corpus = cut_corpus(context.recipe)
+    write_corpus(folder / "corpus.jsonl", corpus)
+    return {"documents": len({d.doc_id for d in corpus.values()}), "chunks": len(corpus)}
+
+
+def corpus_inputs(context: Context) -> dict[str, str]:
+    source = context.recipe.corpus.source
+    if source == PYTHON_DOCS:
+        return {"python": platform.python_version()}
+    path = Path(source).expanduser()
+    if not path.exists() or (path / "corpus.jsonl").exists():
+        path = find_dataset(source) / "corpus.jsonl"
+    return {"corpus": sha256_tree(path, text_files(path, Path(context.recipe.runs)) if path.is_dir() else None)}
+
+
+def cut_corpus(recipe: Recipe) -> Corpus:
+    """The recipe's documents, cut into chunks. Raises ``InputError`` as the readers do."""
+    part = recipe.corpus
+    documents = read_documents(part.source, Path(recipe.runs))
+    chunks = documents.values() if part.chunk is None else chunk(documents.values(), part.chunk.max_words, part.chunk.overlap_words)
+    corpus: Corpus = {}
+    for piece in chunks:
+        if piece.id in corpus:
+            raise InputError(f"{part.source}: the chunk ID {piece.id!r} is also the ID of a document; rename that document")
+        corpus[piece.id] = piece
+    return corpus
+
+
+def read_own_corpus(context: Context) -> Corpus:
+    path = context.stage_folder("corpus") / "corpus.jsonl"
+    key = path.stat().st_ino, path.stat().st_mtime_ns
+    if context.cache.get("corpus", (None,))[0] != key:
+        context.cache["corpus"] = key, read_corpus(path)
+    return context.cache["corpus"][1]
