@@ -18,7 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-import httpx
+from openai import DefaultAsyncHttpxClient
 
 from recipes.load import load_recipe
 from recipes.stages.corpus import cut_corpus
@@ -64,7 +64,7 @@ def _timed(name: str, endpoint: Endpoint, requests: list[Request]) -> tuple[floa
 
 async def _bare(endpoint: Endpoint, requests: list[Request]) -> int:
     tokens = 0
-    async with httpx.AsyncClient(trust_env=False, timeout=120, headers={"Authorization": f"Bearer {endpoint.api_key}"}) as client:
+    async with DefaultAsyncHttpxClient(trust_env=False, timeout=120, headers={"Authorization": f"Bearer {endpoint.api_key}"}) as client:
         for request in requests:
             response = await client.post(f"{endpoint.base_url}/completions", content=json.dumps({"model": "embedded", "prompt": request.prompt, **request.parameters}), headers={"Content-Type": "application/json"})
             tokens += response.raise_for_status().json()["usage"]["total_tokens"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
+from typing import Any
 
 from rich.console import Console
 
@@ -28,11 +29,12 @@ def main(recipe: str, overrides: list[str]) -> None:
     header = ("strategy", "prompts", "asked", "parsed", "usable", "copying", "near-duplicates", "round trip", "seconds a prompt", "tokens a prompt", "of these cached", "tokens an answer")
     print("| " + " | ".join(header) + " |\n" + "| --- " * len(header) + "|", flush=True)
     shown: set[str] = set()
+    cache: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as runs:
         for part in part_files():
             retriever = "dense" if part.stem in CROSS_LINGUAL else "fused"
-            loaded = load_recipe(recipe, [f"strategies/{part.stem}", "queries.documents=60", *overrides, FILTERS % retriever, f"name={part.stem}", f"runs={runs}"])
-            context = Context(loaded.recipe, Console(quiet=True))
+            loaded = load_recipe(recipe, [f"strategies/{part.stem}", "queries.documents=60", *overrides, FILTERS % retriever, f"runs={runs}"])
+            context = Context(loaded.recipe, Console(quiet=True), cache)  # the corpus is encoded once for all
             run_stages([stage for stage in STAGES if stage.name in ("corpus", "queries", "pairs")], context)
             tallies = json.loads((context.stage_folder("queries") / "strategies.json").read_text(encoding="utf-8"))
             passed = json.loads((context.stage_folder("pairs") / "filters.json").read_text(encoding="utf-8"))
