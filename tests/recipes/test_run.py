@@ -351,4 +351,4 @@ def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file,
     assert not (tmp_path / "runs" / "topics" / "queries").exists()
     with serve_replies(lambda *_: (200, {}, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}')) as base_url:
         message = _fails(str(recipe_file), f"llm={{base_url: '{base_url}', model: m}}", cwd=tmp_path)
-    assert "none of the 24 answers was usable" in message and "'empty': 24" in message
+    assert "none of the 24 queries asked for was usable" in message and "'empty': 24" in message
