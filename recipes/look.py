@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 from transformers import AutoTokenizer
 
-from evaluation.data import Corpus, Document, read_corpus, read_queries
+from evaluation.data import Corpus, Document, chunks_by_document, read_corpus, read_queries
 from evaluation.files import InputError, read_jsonl
 from evaluation.models import resolve_encoder
 from recipes.engine import Context
@@ -140,11 +140,9 @@ def diagnose_run(folder: Path, console: Console, against: list[Path], split: str
         raise InputError(f"{folder}: its recipe has no evaluation.data, so there are no real queries to compare with")
     recipe = recipe.model_copy(update={"runs": str(folder.parent), "name": folder.name, "evaluation": recipe.evaluation.model_copy(update={"split": split or recipe.evaluation.split})})
     corpus, queries, qrels = read_evaluation(Context(recipe, console))
-    chunks: dict[str, list[str]] = {}
-    for chunk_id, document in corpus.items():
-        chunks.setdefault(document.doc_id, []).append(chunk_id)
+    chunks = chunks_by_document(corpus)
     # people label documents, and queries are written from their chunks
-    relevant = {q: [i for d, grade in grades.items() if grade > 0 for i in chunks.get(d, [])] for q, grades in qrels.items()}
+    relevant = {q: [c.id for d, grade in grades.items() if grade > 0 for c in chunks.get(d, [])] for q, grades in qrels.items()}
     real = Labelled({q: queries[q].text for q in qrels}, relevant)
     sets: dict[str, Labelled] = {}
     for place, run in enumerate((folder, *against)):

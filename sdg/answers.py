@@ -122,10 +122,18 @@ class _Written(BaseModel):
 _WRITTEN = TypeAdapter(list[_Written])
 
 
+def parse_json(text: str) -> Any:
+    """The JSON in an answer, mended where it is broken or stands in other text. Raises ``ValueError`` if it cannot be."""
+    try:
+        return json_repair.loads(text)
+    except RecursionError as error:  # nested deeper than anything that was asked for
+        raise ValueError(str(error)) from error
+
+
 def _from_json(text: str, count: int) -> Read:
     try:
-        value = json_repair.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         return Read(error=f"no JSON: {error}")
     if isinstance(value, dict):
         value = next((v for v in value.values() if isinstance(v, list)), None)

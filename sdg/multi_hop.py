@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, Literal
 
-import json_repair
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from evaluation.data import Corpus, Document
+from evaluation.data import Corpus, Document, chunks_by_document
 from evaluation.retrievers import BM25, ranking
-from sdg.answers import Item, Read, list_schema, object_schema
+from sdg.answers import Item, Read, list_schema, object_schema, parse_json
+from sdg.filters.text import first_words
 from sdg.prompts import template
 
 Order = Literal["sequential", "balanced", "interleaved"]
@@ -74,9 +74,7 @@ def read_example(row: Any) -> Shown:
 def bundles(documents: Sequence[Document], corpus: Corpus, how: Bundle) -> Iterator[tuple[list[str], list[list[Document]]]]:
     """Document IDs of each bundle, and for each of them its chunks. Each document is in one bundle at most, so that a split
     can keep bundles whole. Documents whose neighbours are all in other bundles are left out, as are bundles of one segment."""
-    chunks: dict[str, list[Document]] = {}
-    for chunk in corpus.values():
-        chunks.setdefault(chunk.doc_id, []).append(chunk)
+    chunks = chunks_by_document(corpus)
     first = list(dict.fromkeys(d.doc_id for d in documents))
     others = _neighbours(first, chunks, how) if how.documents > 1 else {}
     used: set[str] = set()
@@ -126,8 +124,8 @@ def artifacts_schema(bounded: bool) -> dict[str, Any]:
 def read_artifacts(text: str) -> Read:
     """One item, whose text is the artifacts as JSON; an error where there are none."""
     try:
-        value = json_repair.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         return Read(error=f"no artifacts: {error}")
     if not isinstance(value, dict):
         return Read(error="no artifacts: not a JSON object")
@@ -189,8 +187,8 @@ def read_questions(text: str, segment_ids: Sequence[str], count: int, how: Bundl
     Evidence and hops are given by the numbers of the segments in the prompt, and come back as ``segment_ids``.
     """
     try:
-        value = json_repair.loads(text)
-    except (ValueError, RecursionError) as error:
+        value = parse_json(text)
+    except ValueError as error:
         return Read(error=f"no JSON: {error}")
     rows = value.get("pairs") if isinstance(value, dict) else value
     if not isinstance(rows, list) or not rows:
@@ -244,7 +242,7 @@ def _neighbours(first: Sequence[str], chunks: dict[str, list[Document]], how: Bu
         return {doc_id: order[place[doc_id] + 1 : place[doc_id] + 1 + 4 * how.documents] for doc_id in first}
     whole = {doc_id: Document(doc_id, " ".join(c.text for c in own), own[0].title) for doc_id, own in chunks.items()}
     # the beginning says what a document is about, and BM25 grows slow with long queries
-    texts = {doc_id: " ".join(whole[doc_id].content.split()[:60]) for doc_id in first}
+    texts = {doc_id: first_words(whole[doc_id].content, 60) for doc_id in first}
     found = BM25(whole).search(texts, min(len(whole), 10 * how.documents))
     return {doc_id: ranking(found[doc_id]) for doc_id in first}
 

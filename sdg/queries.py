@@ -99,11 +99,11 @@ def generate_queries(
         said: dict[int, _Said] = {}
         if strategy.first:
             for n, first in _ask(strategy.first, units, llm, seed, warm_up, tally, progress).items():
-                if first.found.items and not (problem := _first_problem(strategy.first, first)):
+                if problem := _first_problem(strategy.first, first):  # nothing more to ask: this is the answer
+                    said[n] = replace(first, found=Read(error=problem))
+                else:
                     units[n] = strategy.after_first(units[n], first.found)
                     result.first_steps.append({"unit": units[n].key, "strategy": strategy.name, "documents": list(units[n].positives), strategy.first.name: first.found.items[0].query})
-                else:  # nothing more to ask: this is the answer
-                    said[n] = first if not first.found.items else replace(first, found=Read(error=problem))
         said |= _ask(strategy, {n: unit for n, unit in units.items() if n not in said}, llm, seed, warm_up, tally, progress)
         failed = [s.answer.error for s in said.values() if s.answer.failed]
         if len(failed) > MAX_FAILED * len(said):
@@ -149,8 +149,8 @@ def _ask(strategy: Strategy, units: Mapping[int, Unit], llm: LLM, seed: int, war
 
 def _first_problem(first: Strategy, said: _Said) -> str:
     """Why nothing should be asked with what a first step brought."""
-    if not said.found.items[0].query.strip():
-        return f"no {first.name}"
+    if not said.found.items or not said.found.items[0].query.strip():
+        return said.found.error or f"no {first.name}"
     return f"{first.name} cut off at max_tokens" if said.answer.finish_reason == "length" and not first.asks_for_json else ""
 
 

@@ -12,7 +12,7 @@ from datasketch import MinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from evaluation.data import Corpus, Query
+from evaluation.data import Corpus, Query, chunks_by_document
 from evaluation.files import read_jsonl, write_jsonl
 from sdg.filters.text import words
 
@@ -34,13 +34,11 @@ def split_documents(corpus: Corpus, dev_share: float, seed: int, test_share: flo
     stands in documents of several splits (a licence, a footer) is in none: None. The draw is a hash of the group's first ID
     and ``seed``, so a document keeps its split when others come or go, as long as they are not tied to it.
     """
-    whole: dict[str, list[str]] = {}
-    for document in corpus.values():
-        whole.setdefault(document.doc_id, []).append(document.copy_key)
+    chunks = chunks_by_document(corpus)
     copies: dict[tuple[str, ...], list[str]] = {}
-    for doc_id, keys in whole.items():
-        copies.setdefault(tuple(keys), []).append(doc_id)
-    groups = _groups(list(whole), [*copies.values(), *together])
+    for doc_id, own in chunks.items():
+        copies.setdefault(tuple(c.copy_key for c in own), []).append(doc_id)
+    groups = _groups(list(chunks), [*copies.values(), *together])
     drawn = {doc_id: _draw(min(group), dev_share, test_share, seed) for group in groups for doc_id in group}
     sides: dict[str, set[Split]] = {}
     for document in corpus.values():
@@ -65,14 +63,12 @@ def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str
     Only documents that agree on a whole band of their sketches are compared, so the time grows with the number of documents
     and not with its square; those that are just at the threshold share a band with a probability of 0.99.
     """
-    texts: dict[str, list[str]] = {}
-    for document in corpus.values():
-        texts.setdefault(document.doc_id, []).append(document.text or document.title)
+    chunks = chunks_by_document(corpus)
     empty = MinHash(num_perm=PERMUTATIONS)
     ids: list[str] = []
-    sketches = np.empty((len(texts), PERMUTATIONS), dtype=empty.hashvalues.dtype)
-    for doc_id, parts in texts.items():
-        own = words(" ".join(parts))
+    sketches = np.empty((len(chunks), PERMUTATIONS), dtype=empty.hashvalues.dtype)
+    for doc_id, parts in chunks.items():
+        own = words(" ".join(c.text or c.title for c in parts))
         if own:
             sketch = empty.copy()  # with its permutations, which take long to draw
             shingles = list({" ".join(own[i : i + SHINGLE]).encode() for i in range(max(1, len(own) - SHINGLE + 1))})

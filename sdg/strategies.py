@@ -19,6 +19,7 @@ from evaluation.data import Corpus, Document, Query
 from evaluation.files import InputError
 from sdg import multi_hop
 from sdg.answers import Form, Read, held_to_schema, instruction, queries_schema, read, written
+from sdg.filters.text import first_words
 from sdg.llm import Request
 from sdg.prompts import template
 
@@ -128,7 +129,7 @@ class Strategy:
         prompt = template("few_shot.j2").render(
             task=self.task.strip(), instruction=instruction(self.form, self.count, answers, self.chat), examples=shown,
             text_label=_LABELS[self.kind], label="Query" if self.form == "line" else "Queries", number=number,
-            text=" ".join(_one_line(unit.text).split(" ")[: self.max_words]) if unit else "",
+            text=first_words(unit.text, self.max_words) if unit else "",
         )  # fmt: skip
         if unit is None:
             return Request(prompt.strip(), self.chat, parameters | {"max_tokens": 1})
@@ -148,7 +149,7 @@ class Strategy:
         return written(self.form, example.queries, example.answers if self.kind == "question_answer" else ())
 
     def _of_segments(self, unit: Unit | None, examples: Sequence[multi_hop.Shown], parameters: dict[str, Any]) -> Request:
-        segments = [" ".join(_one_line(text).split(" ")[: self.max_words]) for text in unit.segments] if unit else []
+        segments = [first_words(text, self.max_words) for text in unit.segments] if unit else []
         if self.kind == "artifacts":
             prompt, schema = multi_hop.artifacts_prompt(segments, examples, self.chat), multi_hop.artifacts_schema(bounded=not self.chat)
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation.data import find_dataset, read_qrels, read_queries
+from evaluation.data import find_dataset
 from evaluation.files import InputError, sha256_file
 from evaluation.models import resolve_encoder
 from recipes.engine import Stage
@@ -14,8 +14,8 @@ from recipes.stages.comparison import (
     base_input,
     evaluation_inputs,
     evaluation_part,
-    judged_folder,
     own_split,
+    read_judged,
     score_after,
     score_before,
 )
@@ -46,8 +46,7 @@ def check_inputs(recipe: Recipe) -> None:
         resolve_encoder(check.model)
     for part in (recipe.evaluation, recipe.labelled):
         if part and part.data:
-            folder = judged_folder(part.data)
-            read_qrels(folder / "qrels" / f"{part.split}.tsv", read_queries(folder / "queries.jsonl"))
+            read_judged(part.data, part.split)
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
@@ -71,7 +70,7 @@ STAGES = (
         "pairs", 3, make_pairs, needs=("corpus", "queries"), shared=True,
         part=pairs_part, inputs=pairs_inputs,
     ),
-    Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), r.split.model_dump()]),
+    Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: r.negatives.model_dump()),
     Stage("model", 1, train_model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=base_input, shared=True),
     Stage("after", 1, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=evaluation_inputs, shared=True, seeded=False),
 )  # fmt: skip

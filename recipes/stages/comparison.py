@@ -3,20 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluation.data import (
-    Corpus,
-    Qrels,
-    Queries,
-    find_dataset,
-    read_corpus,
-    read_qrels,
-    read_queries,
-    write_run,
-)  # fmt: skip
+from evaluation.data import Corpus, Qrels, Queries, find_dataset, read_corpus, read_qrels, read_queries, write_run
 from evaluation.files import InputError, sha256_file, sha256_tree, write_json
 from evaluation.metrics import evaluate
 from evaluation.models import load_encoder, process_state, resolve_encoder
@@ -62,8 +53,7 @@ def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     same = not own.exists() or corpus_inputs(context).get("corpus") == sha256_file(own)
     corpus = read_own_corpus(context) if same else read_corpus(own)
     known = set(corpus) | {d.doc_id for d in corpus.values()}
-    queries = read_queries(folder / "queries.jsonl")
-    qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, None if part.unknown_documents == "drop" else known)
+    queries, qrels = read_judged(part.data, part.split, None if part.unknown_documents == "drop" else known)
     qrels = {q: _by_document({d: g for d, g in grades.items() if d in known}, corpus) for q, grades in qrels.items()}
     qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
     if not qrels:
@@ -93,6 +83,14 @@ def judged_folder(data: str) -> Path:
     return folder if (folder / "queries.jsonl").exists() else find_dataset(data)
 
 
+def read_judged(data: str, split: str, documents: Iterable[str] | None = None) -> tuple[Queries, Qrels]:
+    """Queries and the qrels of one split, of the recipe's evaluation or its labelled pairs; ``documents``: all that qrels may
+    name. Raises ``InputError`` as the readers do."""
+    folder = judged_folder(data)
+    queries = read_queries(folder / "queries.jsonl")
+    return queries, read_qrels(folder / "qrels" / f"{split}.tsv", queries, documents)
+
+
 def judged_inputs(data: str, split: str) -> dict[str, str]:
     folder = judged_folder(data)
     files = [folder / "queries.jsonl", folder / "qrels" / f"{split}.tsv", folder / "corpus.jsonl"]
@@ -101,7 +99,7 @@ def judged_inputs(data: str, split: str) -> dict[str, str]:
 
 def base_index(context: Context, corpus: Corpus) -> Dense:
     """The dense index of the base model, which the round trip and the before-run share."""
-    key = base_input(context) | search_part(context.recipe)
+    key = {"base": context.recipe.training.base} | search_part(context.recipe)
     made_of, of, index = context.cache.get("base index", (None, None, None))
     if made_of != key or of is not corpus:
         index = _dense(context, "base", context.recipe.training.base, corpus)

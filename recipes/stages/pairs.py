@@ -12,16 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.data import (
-    Corpus,
-    Queries,
-    Query,
-    Run,
-    read_qrels,
-    read_queries,
-    write_qrels,
-    write_queries,
-)  # fmt: skip
+from evaluation.data import Corpus, Queries, Query, Run, read_qrels, read_queries, write_qrels, write_queries
 from evaluation.files import InputError, sha256_tree, write_json, write_jsonl
 from evaluation.models import process_state, resolve_encoder
 from evaluation.retrievers import BM25, fuse

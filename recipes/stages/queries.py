@@ -6,20 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from evaluation.data import (
-    Corpus,
-    Query,
-    read_qrels,
-    read_queries,
-    write_queries,
-)  # fmt: skip
+from evaluation.data import Corpus, Query, chunks_by_document, write_queries
 from evaluation.files import InputError, write_json, write_jsonl
 from evaluation.retrievers import BM25
 from recipes.engine import Context
 from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.load import read_pool
 from recipes.schema import Recipe, StrategyPart
-from recipes.stages.comparison import RUN_DEPTH, evaluation_inputs, judged_folder, judged_inputs
+from recipes.stages.comparison import RUN_DEPTH, evaluation_inputs, judged_folder, judged_inputs, read_judged
 from recipes.stages.corpus import read_own_corpus
 from sdg.llm import OVER_BUDGET
 from sdg.multi_hop import Bundle
@@ -28,6 +22,7 @@ from sdg.strategies import MIN_WORDS, OF_QUERIES, Example, Strategy
 
 ARTIFACTS_TOKENS = 500
 """Of an answer that lists artifacts, at most."""
+
 
 def make_queries(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
@@ -96,22 +91,18 @@ def labelled_queries(recipe: Recipe, corpus: Corpus) -> tuple[list[Query], dict[
     part = recipe.labelled
     if part is None:
         return [], {}
-    folder = judged_folder(part.data)
-    queries = read_queries(folder / "queries.jsonl")
-    chunks: dict[str, list[str]] = {}
-    for doc_id, document in corpus.items():
-        chunks.setdefault(document.doc_id, []).append(doc_id)
-    qrels = read_qrels(folder / "qrels" / f"{part.split}.tsv", queries, None if part.unknown_documents == "drop" else set(corpus) | set(chunks))
+    chunks = chunks_by_document(corpus)
+    queries, qrels = read_judged(part.data, part.split, None if part.unknown_documents == "drop" else set(corpus) | set(chunks))
     asked = _evaluated_keys(recipe)
     relevant = {q: [d for d, grade in grades.items() if grade > 0 and (d in corpus or d in chunks)] for q, grades in qrels.items()}
     chosen = {q: ids for q, ids in relevant.items() if ids and query_key(queries[q].text) not in asked}
     cut = {q: queries[q].text for q, ids in chosen.items() if any(d not in corpus for d in ids)}
     found = BM25(corpus).search(cut, min(len(corpus), 10 * RUN_DEPTH)) if cut else {}
-    best = lambda q, d: d if d in corpus else max(chunks[d], key=lambda chunk: found[q].get(chunk, 0.0))  # noqa: E731
+    best = lambda q, d: d if d in corpus else max((c.id for c in chunks[d]), key=lambda chunk: found[q].get(chunk, 0.0))  # noqa: E731
     kept = [Query(f"labelled-{q}", queries[q].text, {"positives": list(dict.fromkeys(best(q, d) for d in ids)), "strategy": LABELLED}) for q, ids in chosen.items()]
     none = sum(not ids for ids in relevant.values())
     if not kept:
-        raise InputError(f"{folder / 'qrels' / f'{part.split}.tsv'}: no query is left of {len(qrels)}: {none} have no relevant document in the corpus, {len(qrels) - none} are evaluated on")
+        raise InputError(f"{judged_folder(part.data) / 'qrels' / f'{part.split}.tsv'}: no query is left of {len(qrels)}: {none} have no relevant document in the corpus, {len(qrels) - none} are evaluated on")
     return kept, {"no relevant document": none, "evaluated on": len(qrels) - none - len(kept)}
 
 
@@ -125,6 +116,5 @@ def _evaluated_keys(recipe: Recipe) -> set[str]:
     part = recipe.evaluation
     if part.data is None:
         return set()
-    folder = judged_folder(part.data)
-    queries = read_queries(folder / "queries.jsonl")
-    return {query_key(queries[q].text) for q in read_qrels(folder / "qrels" / f"{part.split}.tsv", queries)}
+    queries, qrels = read_judged(part.data, part.split)
+    return {query_key(queries[q].text) for q in qrels}

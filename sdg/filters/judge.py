@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
-import json_repair
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from evaluation.data import Corpus, Query
-from sdg.answers import held_to_schema, list_schema, object_schema
+from sdg.answers import held_to_schema, list_schema, object_schema, parse_json
 from sdg.filters import rejection
+from sdg.filters.text import first_words
 from sdg.llm import LLM, Answer, Request
 from sdg.prompts import template
 
@@ -72,7 +72,7 @@ def _batches(queries: Sequence[Query], per_prompt: int) -> Iterator[list[Query]]
 
 
 def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> Request:
-    documents = [" ".join(corpus[doc_id].content.split()[:max_words]) for doc_id in batch[0].metadata["positives"]]
+    documents = [first_words(corpus[doc_id].content, max_words) for doc_id in batch[0].metadata["positives"]]
     criteria = {name: field.description for name, field in Scores.model_fields.items()}
     prompt = template("judge.j2").render(documents=documents, queries=[(q.text, q.metadata.get("answer", "")) for q in batch], criteria=criteria, form=json.dumps({"scores": [dict.fromkeys(criteria, 0)]}))
     score = {"type": "number", "minimum": 0, "maximum": 10}
@@ -82,9 +82,9 @@ def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> 
 
 def _read(text: str, count: int) -> list[Scores] | None:
     try:
-        value = json_repair.loads(text)
+        value = parse_json(text)
         rows = value.get("scores") if isinstance(value, dict) else value
         scores = [Scores.model_validate(row) for row in rows] if isinstance(rows, list) else []
-    except (ValidationError, ValueError, RecursionError):
+    except ValueError:  # pydantic's ValidationError is one, too
         return None
     return scores if len(scores) == count else None

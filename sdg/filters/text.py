@@ -28,6 +28,11 @@ def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
 
 
+def first_words(text: str, n: int) -> str:
+    """The first ``n`` words, which are what stands between blanks, on one line."""
+    return " ".join(text.split()[:n])
+
+
 def reject_reason(text: str, document: Document, language: str | None = None) -> str | None:
     """Why a query is unusable, or None: empty, too short (under 2 words), too long (over 32), no words, refers to the
     document as a document, is the document's own words (8 in a row, or the title), or is in another ``language``
