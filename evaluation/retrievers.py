@@ -91,6 +91,14 @@ class Dense:
         return encode(self._model, texts, prompt=self._query_prompt, progress=progress)
 
 
+def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[float]:
+    """Cosine of each (query, document), by the model's own prompts."""
+    queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+    vectors = [encode(model, texts, prompt=_prompt(model, name, None), progress=progress) for name, texts in (("query", queries), ("document", documents))]
+    rows = [{text: row for row, text in enumerate(texts)} for texts in (queries, documents)]
+    return [float(vectors[0][rows[0][q]] @ vectors[1][rows[1][d]]) for q, d in pairs]
+
+
 def fuse(runs: Sequence[Run], k: int = 60) -> Run:
     """Reciprocal rank fusion (Cormack et al. 2009): a document scores the sum of 1 / (``k`` + rank) over the runs."""
     fused: Run = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -50,6 +51,7 @@ class Stage:
     needs: tuple[str, ...] = ()
     shared: bool = False
     seeded: bool = True
+    goes_on: bool = False
 
 
 @dataclass
@@ -60,6 +62,8 @@ class Context:
     console: Console
     cache: dict[str, Any] = field(default_factory=dict)
     """What one stage read and the next one needs again, kept in memory."""
+    work: Path | None = None
+    """Where a stage that goes on after it was killed keeps what it has so far."""
 
     @property
     def folder(self) -> Path:
@@ -118,6 +122,12 @@ def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str]
 def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
     state = process_state()
     manifest = None
+    works = folder.parent / f".{folder.name}.work"
+    context.work = works / fingerprint["sha256"][:16] if stage.goes_on else None
+    if state.is_main_process and works.exists():
+        for other in works.iterdir():  # of other inputs or settings
+            if other != context.work:
+                shutil.rmtree(other)
     started, clock = datetime.now(UTC), time.monotonic()
     if state.is_main_process:
         with atomic_folder(folder) as partial:
@@ -128,7 +138,10 @@ def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, An
             write_json(partial / MANIFEST, manifest)
     elif stage.shared:
         stage.run(context, folder.parent / f".{folder.name}.partial")
-    return from_main(manifest)
+    manifest = from_main(manifest)
+    if state.is_main_process:
+        shutil.rmtree(works, ignore_errors=True)
+    return manifest
 
 
 def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:

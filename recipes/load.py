@@ -267,6 +267,9 @@ def _explain(places: _Places, error: dict) -> str:
     written = _at(places.raw, keys)
     found = "" if written is None or isinstance(written, dict) else f", found {written!r}"
     said = message[0].lower() + message[1:]
+    if error["type"] == "literal_error" and isinstance(written, str):
+        values = re.findall(r"'([^']+)'", error["ctx"]["expected"])
+        found += f"; did you mean {near[0]!r}?" if (near := difflib.get_close_matches(written, values, n=1)) else ""
     return f"{place}: {dotted}: {said}{found}" if dotted else f"{place}: {said}"
 
 

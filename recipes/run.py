@@ -12,8 +12,10 @@ from rich.table import Table
 
 from evaluation.data import read_corpus, read_qrels, read_queries
 from evaluation.files import InputError, atomic_folder, read_jsonl, write_json, write_text
+from evaluation.metrics import PRIMARY
 from evaluation.models import process_state
 from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
+from recipes.card import model_card
 from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, stages_of
@@ -43,6 +45,8 @@ def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | N
     write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
     write_json(context.folder / "metrics.json", comparison.model_dump(mode="json"))
     write_text(context.folder / "report.md", markdown(recipe.name, comparison, _sections(context, manifests, before["ndcg@10"], after["ndcg@10"])))
+    write_text(context.stage_folder("model") / "README.md", model_card(context, comparison, manifests))
+    write_text(context.stage_folder("model") / "recipe.yaml", loaded.resolved_yaml)
     print_comparison(comparison, console)
     console.print(f"\nreport   {context.folder / 'report.md'}\nmodel    {context.stage_folder('model')}\nmetrics  {context.folder / 'metrics.json'}", highlight=False)
     return comparison
@@ -119,12 +123,31 @@ def _sections(context: Context, manifests: dict[str, dict[str, Any]], before: di
     won = [line(q) for q in reversed(moved[-SAMPLES:]) if after[q] > before[q]]
     lost = [line(q) for q in moved[:SAMPLES] if after[q] < before[q]]
     return {
+        "What was kept": _kept(context),
         "What was done": stages,
         "Queries won most (nDCG@10)": won or ["none"],
         "Queries lost most (nDCG@10)": lost or ["none"],
         "Some of the generated queries": samples,
         "The recipe": ["`recipe.yaml` in this folder is the recipe with every default filled in; `sharpen run` with it repeats the run."],
     }
+
+
+def _kept(context: Context) -> list[str]:
+    """Which weights the model has, and why these."""
+    training = json.loads((context.stage_folder("training") / "training_log.json").read_text(encoding="utf-8"))
+    choice = json.loads((context.stage_folder("model") / "choice.json").read_text(encoding="utf-8"))
+    ended = training["log"][-1]["step"]
+    lines = [f"Training took {ended:,} of {training['steps']:,} steps" + (", as the validation got no better." if ended < training["steps"] else ".")]
+    if training["validated"]:
+        lines += ["", f"| step | {PRIMARY} on validation |", "| --- | --- |", *(f"| {row['step']}{' (kept)' if row['step'] == training['kept_step'] else ''} | {row[PRIMARY]:.4f} |" for row in training["validated"])]
+    if choice[PRIMARY]:
+        name = lambda share: "1 (the base itself)" if share == 1 else f"{share:g}"  # noqa: E731
+        lines += ["", f"| share of the base's weights | {PRIMARY} on validation |", "| --- | --- |", *(f"| {name(row['base_share'])}{' (kept)' if row['base_share'] == choice['base_share'] else ''} | {row['value']:.4f} |" for row in choice[PRIMARY])]
+        if choice["base_share"] == 1:
+            lines += ["", "None of the others was better than the base, so the model **is the base**."]
+    elif choice["base_share"]:
+        lines += ["", f"Its weights are {choice['base_share']:.0%} the base's, as the recipe says."]
+    return lines
 
 
 def _evaluation_texts(context: Context) -> dict[str, str]:

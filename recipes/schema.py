@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from sdg.multi_hop import Order, QueryType
 from sdg.queries import LABELLED
+from training.settings import DISTILLING, LossName
 
 TASKS = {
     "document": "Each document stands with a question that somebody typed into a search box and that the document answers. "
@@ -283,19 +284,74 @@ class NegativesPart(Part):
         return _ordered(ranks, "rank")
 
 
+class LoraPart(Part):
+    """Low-rank adapters (PEFT) in place of all weights; merged into the model that is written."""
+
+    rank: Count = 16
+    alpha: Count = 32
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    targets: str | tuple[str, ...] = Field("all-linear", description="Modules, as PEFT names them.")
+
+
+class ValidationPart(Part):
+    """Queries on which the best checkpoint and the base's share are chosen. Never those that are compared on at the end."""
+
+    data: str | None = Field(None, description="Queries and qrels, as in evaluation. null: the generated queries of the documents that split.dev holds out.")
+    split: str = Field("train", description="qrels/<split>.tsv of data.")
+    queries: Count = Field(500, description="At most so many, drawn by seed.")
+    documents: Count = Field(1000, description="What is searched: the relevant documents, and of the others BM25's best of each query, so many in all.")
+    evaluations: Count = Field(5, description="Over the training, evenly.")
+    patience: Count | None = Field(3, description="Training stops after so many in a row without a better one (3 in the paper on synthetic data for generative retrieval); null: never.")
+
+
 class TrainingPart(Part):
     base: str = Field(description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2.")
+    loss: LossName = Field("mnrl", description="mnrl; gist (leaves out what a guide takes for relevant); cached_mnrl, cached_gist (any batch size in the same memory); margin_mse, kl (learn a teacher's scores).")
+    in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
+    mini_batch_size: Count = Field(32, description="Rows that a cached loss embeds at a time.")
+    guide: str | None = Field(None, description="Encoder that guides gist; null: the base.")
+    teacher: str | None = Field(None, description="Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, or encoder:<name> for a bi-encoder's cosine.")
+    teacher_temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="The teacher's scores are divided by it.")
+    matryoshka: tuple[Count, ...] = Field((), description="Dimensions to which the embeddings can be cut later: the loss is summed over them, say [384, 256, 128, 64].")
+    lora: LoraPart | None = None
     epochs: Count = 1
-    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="Rows of a step, over all processes together.")
+    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="Rows of a batch, over all processes together.")
+    accumulate: Count = Field(1, description="Batches of one step of the optimizer.")
     learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after the warm-up.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises to learning_rate.")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is a third faster on a CPU.")
-    scale: Annotated[float, Field(gt=0)] = Field(20.0, description="Inverse temperature of the ranking loss (20 in sentence-transformers).")
+    scale: Annotated[float, Field(gt=0)] = Field(20.0, description="Inverse temperature: what the loss multiplies the cosine by (20 in sentence-transformers).")
     max_seq_length: Count | None = Field(None, description="Tokens a text is cut to; null: the model's own limit.")
     query_prompt: str | None = Field(None, description='Put before every query, as "query: " for e5; null: the model\'s own.')
     document_prompt: str | None = Field(None, description="Put before every document; null: the model's own.")
-    base_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.0, description="Share of the base's weights in the result.")
+    attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"] | None = Field(None, description="null: the model's own. flash_attention_2 leaves padding out, on GPUs that have it.")
+    base_share: tuple[Share, ...] = Field((0.0,), description="Share of the base's weights in the result, as in WiSE-FT; of several the best on validation is taken, 1 is the base itself.")
+    validation: ValidationPart | None = None
+    checkpoint_steps: Count = Field(200, description="Optimizer steps between two checkpoints, from which a killed training goes on.")
+    trackers: tuple[Literal["wandb", "tensorboard"], ...] = Field((), description="Who else gets the learning curves.")
+
+    @field_validator("base_share", mode="before")
+    @classmethod
+    def _shares(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else [value]
+
+    @model_validator(mode="after")
+    def _loss_fits(self):
+        if self.loss in DISTILLING and self.teacher is None:
+            raise ValueError(f"loss: {self.loss} learns a teacher's scores; give teacher")
+        if self.teacher and self.loss not in DISTILLING:
+            raise ValueError(f"teacher: only {' and '.join(DISTILLING)} learn its scores, and loss is {self.loss}")
+        if self.guide and "gist" not in self.loss:
+            raise ValueError(f"guide: only gist and cached_gist take one, and loss is {self.loss}")
+        if not self.in_batch and self.loss != "mnrl":
+            raise ValueError(f"in_batch: false is for mnrl, and loss is {self.loss}")
+        if len(self.base_share) > 1 and self.validation is None:
+            raise ValueError("base_share: give one, or validation to choose by")
+        if not self.base_share:
+            raise ValueError("base_share: give at least one; 0 keeps nothing of the base")
+        return self
 
 
 class EvaluationPart(Part):
@@ -327,6 +383,13 @@ class Recipe(Part):
             raise ValueError(f"evaluation.split: the run's own queries are split into train, dev and test, and compared on test or dev; found {self.evaluation.split!r}")
         if self.labelled and (self.labelled.data, self.labelled.split) == (self.evaluation.data, self.evaluation.split):
             raise ValueError("labelled: these are the queries that are evaluated on; give another split")
+        if chosen_by := self.training.validation:
+            if (chosen_by.data, chosen_by.split) == (self.evaluation.data, self.evaluation.split) and chosen_by.data:
+                raise ValueError("training.validation: these are the queries that are compared on at the end, which what is chosen by them would win; give another split")
+            if chosen_by.data is None and not self.split.dev:
+                raise ValueError("training.validation: without data it takes the generated queries that split.dev holds out, and split.dev is 0")
+            if chosen_by.data is None and self.evaluation.data is None and (self.evaluation.split == "dev" or not self.split.test):
+                raise ValueError("training.validation: the generated queries of split.dev are compared on at the end; give split.test a share, too, or evaluation.data")
         return self
 
     @property

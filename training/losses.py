@@ -1,35 +1,136 @@
-"""The ranking loss: sentence-transformers' own, fed without padding and computed in float32."""
+"""The losses: sentence-transformers' own, fed without padding and computed in float32."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, get_args
 
 import torch
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from sentence_transformers import SentenceTransformer, util
+from sentence_transformers.base.losses.merged_forward import column_merging_disabled
+from sentence_transformers.sentence_transformer import losses as st
 from torch import Tensor, nn
 
+from evaluation.files import InputError
 from evaluation.models import WIDTH_STEP, autocast
+from training.settings import DISTILLING, LossName, LossSettings
 
 # Rows of one forward pass on a CPU. A batch of documents padded to its longest is mostly padding; passes of few rows of
 # like length are not, and a CPU is as busy with 8 rows as with 64. A GPU is not, so there a quarter of the rows go at once.
 CPU_ROWS = 8
 
+def make_loss(settings: LossSettings, model: SentenceTransformer, guide: Callable[[], SentenceTransformer], negatives: int, gather: bool = False) -> nn.Module:
+    """The loss for ``SentenceTransformerTrainer``; ``negatives`` is how many a row has.
 
-class RankingLoss(MultipleNegativesRankingLoss):
-    """Multiple Negatives Ranking Loss over all columns.
+    ``guide`` loads the guide when it is needed. ``gather``: the documents of all processes are each other's negatives,
+    where the loss uses any but the row's own. Raises ``InputError`` for an unknown name and for settings that do not fit.
+    """
+    if settings.name not in get_args(LossName):
+        raise InputError(f"training.loss: no loss {settings.name!r}; there are {', '.join(get_args(LossName))}")
+    if negatives == 0 and (settings.name in DISTILLING or not settings.in_batch):
+        raise InputError(f"training.loss: {settings.name}{'' if settings.in_batch else ' with in_batch: false'} compares with a row's own negatives, and there are none; raise negatives.per_query")
+    if not settings.in_batch and settings.name != "mnrl":
+        raise InputError(f"training.in_batch: only mnrl can do without the other rows' documents; {settings.name} {'never uses them' if settings.name in DISTILLING else 'is made of them'}")
+    if settings.name == "gist" and negatives > 1:
+        raise InputError(f"training.loss: gist takes one negative a query at most, and negatives.per_query is {negatives}; use cached_gist")
+    if too_long := [d for d in settings.matryoshka if d > (model.get_embedding_dimension() or 0)]:
+        raise InputError(f"training.matryoshka: the model has {model.get_embedding_dimension()} dimensions, so {too_long[0]} of them cannot be taken")
+    cached = settings.name.startswith("cached")
+    # a cached loss embeds on its own; the others are given what was embedded by length, under the name of a model
+    source: Any = model if cached else _Embedded(model)
+    loss = _bare_loss(settings, source, guide, gather)
+    if settings.matryoshka:
+        loss = st.MatryoshkaLoss(source, loss, list(settings.matryoshka))
+    return loss if cached else ByLength(model, loss, guided=settings.name == "gist")
+
+
+def _bare_loss(settings: LossSettings, model: Any, guide: Callable[[], SentenceTransformer], gather: bool) -> nn.Module:
+    similarity = _Scaled(settings.scale)
+    match settings.name:
+        case "mnrl" if not settings.in_batch:
+            return OwnNegativesLoss(model, settings.scale)
+        case "mnrl":
+            return st.MultipleNegativesRankingLoss(model, scale=settings.scale, gather_across_devices=gather)
+        case "cached_mnrl":
+            return _CachedMNRL(model, scale=settings.scale, mini_batch_size=settings.mini_batch_size, gather_across_devices=gather)
+        case "gist":
+            return st.GISTEmbedLoss(model, guide(), temperature=1 / settings.scale, gather_across_devices=gather)
+        case "cached_gist":
+            return st.CachedGISTEmbedLoss(model, guide(), temperature=1 / settings.scale, mini_batch_size=settings.mini_batch_size, gather_across_devices=gather)
+        case "margin_mse":
+            return st.MarginMSELoss(model, similarity_fct=similarity)
+        case "kl":
+            return st.DistillKLDivLoss(model, similarity_fct=similarity, student_temperature=1.0, teacher_temperature=settings.teacher_temperature)
+
+
+class ByLength(nn.Module):
+    """A loss of sentence-transformers over embeddings that were made without padding.
 
     The similarities and the softmax are in float32 whatever the encoder computes in: bf16 keeps 8 bits, too few to tell a
     hard negative from the positive.
     """
 
-    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor) -> Tensor:
-        embeddings = embed_by_length(self.model, list(sentence_features))
-        return self.compute_loss_from_embeddings(embeddings, labels)
+    def __init__(self, model: nn.Module, loss: nn.Module, guided: bool = False) -> None:
+        super().__init__()
+        self.model, self.loss, self._guided = model, loss, guided
 
-    def compute_loss_from_embeddings(self, embeddings: list[Tensor], labels: Tensor) -> Tensor:
-        with torch.autocast(embeddings[0].device.type, enabled=False):
-            return super().compute_loss_from_embeddings([e.float() for e in embeddings], labels)
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
+        columns = list(sentence_features)
+        embedded = [column | {"sentence_embedding": e} for column, e in zip(columns, embed_by_length(self.model, columns), strict=True)]
+        device = embedded[0]["sentence_embedding"].device
+        # the guide is a model, too, and as slow as one; of what follows it nothing is computed in bf16
+        with autocast(device) if self._guided else torch.autocast(device.type, enabled=False), column_merging_disabled():
+            return self.loss(embedded, labels)
+
+
+class _Embedded(nn.Module):
+    """Stands where a loss expects its model, and gives back the embeddings that are there already."""
+
+    def __init__(self, model: SentenceTransformer) -> None:
+        super().__init__()
+        self._model = [model]  # in a list: its weights are no part of the loss
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["_model"][0], name)
+
+    def __getitem__(self, index: int) -> nn.Module:
+        return self._model[0][index]
+
+    def forward(self, features: dict[str, Any]) -> dict[str, Any]:
+        return features
+
+
+class OwnNegativesLoss(nn.Module):
+    """Cross-entropy over a row's own positive and negatives, and no other row's documents."""
+
+    def __init__(self, model: nn.Module, scale: float) -> None:
+        super().__init__()
+        self.model, self._similarity = model, _Scaled(scale)
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
+        query, *documents = [self.model(column)["sentence_embedding"] for column in sentence_features]
+        scores = torch.stack([self._similarity(query, document) for document in documents], dim=1)
+        return nn.functional.cross_entropy(scores, torch.zeros(len(query), dtype=torch.long, device=scores.device))
+
+
+class _CachedMNRL(st.CachedMultipleNegativesRankingLoss):
+    def calculate_loss(self, reps: list[list[Tensor]], *args: Any, **kwargs: Any) -> Tensor:
+        with torch.autocast(reps[0][0].device.type, enabled=False):
+            return super().calculate_loss(reps, *args, **kwargs)
+
+
+@dataclass(frozen=True)
+class _Scaled:
+    """Cosine of the rows of two matrices, times ``scale``."""
+
+    scale: float
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        return self.scale * util.pairwise_cos_sim(a, b)
 
 
 def embed_by_length(model: nn.Module, columns: list[dict[str, Any]]) -> list[Tensor]:
@@ -41,7 +142,7 @@ def embed_by_length(model: nn.Module, columns: list[dict[str, Any]]) -> list[Ten
     """
     groups: dict[Any, list[int]] = {}
     for i, column in enumerate(columns):
-        groups.setdefault(_settings(column) if _is_right_padded_text(column) else i, []).append(i)
+        groups.setdefault(_settings(column) if is_right_padded_text(column) else i, []).append(i)
     result: dict[int, Tensor] = {}
     with autocast(columns[0]["input_ids"].device):  # one context: the bf16 copies of the weights serve every pass
         for key, members in groups.items():
@@ -69,7 +170,8 @@ def _settings(column: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     return tuple(sorted((key, value) for key, value in column.items() if not isinstance(value, Tensor)))
 
 
-def _is_right_padded_text(column: dict[str, Any]) -> bool:
+def is_right_padded_text(column: dict[str, Any]) -> bool:
+    """Whether a column holds token IDs, with all padding on the right, and nothing else that a model reads."""
     mask = column.get("attention_mask")
     tensors = {key: value for key, value in column.items() if isinstance(value, Tensor)}
     return (

@@ -5,12 +5,20 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from evaluation.data import Corpus, Query
+from training.losses import is_right_padded_text
+
+Tokens = dict[str, Any]
+"""Of one text: token IDs and what goes with them, of shape (length,), and the settings of its prompt."""
 
 
 @dataclass(frozen=True)
@@ -37,24 +45,54 @@ def make_triplets(positives: Mapping[str, Sequence[str]], negatives: Mapping[str
     return rows, len(positives) - len({row.query_id for row in rows})
 
 
-def to_dataset(triplets: Sequence[Triplet]) -> Dataset:
-    """Columns ``anchor``, ``positive``, ``negative_1`` ... of IDs, in the order that the losses expect."""
-    columns: dict[str, list[str]] = {"anchor": [t.query_id for t in triplets], "positive": [t.positive_id for t in triplets]}
+def to_dataset(triplets: Sequence[Triplet], scores: Mapping[tuple[str, str], float] | None = None) -> Dataset:
+    """Columns ``anchor``, ``positive``, ``negative_1`` ... of IDs, in the order that the losses expect; with a teacher's
+    ``scores`` of (query ID, document ID) also ``label``: those of a row's positive and negatives, in this order."""
+    columns: dict[str, list[Any]] = {"anchor": [t.query_id for t in triplets], "positive": [t.positive_id for t in triplets]}
     for n in range(len(triplets[0].negative_ids)):
         columns[f"negative_{n + 1}"] = [t.negative_ids[n] for t in triplets]
+    if scores is not None:
+        columns["label"] = [[scores[t.query_id, i] for i in (t.positive_id, *t.negative_ids)] for t in triplets]
     return Dataset.from_dict(columns)
 
 
 class TextCollator(SentenceTransformerDataCollator):
-    """Looks the texts of a batch up by ID and tokenises them."""
+    """Looks the texts of a batch up by ID, and tokenises each of them once, in the first batch that has it."""
 
-    def set_texts(self, queries: Mapping[str, Query], corpus: Corpus) -> None:
-        self._queries, self._corpus = queries, corpus
+    def set_texts(self, queries: Mapping[str, Query], corpus: Corpus, padding_id: int) -> None:
+        """``padding_id``: the tokenizer's, for what is narrower than its batch."""
+        self._queries, self._corpus, self._padding_id = queries, corpus, padding_id
+        self._tokens: dict[tuple[bool, str], Tokens] = {}
 
-    def __call__(self, features: list[dict[str, str]]) -> dict:
-        return super().__call__([
-            {column: self._queries[i].text if column == "anchor" else self._corpus[i].content for column, i in row.items()} for row in features
-        ])
+    def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
+        batch: dict[str, Any] = {}
+        for column in features[0]:
+            values = [row[column] for row in features]
+            if column == "label":
+                batch["label"] = torch.tensor(values)
+            else:
+                batch |= {f"{column}_{key}": value for key, value in self._column(column, values).items()}
+        return batch
+
+    def _column(self, column: str, ids: list[str]) -> dict[str, Any]:
+        is_query = column == "anchor"
+        if new := [i for i in dict.fromkeys(ids) if (is_query, i) not in self._tokens]:
+            found = self.preprocess_fn([self._text(is_query, i) for i in new], prompt=self.prompts.get(column))
+            if not is_right_padded_text(found):  # flattened, or more than token IDs: as the model wants it
+                return self.preprocess_fn([self._text(is_query, i) for i in ids], prompt=self.prompts.get(column))
+            lengths = found["attention_mask"].sum(dim=1).tolist()
+            for row, (i, length) in enumerate(zip(new, lengths, strict=True)):
+                self._tokens[is_query, i] = {k: v[row, :length].clone() if isinstance(v, Tensor) else v for k, v in found.items()}
+        return self._padded([self._tokens[is_query, i] for i in ids])
+
+    def _padded(self, rows: list[Tokens]) -> dict[str, Any]:
+        return {
+            key: pad_sequence([row[key] for row in rows], batch_first=True, padding_value=self._padding_id if key == "input_ids" else 0) if isinstance(value, Tensor) else value
+            for key, value in rows[0].items()
+        }
+
+    def _text(self, is_query: bool, i: str) -> str:
+        return self._queries[i].text if is_query else self._corpus[i].content
 
 
 class NoFalseNegativesSampler(DefaultBatchSampler):
@@ -62,11 +100,11 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
 
     With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
     batch wait for the next one. ``batch_size`` is the global one: with several processes each batch is dealt out in equal
-    parts, one after the other as accelerate's sharding takes them, so 1 and N processes train on the same batches, but for
-    up to ``processes`` - 1 rows of a smaller batch (an epoch's last), which are left out so that the parts are equal.
+    parts, one after the other as accelerate's sharding takes them, so 1 and N processes train on the same batches.
 
-    All ``epochs`` come one after the other in a single pass, each in its own order: they need not have equally many
-    batches, and the learning rate's schedule must know the number of all.
+    All ``epochs`` come one after the other in a single pass, each in its own order, and what is left of one goes into the
+    first batches of the next: the learning rate's schedule must know the number of all batches, and only the last ones
+    are smaller. Of these up to ``processes`` - 1 rows are left out, so that the parts are equal.
     """
 
     def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
@@ -79,7 +117,7 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
         self._positives = [known[t.query_id] for t in triplets]
         self._documents = [{texts[t.positive_id], *(texts[i] for i in t.negative_ids)} for t in triplets]
         self._global_size, self._processes = batch_size, processes
-        self._parts = [part for epoch in range(epochs) for batch in self._global_batches(f"{seed}/{epoch}") for part in self._deal(batch)]
+        self._parts = [part for batch in self._global_batches(seed, epochs) for part in self._deal(batch)]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._parts)
@@ -91,23 +129,32 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
         batch = batch[: len(batch) // self._processes * self._processes]
         return [batch[rank :: self._processes] for rank in range(self._processes)] if batch else []
 
-    def _global_batches(self, seed: str) -> Iterator[list[int]]:
-        waiting = list(range(len(self._documents)))
-        random.Random(seed).shuffle(waiting)
-        while waiting:
-            batch: list[int] = []
-            later: list[int] = []
-            positives: set[str] = set()
-            documents: set[str] = set()
-            for position, row in enumerate(waiting):
-                if len(batch) == self._global_size:
-                    later += waiting[position:]
+    def _global_batches(self, seed: int, epochs: int) -> Iterator[list[int]]:
+        waiting: list[int] = []
+        for epoch in range(epochs):
+            rows = list(range(len(self._documents)))
+            random.Random(f"{seed}/{epoch}").shuffle(rows)
+            waiting += rows
+            while waiting:
+                batch, later = self._take(waiting)
+                if len(batch) < self._global_size and epoch + 1 < epochs:
                     break
-                if self._positives[row] & documents or self._documents[row] & positives:
-                    later.append(row)
-                    continue
-                batch.append(row)
-                positives |= self._positives[row]
-                documents |= self._documents[row]
-            waiting = later
-            yield batch
+                waiting = later
+                yield batch
+
+    def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
+        """The next batch, and the rows that go on waiting, in their order."""
+        batch: list[int] = []
+        later: list[int] = []
+        positives: set[str] = set()
+        documents: set[str] = set()
+        for position, row in enumerate(waiting):
+            if len(batch) == self._global_size:
+                return batch, later + waiting[position:]
+            if self._positives[row] & documents or self._documents[row] & positives:
+                later.append(row)
+                continue
+            batch.append(row)
+            positives |= self._positives[row]
+            documents |= self._documents[row]
+        return batch, later

@@ -20,10 +20,20 @@ from recipes.stages.comparison import (
     score_before,
 )
 from recipes.stages.corpus import corpus_inputs, make_corpus
-from recipes.stages.model import train_model
+from recipes.stages.model import (
+    BI_ENCODER,
+    guide_input,
+    make_model,
+    model_part,
+    score_with_teacher,
+    teacher_input,
+    train_model,
+    training_part,
+)
 from recipes.stages.negatives import mine_negatives
 from recipes.stages.pairs import make_pairs, pairs_inputs, pairs_part
 from recipes.stages.queries import labelled_inputs, make_queries, queries_part, strategies
+from recipes.stages.validation import validation_inputs
 from sdg.documents import PYTHON_DOCS
 from sdg.embedded import locate_llm
 from sdg.llm import api_key_from
@@ -42,20 +52,31 @@ def check_inputs(recipe: Recipe) -> None:
             locate_llm(llm.embedded)
         for endpoint in llm.remote():
             api_key_from(endpoint.api_key_env)
-    if check := recipe.filters.cross_encoder:
-        resolve_encoder(check.model)
-    for part in (recipe.evaluation, recipe.labelled):
+    checked = recipe.filters.cross_encoder
+    for model in (checked and checked.model, recipe.training.guide, recipe.training.teacher):
+        if model:
+            resolve_encoder(model.removeprefix(BI_ENCODER))
+    for part in (recipe.evaluation, recipe.labelled, recipe.training.validation):
         if part and part.data:
             read_judged(part.data, part.split)
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a recipe in the order in which they run."""
-    if recipe.evaluation.data is not None:
-        return STAGES
-    # the queries to compare on are the run's own
-    own = {s.name: replace(s, needs=(*s.needs, "pairs")) if s.name in ("before", "after") else s for s in STAGES}
-    return tuple(own[name] for name in ("corpus", "queries", "pairs", "before", "negatives", "model", "after"))
+    stages = {s.name: s for s in STAGES}
+    order = list(stages)
+    if recipe.training.teacher:
+        stages["training"] = replace(stages["training"], needs=(*stages["training"].needs, "teacher"))
+    else:
+        order.remove("teacher")
+    if recipe.training.validation and recipe.training.validation.data is None:
+        stages["model"] = replace(stages["model"], needs=(*stages["model"].needs, "pairs"))
+    if recipe.evaluation.data is None:
+        # the queries to compare on are the run's own, so before comes after them
+        stages |= {name: replace(stages[name], needs=(*stages[name].needs, "pairs")) for name in ("before", "after")}
+        order.remove("before")
+        order.insert(order.index("pairs") + 1, "before")
+    return tuple(stages[name] for name in order)
 
 
 STAGES = (
@@ -71,6 +92,11 @@ STAGES = (
         part=pairs_part, inputs=pairs_inputs,
     ),
     Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: r.negatives.model_dump()),
-    Stage("model", 1, train_model, needs=("corpus", "pairs", "negatives"), part=lambda r: [r.training.model_dump(exclude={"base"}), r.negatives.per_query], inputs=base_input, shared=True),
+    Stage("teacher", 1, score_with_teacher, needs=("corpus", "pairs", "negatives"), part=lambda r: r.negatives.per_query, inputs=teacher_input, shared=True, seeded=False),
+    Stage(
+        "training", 1, train_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
+        part=training_part, inputs=lambda c: base_input(c) | guide_input(c) | validation_inputs(c),
+    ),
+    Stage("model", 2, make_model, needs=("corpus", "training"), part=model_part, inputs=lambda c: base_input(c) | validation_inputs(c), shared=True),
     Stage("after", 1, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=evaluation_inputs, shared=True, seeded=False),
 )  # fmt: skip

@@ -108,12 +108,17 @@ def base_index(context: Context, corpus: Corpus) -> Dense:
 
 
 def base_input(context: Context) -> dict[str, str]:
-    base = resolve_encoder(context.recipe.training.base)
-    return {"base": sha256_tree(Path(base)) if Path(base).is_dir() else f"hub:{base}"}
+    return {"base": model_digest(context.recipe.training.base)}
+
+
+def model_digest(name: str) -> str:
+    """What stands for a model in a fingerprint: its content, where it is a folder here."""
+    source = resolve_encoder(name)
+    return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}"
 
 
 def search_part(recipe: Recipe) -> dict[str, Any]:
-    return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt"})
+    return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt", "attention"})
 
 
 def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], Any]) -> dict[str, Any]:
@@ -134,7 +139,7 @@ def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], A
 
 def _dense(context: Context, name: str, model: str, corpus: Corpus) -> Dense:
     part = context.recipe.training
-    encoder = load_encoder(model, max_seq_length=part.max_seq_length)
+    encoder = load_encoder(model, max_seq_length=part.max_seq_length, attention=part.attention)
     with context.progress(f"encoding with the {name} model", len(corpus)) as advance:
         return Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance)
 

@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.data import Corpus, Queries, Query, Run, read_qrels, read_queries, write_qrels, write_queries
-from evaluation.files import InputError, sha256_tree, write_json, write_jsonl
-from evaluation.models import process_state, resolve_encoder
+from evaluation.files import InputError, write_json, write_jsonl
+from evaluation.models import process_state
 from evaluation.retrievers import BM25, fuse
 from recipes.engine import Context, from_main
 from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.schema import Recipe
-from recipes.stages.comparison import RUN_DEPTH, base_index, base_input, own_split, search_part
+from recipes.stages.comparison import RUN_DEPTH, base_index, base_input, model_digest, own_split, search_part
 from recipes.stages.corpus import read_own_corpus
 from sdg.filters import rejection
 from sdg.filters.cross_encoder import cross_encoder
@@ -89,8 +89,7 @@ def pairs_part(recipe: Recipe) -> list[Any]:
 def pairs_inputs(context: Context) -> dict[str, str]:
     inputs = base_input(context) if _filter_is_dense(context.recipe) else {}
     if check := context.recipe.filters.cross_encoder:
-        folder = Path(resolve_encoder(check.model))
-        inputs["cross_encoder"] = sha256_tree(folder) if folder.is_dir() else f"hub:{check.model}"
+        inputs["cross_encoder"] = model_digest(check.model)
     return inputs
 
 

@@ -1,15 +1,24 @@
+import pickle
+import shutil
 import subprocess
 import sys
+from collections import Counter
+from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
+from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from evaluation.data import Query
 from evaluation.files import InputError, sha256_file
-from evaluation.models import load_encoder
-from training.losses import RankingLoss
-from training.retriever import RetrieverSettings, train_retriever
+from evaluation.models import encode, load_encoder
+from training.checkpoints import SEAL, newest
+from training.losses import make_loss
+from training.merging import interpolate, weights_of
+from training.retriever import Validation, train_retriever
+from training.settings import LoraSettings, LossSettings, RetrieverSettings
 from training.triplets import Triplet
 
 
@@ -25,12 +34,12 @@ def task(corpus):
 def test_sorting_by_length_changes_neither_loss_nor_gradient(prompt):
     columns = [["a", "two words", "now three words", "x " * 50], ["b " * n for n in (90, 1, 7, 30)], ["c " * n for n in (2, 60, 5, 4)]]
     results = []
-    for kind in (MultipleNegativesRankingLoss, RankingLoss):
+    for by_length in (False, True):
         model = load_encoder("packaged:tiny-bert").eval()
         with torch.autocast("cpu", enabled=False):
             features = [model.preprocess(texts, prompt=prompt if n == 0 else None) for n, texts in enumerate(columns)]
-            loss = kind(model)
-            if kind is RankingLoss:
+            loss = make_loss(LossSettings(), model, None, 1) if by_length else MultipleNegativesRankingLoss(model)
+            if by_length:
                 with pytest.MonkeyPatch.context() as patch:
                     patch.setattr("training.losses.autocast", lambda device: torch.autocast("cpu", enabled=False))
                     patch.setattr("training.losses.CPU_ROWS", 3)
@@ -47,7 +56,7 @@ def test_training_lowers_the_loss_is_repeatable_and_loads_without_us(tmp_path, c
     triplets, queries = task
     settings = RetrieverSettings("packaged:tiny-bert", epochs=8, batch_size=4, learning_rate=3e-4)
     steps = []
-    log = train_retriever(triplets, queries, corpus, settings, tmp_path / "a", 1, steps.append)
+    log = train_retriever(triplets, queries, corpus, settings, tmp_path / "a", 1, progress=steps.append).log
     assert sum(e["loss"] for e in log[-3:]) < sum(e["loss"] for e in log[:3])
     assert [s.step for s in steps] == list(range(1, steps[-1].steps + 1))
     assert log[-1]["epoch"] == 8 and log[-1]["learning_rate"] < max(e["learning_rate"] for e in log)
@@ -60,15 +69,162 @@ def test_training_lowers_the_loss_is_repeatable_and_loads_without_us(tmp_path, c
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout == "(128,)\n"
 
 
-def test_a_share_of_the_base_is_mixed_back_in(tmp_path, corpus, task):
+def test_a_share_of_the_base_is_mixed_back_in():
+    base = load_encoder("packaged:tiny-bert")
+    tuned = deepcopy(base)
+    with torch.no_grad():
+        for parameter in tuned.parameters():
+            parameter.add_(1.0)
+    model, first, second = load_encoder("packaged:tiny-bert"), weights_of(tuned), weights_of(base)
+    interpolate(model, first, second, 0.25)
+    mixed = weights_of(model)
+    assert all(torch.allclose(mixed[k], second[k] + 0.75, atol=1e-6) for k, _ in base.named_parameters())
+    interpolate(model, first, second, 1.0)
+    assert all(torch.equal(t, second[k]) for k, t in weights_of(model).items())
+    with pytest.raises(ValueError, match="not the same weights"):
+        interpolate(model, first, {}, 0.5)
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        LossSettings(in_batch=False),
+        LossSettings("cached_mnrl", mini_batch_size=2),
+        LossSettings("gist"),
+        LossSettings("cached_gist", mini_batch_size=2),
+        LossSettings("margin_mse"),
+        LossSettings("kl"),
+        LossSettings(matryoshka=(128, 64)),
+        LossSettings("cached_mnrl", matryoshka=(128, 32), mini_batch_size=3),
+        LossSettings("kl", matryoshka=(128, 64)),
+    ],
+    ids=lambda s: f"{s.name}{'' if s.in_batch else '-own'}{s.matryoshka or ''}",
+)
+def test_every_loss_falls(loss, tmp_path, corpus, task):
     triplets, queries = task
-    weights = {}
-    for share in (0.0, 0.25):
-        train_retriever(triplets, queries, corpus, RetrieverSettings("packaged:tiny-bert", learning_rate=1e-3, batch_size=4, base_share=share), tmp_path / str(share), 1)
-        weights[share] = load_encoder(str(tmp_path / str(share))).state_dict()
-    base = load_encoder("packaged:tiny-bert").state_dict()
-    name = next(k for k in base if k.endswith("query.weight"))
-    assert torch.allclose(weights[0.25][name], 0.75 * weights[0.0][name] + 0.25 * base[name], atol=1e-6)
+    teacher = {(t.query_id, i): float(i == t.positive_id) * 5 for t in triplets for i in (t.positive_id, *t.negative_ids)}
+    settings = RetrieverSettings("packaged:tiny-bert", loss, epochs=6, batch_size=4, learning_rate=3e-4, dropout=0.0)
+    log = train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, teacher=teacher).log
+    assert sum(e["loss"] for e in log[-3:]) < 0.9 * sum(e["loss"] for e in log[:3])
+    assert load_encoder(str(tmp_path / "m")).encode("x").shape == (128,)
+
+
+def test_what_a_loss_is_made_of(corpus, task):
+    """Against the formulas, on real embeddings."""
+    model = load_encoder("packaged:tiny-bert").eval()
+    texts = [["baking bread", "a flat tyre", "young plants"], *([d.text for d in list(corpus.values())[n : n + 3]] for n in (0, 3))]
+    with pytest.MonkeyPatch.context() as patch, torch.no_grad():
+        patch.setattr("training.losses.autocast", lambda device: torch.autocast("cpu", enabled=False))
+        q, p, n = (torch.nn.functional.normalize(model.encode(column, convert_to_tensor=True), dim=-1) for column in texts)
+        value = lambda settings, labels=None: float(make_loss(settings, model, lambda: model, 1)([model.preprocess(column) for column in texts], labels))  # noqa: E731
+        documents, own = torch.cat([p, n]), torch.stack([(q * p).sum(1), (q * n).sum(1)], dim=1)
+        expected = torch.nn.functional.cross_entropy(20 * q @ documents.T, torch.arange(3))
+        assert value(LossSettings()) == pytest.approx(float(expected), abs=1e-4) == value(LossSettings("cached_mnrl", mini_batch_size=2))
+        assert value(LossSettings(in_batch=False, scale=10)) == pytest.approx(float(torch.nn.functional.cross_entropy(10 * own, torch.zeros(3, dtype=torch.long))), abs=1e-4)
+        scores = torch.tensor([[3.0, 1.0], [2.0, 2.5], [0.0, -4.0]])
+        margins = (20 * (own[:, 0] - own[:, 1]) - (scores[:, 0] - scores[:, 1])) ** 2
+        assert value(LossSettings("margin_mse"), scores) == pytest.approx(float(margins.mean()), rel=1e-4)
+        kl = torch.nn.functional.kl_div(torch.log_softmax(20 * own, 1), torch.softmax(scores, 1), reduction="batchmean")
+        assert value(LossSettings("kl"), scores) == pytest.approx(float(kl), rel=1e-3)
+        cut = lambda d: torch.nn.functional.cross_entropy(20 * torch.nn.functional.normalize(q[:, :d]) @ torch.nn.functional.normalize(documents[:, :d]).T, torch.arange(3))  # noqa: E731
+        assert value(LossSettings(matryoshka=(128, 64))) == pytest.approx(float(cut(128) + cut(64)), abs=1e-3)
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RetrieverSettings("packaged:tiny-bert", epochs=6, batch_size=4, learning_rate=3e-4, checkpoint_steps=2)
+    validation = Validation("ndcg@10", _closeness(queries, corpus), evaluations=6, patience=None)
+    whole = train_retriever(triplets, queries, corpus, settings, tmp_path / "whole", 1, validation=validation)
+    script = f"""
+import os, pickle, signal
+from tests.training.test_retriever import _closeness
+from training.retriever import Validation, train_retriever
+triplets, queries, corpus, settings = pickle.loads({pickle.dumps((triplets, queries, corpus, settings))!r})
+kill = lambda p: os.kill(os.getpid(), signal.SIGKILL) if p.step == 11 else None
+train_retriever(triplets, queries, corpus, settings, {str(tmp_path / 'm')!r}, 1, validation=Validation("ndcg@10", _closeness(queries, corpus), 6, None), work=__import__("pathlib").Path({str(tmp_path / 'work')!r}), progress=kill)
+"""
+    died = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert died.returncode == -9, died.stderr
+    assert not (tmp_path / "m").exists() and sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-6"]  # the last, and the best
+    torn = tmp_path / "work" / "checkpoint-12"  # killed while it was written
+    shutil.copytree(tmp_path / "work" / "checkpoint-10", torn)
+    (torn / SEAL).unlink()
+    assert not list((tmp_path / "work").rglob("*.bin"))
+    resumed = train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, validation=validation, work=tmp_path / "work")
+    assert resumed.resumed_from == 10 and not torn.exists()
+    assert sha256_file(tmp_path / "m" / "model.safetensors") == sha256_file(tmp_path / "whole" / "model.safetensors")
+    assert resumed.validated == whole.validated and resumed.kept_step == whole.kept_step and resumed.log == whole.log
+
+
+def test_a_damaged_checkpoint_is_named(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RetrieverSettings("packaged:tiny-bert", epochs=2, batch_size=4, checkpoint_steps=2)
+    train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work")
+    last = newest(tmp_path / "work")
+    weights = last / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-7])
+    with pytest.raises(InputError, match=r"checkpoint-7: model.safetensors is not what was written.* goes on from checkpoint-6"):
+        train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work")
+    shutil.rmtree(last)
+    assert train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work").resumed_from == 6
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RetrieverSettings("packaged:tiny-bert", epochs=2, batch_size=4, checkpoint_steps=2)
+    script = f"""
+import pathlib, pickle, resource, signal
+from evaluation.files import InputError
+from training.retriever import train_retriever
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+triplets, queries, corpus, settings = pickle.loads({pickle.dumps((triplets, queries, corpus, settings))!r})
+full = lambda p: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)) if p.step == 3 else None
+try:
+    train_retriever(triplets, queries, corpus, settings, pathlib.Path({str(tmp_path / 'm')!r}), 1, work=pathlib.Path({str(tmp_path / 'work')!r}), progress=full)
+except InputError as error:
+    print(error)
+"""
+    result = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
+    assert "the disk is full" in result.stdout and "goes on from checkpoint-2" in result.stdout, result.stderr
+    assert [p.name for p in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-2"]
+    assert train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work").resumed_from == 2
+
+
+def test_the_best_state_is_kept_and_training_stops_when_it_gets_no_better(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RetrieverSettings("packaged:tiny-bert", epochs=10, batch_size=4, learning_rate=3e-4)
+    scores, seen = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9]), []
+    done = train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, validation=Validation("ndcg@10", lambda model: seen.append(weights_of(model)) or next(scores), 10, 3))
+    assert [row["ndcg@10"] for row in done.validated] == [0.1, 0.5, 0.4, 0.3, 0.2] and done.kept_step == done.validated[1]["step"] and done.steps == 35
+    kept = weights_of(load_encoder(str(tmp_path / "m")))
+    assert all(torch.equal(kept[k], seen[1][k]) for k in kept) and any(not torch.equal(kept[k], seen[2][k]) for k in kept)
+
+
+def test_low_rank_adapters_are_merged_into_what_is_written(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RetrieverSettings("packaged:tiny-bert", epochs=4, batch_size=4, learning_rate=3e-3, lora=LoraSettings(rank=4, alpha=8))
+    log = train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1).log
+    assert log[-1]["loss"] < log[0]["loss"] and not (tmp_path / "m" / "adapter_config.json").exists()
+    tuned, base = weights_of(load_encoder(str(tmp_path / "m"))), weights_of(load_encoder("packaged:tiny-bert"))
+    assert tuned.keys() == base.keys()
+    changed = {k for k in base if not torch.equal(tuned[k], base[k])}
+    assert changed and all(k.endswith("weight") and ("layer" in k or "pooler" in k) for k in changed - {"0.model.pooler.dense.bias"})  # which the base lacks
+
+
+def test_each_text_is_tokenised_once(tmp_path, corpus, task):
+    triplets, queries = task
+    seen = Counter()
+    with pytest.MonkeyPatch.context() as patch:
+        own = SentenceTransformer.preprocess
+        patch.setattr(SentenceTransformer, "preprocess", lambda self, texts, **kwargs: seen.update(texts) or own(self, texts, **kwargs))
+        train_retriever(triplets, queries, corpus, RetrieverSettings("packaged:tiny-bert", epochs=3, batch_size=4), tmp_path / "m", 1)
+    assert set(seen) == {q.text for q in queries.values()} | {d.content for d in corpus.values()} and set(seen.values()) == {1}
+
+
+def _closeness(queries, corpus):
+    """A score that depends on the weights: the mean cosine of each query with its document."""
+    documents = [corpus[q.removeprefix("q-")].content for q in queries]
+    return lambda model: float((encode(model, [q.text for q in queries.values()]) * encode(model, documents)).sum(1).mean())
 
 
 def test_errors(tmp_path, corpus, task):
@@ -78,6 +234,18 @@ def test_errors(tmp_path, corpus, task):
     broken = load_encoder("packaged:tiny-bert")
     next(broken.parameters()).data.fill_(float("nan"))
     broken.save_pretrained(str(tmp_path / "broken"), safe_serialization=True)
-    with pytest.raises(InputError, match="loss is nan at step 1;"):
+    with pytest.raises(InputError, match="loss was not a number at step 1;"):
         train_retriever(triplets, queries, corpus, RetrieverSettings(str(tmp_path / "broken"), batch_size=4), tmp_path / "m", 0)
     assert not (tmp_path / "m").exists()
+    for settings, message in (
+        (LossSettings("mnlr"), "no loss 'mnlr'; there are mnrl,"),
+        (LossSettings("kl"), "learns a teacher's scores"),
+        (LossSettings(matryoshka=(256, 64)), "has 128 dimensions, so 256"),
+        (LossSettings("kl", in_batch=False), "only mnrl"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_retriever(triplets, queries, corpus, RetrieverSettings("packaged:tiny-bert", settings), tmp_path / "m", 0, teacher={} if "only" in message else None)
+    with pytest.raises(InputError, match="there are none; raise"):
+        make_loss(LossSettings("margin_mse"), load_encoder("packaged:tiny-bert"), None, 0)
+    with pytest.raises(InputError, match="use cached_gist"):
+        make_loss(LossSettings("gist"), load_encoder("packaged:tiny-bert"), None, 2)

@@ -1,0 +1,73 @@
+"""What can be set about training. Nothing here loads torch, so that a recipe is checked at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl"]
+DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
+"""Losses that learn a teacher's scores of each row's documents."""
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """Which loss, and what it takes.
+
+    ``mnrl``: Multiple Negatives Ranking Loss (InfoNCE) over the row's own documents and, with ``in_batch``, those of the
+    other rows. ``gist``: the same without the documents that ``guide`` (None: the base model) puts above the positive
+    (Solatorio 2024). The ``cached`` ones embed ``mini_batch_size`` rows at a time, so that memory does not grow with the
+    batch (Gao et al. 2021). ``margin_mse``: the teacher's margins of positive over negative (Hofstätter et al. 2020, GPL).
+    ``kl``: the teacher's distribution over the row's documents. ``scale``: inverse temperature of the cosine, by which
+    all of them multiply it (20 as in sentence-transformers); ``teacher_temperature``: what the teacher's scores are
+    divided by. ``matryoshka``: dimensions for which the loss is computed on the first so many of each embedding, and summed.
+    """
+
+    name: LossName = "mnrl"
+    scale: float = 20.0
+    in_batch: bool = True
+    mini_batch_size: int = 32
+    guide: str | None = None
+    teacher_temperature: float = 1.0
+    matryoshka: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """Low-rank adapters in place of all weights, by PEFT; they are merged into the model that is written."""
+
+    rank: int = 16
+    alpha: int = 32
+    dropout: float = 0.0
+    targets: str | tuple[str, ...] = "all-linear"
+
+
+@dataclass(frozen=True)
+class RetrieverSettings:
+    """How to train.
+
+    ``base``: folder, hub name or ``packaged:`` name. ``batch_size``: rows over all processes together; each row's
+    documents are negatives of the others. ``accumulate``: batches of one optimizer step. ``learning_rate`` is the peak
+    after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``dropout``: of all layers (None: the
+    model's own). ``max_seq_length``: tokens (None: the model's own). ``query_prompt``, ``document_prompt``: put before
+    the texts (None: the model's own). ``attention``: the implementation, as transformers names it (None: the model's
+    own). ``checkpoint_steps``: optimizer steps between two checkpoints. ``trackers``: ``wandb``, ``tensorboard``.
+    """
+
+    base: str
+    loss: LossSettings = LossSettings()
+    epochs: int = 1
+    batch_size: int = 32
+    accumulate: int = 1
+    learning_rate: float = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    dropout: float | None = None
+    max_seq_length: int | None = None
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    attention: str | None = None
+    lora: LoraSettings | None = None
+    checkpoint_steps: int = 200
+    trackers: tuple[str, ...] = ()
