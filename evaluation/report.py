@@ -24,9 +24,11 @@ class Comparison(BaseModel):
     after: dict[str, Estimate]
     delta: dict[str, Difference]
     bm25: dict[str, Estimate] | None = None
+    names: tuple[str, str] = ("base", "tuned model")
+    """What is compared: the first and the second."""
 
 
-def make_comparison(before: PerQuery, after: PerQuery, bm25: PerQuery | None, seed: int, queries_of: str) -> Comparison:
+def make_comparison(before: PerQuery, after: PerQuery, bm25: PerQuery | None, seed: int, queries_of: str, names: tuple[str, str] = ("base", "tuned model")) -> Comparison:
     """Compare two systems' scores per query, metric by metric. Raises ``ValueError`` if their queries differ."""
     delta = {metric: compare(before[metric], after[metric], seed) for metric in before}
     return Comparison(
@@ -37,6 +39,7 @@ def make_comparison(before: PerQuery, after: PerQuery, bm25: PerQuery | None, se
         after=_estimates(after, seed),
         delta=delta,
         bm25=_estimates(bm25, seed) if bm25 else None,
+        names=names,
     )
 
 
@@ -60,8 +63,9 @@ def sentence(comparison: Comparison) -> str:
     d = comparison.delta[comparison.primary]
     low, high = d.interval
     facts = f"{comparison.primary} {comparison.before[comparison.primary].value:.4f} before, {comparison.after[comparison.primary].value:.4f} after; difference {d.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, p = {d.p:.4f}, {comparison.queries} {comparison.queries_of}"
-    verdict = f"**{comparison.verdict}**" + (" from the base" if comparison.verdict == "not distinguishable" else " than the base")
-    return f"The tuned model is {verdict}: {facts}."
+    first, second = comparison.names
+    verdict = f"**{comparison.verdict}** {'from' if comparison.verdict == 'not distinguishable' else 'than'} the {first}"
+    return f"The {second} is {verdict}: {facts}."
 
 
 def markdown(name: str, comparison: Comparison, sections: Mapping[str, Sequence[str]]) -> str:
@@ -78,6 +82,15 @@ def markdown_table(comparison: Comparison) -> list[str]:
     """The lines of the before/after table."""
     header, rows = table(comparison)
     return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
+
+
+def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
+    """A line of ``PRIMARY`` for each of several comparisons; ``what`` heads their names."""
+    lines = [_row([what, *next(iter(rows.values())).names, "difference", "95 % interval", "p"]), _row(["---"] * 6)]
+    for name, c in rows.items():
+        d = c.delta[c.primary]
+        lines.append(_row([name, f"{c.before[c.primary].value:.4f}", f"{c.after[c.primary].value:.4f}", f"{d.value:+.4f}", f"{d.interval[0]:+.4f} to {d.interval[1]:+.4f}", f"{d.p:.4f}"]))
+    return lines
 
 
 def code(text: str) -> str:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from copy import copy
 
 import bm25s
 import numpy as np
 import Stemmer
 import torch
-from sentence_transformers import SentenceTransformer
+from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from evaluation.data import Corpus, Run
-from evaluation.models import encode
+from evaluation.models import encode, score_pairs
 
 Progress = Callable[[int], None]
 
@@ -71,7 +72,7 @@ class Dense:
         progress: Progress | None = None,
     ) -> None:
         self.ids = list(corpus)
-        self._model = model
+        self._model, self._dimensions = model, None
         self._query_prompt = _prompt(model, "query", query_prompt)
         self._vectors = encode(model, [d.content for d in corpus.values()], prompt=_prompt(model, "document", document_prompt), progress=progress)
 
@@ -86,9 +87,38 @@ class Dense:
                 run[query_id] = {self.ids[r]: s for r, s in zip(row, score, strict=True)}
         return run
 
+    def cut(self, dimensions: int) -> Dense:
+        """The same index with the first ``dimensions`` of each embedding, of documents and queries alike."""
+        other = copy(self)
+        other._dimensions = dimensions
+        other._vectors = _cut(self._vectors, dimensions)
+        return other
+
     def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
         """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
-        return encode(self._model, texts, prompt=self._query_prompt, progress=progress)
+        return _cut(encode(self._model, texts, prompt=self._query_prompt, progress=progress), self._dimensions)
+
+
+class Reranked:
+    """The best ``depth`` documents of another retriever, put in order by a cross-encoder; those below follow as they were."""
+
+    name = "reranked"
+
+    def __init__(self, first: BM25 | Dense, corpus: Corpus, model: CrossEncoder, depth: int = 100, progress: Progress | None = None) -> None:
+        self._first, self._corpus, self._model, self._depth, self._progress = first, corpus, model, depth, progress
+
+    def search(self, queries: Mapping[str, str], k: int) -> Run:
+        """Return ``k`` documents of each query."""
+        found = {q: ranking(scores) for q, scores in self._first.search(queries, max(k, self._depth)).items()}
+        pairs = [(q, doc_id) for q, ranked in found.items() for doc_id in [d for d in ranked if d != q][: self._depth]]
+        scores = score_pairs(self._model, [(queries[q], self._corpus[d].content) for q, d in pairs], self._progress)
+        run: Run = {q: {} for q in queries}
+        for (q, doc_id), score in zip(pairs, scores, strict=True):
+            run[q][doc_id] = score
+        for q, ranked in found.items():
+            lowest = min(run[q].values(), default=0.0)
+            run[q] |= {d: lowest - rank for rank, d in enumerate([d for d in ranked if d not in run[q]], start=1)}
+        return {q: {d: own[d] for d in ranking(own)[:k]} for q, own in run.items()}
 
 
 def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[float]:
@@ -124,6 +154,14 @@ def to_documents(run: Run, corpus: Corpus) -> Run:
             doc_id = corpus[chunk_id].doc_id
             best[doc_id] = max(score, best.get(doc_id, -np.inf))
     return by_document
+
+
+def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first ``dimensions`` (None: all), brought to length 1 again."""
+    if dimensions is None:
+        return vectors
+    cut = vectors[:, :dimensions]
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
 
 def _prompt(model: SentenceTransformer, name: str, given: str | None) -> str:

@@ -27,6 +27,8 @@ def model_card(context: Context, comparison: Comparison, manifests: dict[str, di
         metadata.append(f"license: {json.dumps(licence)}")
     llm = recipe.llm.embedded or recipe.llm.model
     labels = f"Real labelled queries were mixed in ({Path(recipe.labelled.data).name}, {recipe.labelled.split})." if recipe.labelled else "No human label was used for training."
+    if (chosen_by := recipe.training.validation) and chosen_by.data:
+        labels += f" The checkpoint and the base's share were chosen by labelled queries ({Path(chosen_by.data).name}, {chosen_by.split})."
     return "\n".join([
         "---", *metadata, "---", f"# {recipe.name}", "",
         f"`{recipe.training.base}`, tuned with [sharpen](recipe.yaml) for one collection of documents.", "",
@@ -35,7 +37,7 @@ def model_card(context: Context, comparison: Comparison, manifests: dict[str, di
         f"| base | `{recipe.training.base}`, licence: {licence or 'see there'} |",
         f"| documents | {Path(recipe.corpus.source).name}, {manifests['corpus']['counts']['documents']:,} of them |",
         f"| queries | written by `{llm}` ({', '.join(s.name for s in recipe.queries.all_strategies())}). {labels} |",
-        f"| training | {counts['triplets']:,} triplets, {recipe.training.loss}, {counts['kept_step']} steps of {recipe.training.batch_size} rows, learning rate {recipe.training.learning_rate:g}; {choice['base_share']:.0%} of the base's weights |",
+        f"| training | {counts['triplets']:,} triplets, {recipe.training.loss}, {counts['kept_step']} steps of {recipe.training.batch_size * recipe.training.accumulate} rows, learning rate {recipe.training.learning_rate:g}; {choice['base_share']:.0%} of the base's weights |",
         f"| compared on | {comparison.queries:,} {comparison.queries_of} |",
         "", "The recipe with every default is beside this page in `recipe.yaml`; `sharpen run recipe.yaml` repeats it.", "",
         "```python", "from sentence_transformers import SentenceTransformer", 'model = SentenceTransformer("this folder")', "```", "",

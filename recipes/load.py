@@ -21,7 +21,7 @@ from sdg.multi_hop import Shown, read_example
 from sdg.strategies import Example
 
 FOLDER = Path(__file__).parent
-PARTS = "strategies"
+PARTS = ("strategies", "encoders", "training")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -102,12 +102,12 @@ def _find_part(name: str) -> Path:
 
 def recipe_files() -> list[Path]:
     """The recipes that come with sharpen."""
-    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in ("pools", PARTS))
+    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in ("pools", *PARTS))
 
 
 def part_files() -> list[Path]:
-    """The parts of recipes that come with sharpen: query strategies to be added to a recipe on the command line."""
-    return sorted((FOLDER / PARTS).glob("*.yaml"))
+    """The parts of recipes that come with sharpen, to be added to one on the command line: query strategies, encoders, trainings."""
+    return [path for folder in PARTS for path in sorted((FOLDER / folder).glob("*.yaml"))]
 
 
 def first_line(path: Path) -> str:
@@ -239,13 +239,16 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
                 return str(found.resolve())
         return name
 
-    data, labelled = recipe.evaluation.data, recipe.labelled
+    data, labelled, chosen_by = recipe.evaluation.data, recipe.labelled, recipe.training.validation
+    if chosen_by and chosen_by.data:
+        chosen_by = chosen_by.model_copy(update={"data": near("training.validation", chosen_by.data)})
     return recipe.model_copy(update={
         "corpus": recipe.corpus.model_copy(update={"source": near("corpus.source", recipe.corpus.source)}),
         "queries": recipe.queries.model_copy(update={
             "pool": recipe.queries.pool and near("queries.pool", recipe.queries.pool),
             "strategies": tuple(s.model_copy(update={"pool": s.pool and near("queries.strategies", s.pool)}) for s in recipe.queries.strategies),
         }),
+        "training": recipe.training.model_copy(update={"validation": chosen_by}),
         "labelled": labelled and labelled.model_copy(update={"data": near("labelled.data", labelled.data)}),
         "evaluation": recipe.evaluation.model_copy(update={"data": data and near("evaluation.data", data)}),
     })

@@ -14,8 +14,19 @@ from evaluation.data import read_corpus, read_qrels, read_queries
 from evaluation.files import InputError, atomic_folder, read_jsonl, write_json, write_text
 from evaluation.metrics import PRIMARY
 from evaluation.models import process_state
-from evaluation.report import Comparison, code, make_comparison, markdown, sentence, table
+from evaluation.report import (
+    Comparison,
+    code,
+    difference_table,
+    make_comparison,
+    markdown,
+    markdown_table,
+    sentence,
+    table,
+)
+from recipes.advice import advice
 from recipes.card import model_card
+from recipes.curves import draw_curves
 from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, stages_of
@@ -25,7 +36,7 @@ from sdg.negatives import kept_negatives
 from sdg.queries import LABELLED
 
 SAMPLES = 12
-RESULTS = ("metrics.json", "report.md", "recipe.yaml")
+RESULTS = ("metrics.json", "report.md", "recipe.yaml", "curves.png")
 
 
 def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | None = None) -> Comparison | None:
@@ -42,25 +53,49 @@ def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | N
         return None
     before, after = read_scores(context, "before", "before"), read_scores(context, "after", "after")
     comparison = make_comparison(before, after, read_scores(context, "before", "bm25"), recipe.seed, evaluated_on(recipe))
+    reranking = _reranking(context)
     write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
-    write_json(context.folder / "metrics.json", comparison.model_dump(mode="json"))
-    write_text(context.folder / "report.md", markdown(recipe.name, comparison, _sections(context, manifests, before["ndcg@10"], after["ndcg@10"])))
+    write_json(context.folder / "metrics.json", comparison.model_dump(mode="json") | ({"reranker": reranking.model_dump(mode="json")} if reranking else {}))
+    draw_curves({name: log for name in ("training", "reranker") if (log := context.stage_folder(name) / "training_log.json").exists() and name in manifests}, context.folder / "curves.png")
+    sections = {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
+    if cut := {str(d): _comparison(context, f"before-{d}", f"after-{d}") for d in sorted(recipe.training.matryoshka, reverse=True)}:
+        sections["Embeddings cut to their first numbers"] = difference_table("dimensions", cut)
+    if comparison.verdict != "better":
+        sections["What to try"] = advice(context, comparison, manifests)
+    write_text(context.folder / "report.md", markdown(recipe.name, comparison, sections | _sections(context, manifests, before["ndcg@10"], after["ndcg@10"])))
     write_text(context.stage_folder("model") / "README.md", model_card(context, comparison, manifests))
     write_text(context.stage_folder("model") / "recipe.yaml", loaded.resolved_yaml)
-    print_comparison(comparison, console)
+    for shown in (comparison, reranking):
+        if shown:
+            print_comparison(shown, console)
     console.print(f"\nreport   {context.folder / 'report.md'}\nmodel    {context.stage_folder('model')}\nmetrics  {context.folder / 'metrics.json'}", highlight=False)
     return comparison
+
+
+def _comparison(context: Context, before: str, after: str) -> Comparison:
+    return make_comparison(read_scores(context, "before", before), read_scores(context, "after", after), None, context.recipe.seed, evaluated_on(context.recipe))
+
+
+def _reranking(context: Context) -> Comparison | None:
+    """The first stage and what the reranker makes of it; None where the recipe has no reranker."""
+    part = context.recipe.reranker
+    if part is None:
+        return None
+    first = read_scores(context, "before", "bm25") if part.first_stage == "bm25" else read_scores(context, "after", "after")
+    name = "BM25" if part.first_stage == "bm25" else "tuned retriever"
+    return make_comparison(first, read_scores(context, "reranked", "reranked"), None, context.recipe.seed, evaluated_on(context.recipe), (name, f"reranker over its first {part.depth}"))
 
 
 def show_run(folder: Path, console: Console) -> None:
     """Print the table and verdict of a finished run, and what each stage did. Raises ``InputError`` if it has none."""
     try:
-        comparison = Comparison.model_validate_json((folder / "metrics.json").read_text(encoding="utf-8"))
+        metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        comparisons = [Comparison.model_validate(m) for m in (metrics, metrics.get("reranker")) if m]
     except FileNotFoundError:
         done = [s.name for s in STAGES if (folder / s.name / "manifest.json").exists()]
         state = f"the stages done are {', '.join(done)}; `sharpen run` goes on from there" if done else "give the folder of a run, like runs/quickstart"
         raise InputError(f"{folder}: no finished run ({state})") from None
-    except ValueError as error:
+    except (ValueError, AttributeError) as error:
         raise InputError(f"{folder / 'metrics.json'}: not what `sharpen run` writes ({error})") from None
     for stage in STAGES:
         path = folder / stage.name / "manifest.json"
@@ -68,7 +103,8 @@ def show_run(folder: Path, console: Console) -> None:
             continue
         manifest = json.loads(path.read_text(encoding="utf-8"))
         console.print(f"{stage.name:10} {_counts(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
-    print_comparison(comparison, console)
+    for comparison in comparisons:
+        print_comparison(comparison, console)
 
 
 def export_run(folder: Path, layout: str, target: Path, console: Console) -> dict[str, int]:
@@ -123,7 +159,7 @@ def _sections(context: Context, manifests: dict[str, dict[str, Any]], before: di
     won = [line(q) for q in reversed(moved[-SAMPLES:]) if after[q] > before[q]]
     lost = [line(q) for q in moved[:SAMPLES] if after[q] < before[q]]
     return {
-        "What was kept": _kept(context),
+        "What was kept": [*_kept(context), "", "![learning curves](curves.png)"],
         "What was done": stages,
         "Queries won most (nDCG@10)": won or ["none"],
         "Queries lost most (nDCG@10)": lost or ["none"],
@@ -136,15 +172,18 @@ def _kept(context: Context) -> list[str]:
     """Which weights the model has, and why these."""
     training = json.loads((context.stage_folder("training") / "training_log.json").read_text(encoding="utf-8"))
     choice = json.loads((context.stage_folder("model") / "choice.json").read_text(encoding="utf-8"))
-    ended = training["log"][-1]["step"]
+    ended = training["ended"]
     lines = [f"Training took {ended:,} of {training['steps']:,} steps" + (", as the validation got no better." if ended < training["steps"] else ".")]
     if training["validated"]:
         lines += ["", f"| step | {PRIMARY} on validation |", "| --- | --- |", *(f"| {row['step']}{' (kept)' if row['step'] == training['kept_step'] else ''} | {row[PRIMARY]:.4f} |" for row in training["validated"])]
     if choice[PRIMARY]:
         name = lambda share: "1 (the base itself)" if share == 1 else f"{share:g}"  # noqa: E731
         lines += ["", f"| share of the base's weights | {PRIMARY} on validation |", "| --- | --- |", *(f"| {name(row['base_share'])}{' (kept)' if row['base_share'] == choice['base_share'] else ''} | {row['value']:.4f} |" for row in choice[PRIMARY])]
+        values = {row["base_share"]: row["value"] for row in choice[PRIMARY]}
         if choice["base_share"] == 1:
             lines += ["", "None of the others was better than the base, so the model **is the base**."]
+        elif values[1] > values[choice["base_share"]]:
+            lines += ["", "The base itself scored **higher** than what was kept; `training.base_share` with a 1 in it would have kept the base."]
     elif choice["base_share"]:
         lines += ["", f"Its weights are {choice['base_share']:.0%} the base's, as the recipe says."]
     return lines

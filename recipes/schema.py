@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from sdg.multi_hop import Order, QueryType
 from sdg.queries import LABELLED
-from training.settings import DISTILLING, LossName
+from training.settings import DISTILLING, LossName, RerankerLoss
 
 TASKS = {
     "document": "Each document stands with a question that somebody typed into a search box and that the document answers. "
@@ -310,7 +310,7 @@ class TrainingPart(Part):
     in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
     mini_batch_size: Count = Field(32, description="Rows that a cached loss embeds at a time.")
     guide: str | None = Field(None, description="Encoder that guides gist; null: the base.")
-    teacher: str | None = Field(None, description="Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, or encoder:<name> for a bi-encoder's cosine.")
+    teacher: str | None = Field(None, description="Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, encoder:<name> for a bi-encoder's cosine, reranker for the one that is trained in the same run, or fused for BM25 and the base together.")
     teacher_temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="The teacher's scores are divided by it.")
     matryoshka: tuple[Count, ...] = Field((), description="Dimensions to which the embeddings can be cut later: the loss is summed over them, say [384, 256, 128, 64].")
     lora: LoraPart | None = None
@@ -354,6 +354,36 @@ class TrainingPart(Part):
         return self
 
 
+class RerankerPart(Part):
+    """A cross-encoder, trained on the same queries; what it learns, filters and teachers can use."""
+
+    base: str = Field(description="A folder, a hub name, or packaged:all-MiniLM-L6-v2; a head for one score is put on where it has none.")
+    loss: RerankerLoss = Field("bce", description="bce (binary cross-entropy), listwise (LambdaLoss), distillation (a teacher's margins).")
+    teacher: str | None = Field(None, description="Of distillation: a cross-encoder's folder or hub name, or encoder:<name>.")
+    negatives: Count = Field(4, description="Hard negatives a query.")
+    epochs: Count = 1
+    batch_size: Count = Field(8, description="Queries of a batch, over all processes together; with bce as many pairs as so many queries have.")
+    accumulate: Count = 1
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    warmup: Share = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    max_seq_length: Count = Field(256, description="Tokens of query and document together.")
+    checkpoint_steps: Count = 200
+    trackers: tuple[Literal["wandb", "tensorboard"], ...] = ()
+    first_stage: Literal["bm25", "retriever"] = Field("bm25", description="Whose ranking is put in order: BM25's, or the tuned retriever's.")
+    depth: Count = Field(100, description="So many of the first stage's documents.")
+
+    @model_validator(mode="after")
+    def _teacher_fits(self):
+        if (self.loss == "distillation") != (self.teacher is not None):
+            raise ValueError("teacher: distillation learns its scores, and nothing else does")
+        if self.teacher == "reranker":
+            raise ValueError("teacher: the reranker cannot teach itself; give a cross-encoder's folder or name, or encoder:<name>")
+        return self
+
+
 class EvaluationPart(Part):
     data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset. null: the generated queries of the documents that split holds out.")
     split: str = Field("test", description="qrels/<split>.tsv of data; of generated queries test (dev, where split.test is 0) or dev.")
@@ -373,6 +403,7 @@ class Recipe(Part):
     split: SplitPart = SplitPart()
     negatives: NegativesPart = NegativesPart()
     training: TrainingPart
+    reranker: RerankerPart | None = Field(None, description="A reranker, trained beside the retriever.")
     evaluation: EvaluationPart = EvaluationPart()
 
     @model_validator(mode="after")
@@ -383,7 +414,20 @@ class Recipe(Part):
             raise ValueError(f"evaluation.split: the run's own queries are split into train, dev and test, and compared on test or dev; found {self.evaluation.split!r}")
         if self.labelled and (self.labelled.data, self.labelled.split) == (self.evaluation.data, self.evaluation.split):
             raise ValueError("labelled: these are the queries that are evaluated on; give another split")
+        if self.reranker and self.reranker.first_stage == "bm25" and not self.evaluation.bm25:
+            raise ValueError("reranker.first_stage: bm25 is what is compared with, and evaluation.bm25 is false")
+        if self.training.teacher == "reranker":
+            if self.reranker is None:
+                raise ValueError("training.teacher: reranker is the one that is trained in the same run; give the part reranker, or a model's folder or name")
+            if self.reranker.teacher:
+                raise ValueError("training.teacher: the run's reranker learns from a teacher itself; name that one here, too")
+        if not self.negatives.per_query and (self.training.loss in DISTILLING or not self.training.in_batch):
+            raise ValueError("training.loss: it compares with a query's own negatives, and negatives.per_query is 0")
+        if self.training.loss == "gist" and self.negatives.per_query > 1:
+            raise ValueError(f"training.loss: gist takes one negative a query at most, and negatives.per_query is {self.negatives.per_query}; use cached_gist")
         if chosen_by := self.training.validation:
+            if self.labelled and (self.labelled.data, self.labelled.split) == (chosen_by.data, chosen_by.split):
+                raise ValueError("training.validation: these are the labelled queries that are trained on; give another split")
             if (chosen_by.data, chosen_by.split) == (self.evaluation.data, self.evaluation.split) and chosen_by.data:
                 raise ValueError("training.validation: these are the queries that are compared on at the end, which what is chosen by them would win; give another split")
             if chosen_by.data is None and not self.split.dev:

@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/study.py scripts/studies/scifact_strategies.yaml [key.path=value ...]
 
-The study names the recipe, overrides for all runs, the seeds, and the arms with their overrides. All runs share one folder,
-runs/<study>, so that stages which a setting does not change are done once; the scores of each run are kept beside it, so a
-study that was interrupted goes on where it was. The difference is the mean over the seeds; its interval is a paired
+The study names the recipe, overrides for all runs, the seeds, and the arms with their overrides. All runs of a seed share one
+folder, runs/<study>-<seed>, so that stages which a setting does not change from one arm to the next are done once; the scores
+of each run are kept in runs/<study>.scores, so a study that was interrupted goes on where it was. The difference is the mean over the seeds; its interval is a paired
 bootstrap over the queries, of each query's mean over the seeds.
 """
 
@@ -34,8 +34,8 @@ def main(study_file: Path, more: list[str]) -> None:
     study = YAML(typ="safe").load(study_file.read_text(encoding="utf-8"))
     print("| setting | queries | before | after | difference | 95 % interval | p | by seed |\n| --- | --- | --- | --- | --- | --- | --- | --- |", flush=True)
     for arm, overrides in study["arms"].items():
-        common = [*study["overrides"], *(overrides or []), *more, f"name={study_file.stem}"]
-        runs = [_scores(study["recipe"], [*common, f"seed={seed}"], f"{arm}-{seed}", cache) for seed in study["seeds"]]
+        common = [*study["overrides"], *(overrides or []), *more]
+        runs = [_scores(study["recipe"], [*common, f"seed={seed}", f"name={study_file.stem}-{seed}"], study_file.stem, f"{arm}-{seed}", cache) for seed in study["seeds"]]
         before = runs[0]["before"]
         after = {query: fmean(run["after"][query] for run in runs) for query in before}
         d = compare(before, after, seed=study["seeds"][0])
@@ -44,12 +44,12 @@ def main(study_file: Path, more: list[str]) -> None:
         print(f"| {arm} | {queries:.0f} | {fmean(before.values()):.4f} | {fmean(after.values()):.4f} | {d.value:+.4f} | {d.interval[0]:+.4f} to {d.interval[1]:+.4f} | {d.p:.3f} | {by_seed} |", flush=True)
 
 
-def _scores(recipe: str, overrides: list[str], label: str, cache: dict[str, Any]) -> dict[str, Any]:
+def _scores(recipe: str, overrides: list[str], study: str, label: str, cache: dict[str, Any]) -> dict[str, Any]:
     """nDCG@10 by query before and after, and the number of queries trained on: of a run now, or of the same one earlier."""
     loaded = load_recipe(recipe, overrides)
     context = Context(loaded.recipe, Console(quiet=True))
     digest = hashlib.sha256(loaded.resolved_yaml.encode()).hexdigest()
-    kept = context.folder.parent / f"{context.folder.name}.scores" / (re.sub(r"\W+", "-", label) + ".json")
+    kept = context.folder.parent / f"{study}.scores" / (re.sub(r"\W+", "-", label) + ".json")
     if kept.exists() and (scores := json.loads(kept.read_text(encoding="utf-8")))["recipe"] == digest:
         return scores
     run_recipe(loaded, context.console, cache)

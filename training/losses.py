@@ -61,7 +61,7 @@ def _bare_loss(settings: LossSettings, model: Any, guide: Callable[[], SentenceT
         case "margin_mse":
             return st.MarginMSELoss(model, similarity_fct=similarity)
         case "kl":
-            return st.DistillKLDivLoss(model, similarity_fct=similarity, student_temperature=1.0, teacher_temperature=settings.teacher_temperature)
+            return st.DistillKLDivLoss(model, similarity_fct=similarity, student_temperature=1.0, teacher_temperature=1.0)
 
 
 class ByLength(nn.Module):

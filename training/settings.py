@@ -42,20 +42,15 @@ class LoraSettings:
     targets: str | tuple[str, ...] = "all-linear"
 
 
-@dataclass(frozen=True)
-class RetrieverSettings:
-    """How to train.
+@dataclass(frozen=True, kw_only=True)
+class Optimization:
+    """What every training has.
 
-    ``base``: folder, hub name or ``packaged:`` name. ``batch_size``: rows over all processes together; each row's
-    documents are negatives of the others. ``accumulate``: batches of one optimizer step. ``learning_rate`` is the peak
-    after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``dropout``: of all layers (None: the
-    model's own). ``max_seq_length``: tokens (None: the model's own). ``query_prompt``, ``document_prompt``: put before
-    the texts (None: the model's own). ``attention``: the implementation, as transformers names it (None: the model's
-    own). ``checkpoint_steps``: optimizer steps between two checkpoints. ``trackers``: ``wandb``, ``tensorboard``.
+    ``batch_size``: rows over all processes together. ``accumulate``: batches of one optimizer step. ``learning_rate`` is
+    the peak after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``checkpoint_steps``: optimizer
+    steps between two checkpoints. ``trackers``: ``wandb``, ``tensorboard``.
     """
 
-    base: str
-    loss: LossSettings = LossSettings()
     epochs: int = 1
     batch_size: int = 32
     accumulate: int = 1
@@ -63,11 +58,44 @@ class RetrieverSettings:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = 0.1
     weight_decay: float = 0.0
+    checkpoint_steps: int = 200
+    trackers: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RetrieverSettings(Optimization):
+    """How to train a bi-encoder.
+
+    ``base``: folder, hub name or ``packaged:`` name. Each row's documents are negatives of the others. ``dropout``: of all
+    layers (None: the model's own). ``max_seq_length``: tokens (None: the model's own). ``query_prompt``,
+    ``document_prompt``: put before the texts (None: the model's own). ``attention``: the implementation, as transformers
+    names it (None: the model's own).
+    """
+
+    base: str
+    loss: LossSettings = LossSettings()
     dropout: float | None = None
     max_seq_length: int | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
     attention: str | None = None
     lora: LoraSettings | None = None
-    checkpoint_steps: int = 200
-    trackers: tuple[str, ...] = ()
+
+
+RerankerLoss = Literal["bce", "listwise", "distillation"]
+
+
+@dataclass(frozen=True)
+class RerankerSettings(Optimization):
+    """How to train a cross-encoder.
+
+    ``base``: as of the retriever; a model without a head for one score gets one, its weights drawn by seed. ``loss``:
+    ``bce`` (binary cross-entropy of each pair, positives weighted by the number of negatives), ``listwise`` (LambdaLoss
+    over each query's documents; Wang et al. 2018), ``distillation`` (a teacher's margins). ``batch_size`` counts queries.
+    ``max_seq_length``: tokens of query and document together.
+    """
+
+    base: str
+    loss: RerankerLoss = "bce"
+    max_seq_length: int = 256
+    dropout: float | None = None

@@ -95,29 +95,21 @@ class TextCollator(SentenceTransformerDataCollator):
         return self._queries[i].text if is_query else self._corpus[i].content
 
 
-class NoFalseNegativesSampler(DefaultBatchSampler):
-    """Random batches in which no row's document is a positive of another row's query, nor a copy of one.
+class DealtSampler(DefaultBatchSampler):
+    """Random batches of ``rows`` rows, the same for any number of processes.
 
-    With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
-    batch wait for the next one. ``batch_size`` is the global one: with several processes each batch is dealt out in equal
-    parts, one after the other as accelerate's sharding takes them, so 1 and N processes train on the same batches.
-
-    All ``epochs`` come one after the other in a single pass, each in its own order, and what is left of one goes into the
-    first batches of the next: the learning rate's schedule must know the number of all batches, and only the last ones
-    are smaller. Of these up to ``processes`` - 1 rows are left out, so that the parts are equal.
+    ``batch_size`` is the global one: with several processes each batch is dealt out in equal parts, one after the other as
+    accelerate's sharding takes them. All ``epochs`` come one after the other in a single pass, each in its own order, and
+    what is left of one goes into the first batches of the next: the learning rate's schedule must know the number of all
+    batches, and only the last ones are smaller. Of these up to ``processes`` - 1 rows are left out, so that the parts are
+    equal.
     """
 
-    def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
-        super().__init__(range(len(triplets)), batch_size=batch_size // processes, drop_last=False)
-        self.batch_size = None  # or accelerate would leave out what is smaller, which is an epoch's last batch
-        texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
-        known: dict[str, set[str]] = {}
-        for t in triplets:
-            known.setdefault(t.query_id, set()).add(texts[t.positive_id])
-        self._positives = [known[t.query_id] for t in triplets]
-        self._documents = [{texts[t.positive_id], *(texts[i] for i in t.negative_ids)} for t in triplets]
+    def __init__(self, rows: int, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
+        super().__init__(range(rows), batch_size=batch_size // processes, drop_last=False)
+        self.batch_size = None  # or accelerate would leave out what is smaller, which is the last batch
         self._global_size, self._processes = batch_size, processes
-        self._parts = [part for batch in self._global_batches(seed, epochs) for part in self._deal(batch)]
+        self._parts = [part for batch in self._global_batches(rows, seed, epochs) for part in self._deal(batch)]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._parts)
@@ -129,12 +121,12 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
         batch = batch[: len(batch) // self._processes * self._processes]
         return [batch[rank :: self._processes] for rank in range(self._processes)] if batch else []
 
-    def _global_batches(self, seed: int, epochs: int) -> Iterator[list[int]]:
+    def _global_batches(self, rows: int, seed: int, epochs: int) -> Iterator[list[int]]:
         waiting: list[int] = []
         for epoch in range(epochs):
-            rows = list(range(len(self._documents)))
-            random.Random(f"{seed}/{epoch}").shuffle(rows)
-            waiting += rows
+            order = list(range(rows))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+            waiting += order
             while waiting:
                 batch, later = self._take(waiting)
                 if len(batch) < self._global_size and epoch + 1 < epochs:
@@ -144,6 +136,26 @@ class NoFalseNegativesSampler(DefaultBatchSampler):
 
     def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
         """The next batch, and the rows that go on waiting, in their order."""
+        return waiting[: self._global_size], waiting[self._global_size :]
+
+
+class NoFalseNegativesSampler(DealtSampler):
+    """Batches in which no row's document is a positive of another row's query, nor a copy of one.
+
+    With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
+    batch wait for the next one.
+    """
+
+    def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
+        texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
+        known: dict[str, set[str]] = {}
+        for t in triplets:
+            known.setdefault(t.query_id, set()).add(texts[t.positive_id])
+        self._positives = [known[t.query_id] for t in triplets]
+        self._documents = [{texts[t.positive_id], *(texts[i] for i in t.negative_ids)} for t in triplets]
+        super().__init__(len(triplets), batch_size, processes, seed, epochs)
+
+    def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
         batch: list[int] = []
         later: list[int] = []
         positives: set[str] = set()

@@ -2,41 +2,52 @@
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
 from evaluation.data import find_dataset
 from evaluation.files import InputError, sha256_file
-from evaluation.models import resolve_encoder
+from evaluation.models import process_state, resolve_encoder
 from recipes.engine import Stage
 from recipes.schema import Recipe
 from recipes.stages.comparison import (
     base_input,
     evaluation_inputs,
     evaluation_part,
+    model_digest,
     own_split,
     read_judged,
     score_after,
     score_before,
+    score_reranked,
 )
 from recipes.stages.corpus import corpus_inputs, make_corpus
 from recipes.stages.model import (
     BI_ENCODER,
+    FUSED,
+    OWN_RERANKER,
     guide_input,
+    learners,
     make_model,
     model_part,
+    reranker_part,
     score_with_teacher,
     teacher_input,
     train_model,
+    train_reranker_model,
     training_part,
 )
-from recipes.stages.negatives import mine_negatives
+from recipes.stages.negatives import mine_negatives, more_negatives
 from recipes.stages.pairs import make_pairs, pairs_inputs, pairs_part
 from recipes.stages.queries import labelled_inputs, make_queries, queries_part, strategies
 from recipes.stages.validation import validation_inputs
 from sdg.documents import PYTHON_DOCS
 from sdg.embedded import locate_llm
 from sdg.llm import api_key_from
+
+TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
+"""The packages of which a tracker needs one."""
 
 
 def check_inputs(recipe: Recipe) -> None:
@@ -53,9 +64,19 @@ def check_inputs(recipe: Recipe) -> None:
         for endpoint in llm.remote():
             api_key_from(endpoint.api_key_env)
     checked = recipe.filters.cross_encoder
-    for model in (checked and checked.model, recipe.training.guide, recipe.training.teacher):
+    teachers = [teacher for _, teacher, _ in learners(recipe) if teacher not in (OWN_RERANKER, FUSED)]
+    for model in (checked and checked.model, recipe.training.guide, recipe.reranker and recipe.reranker.base, *teachers):
         if model:
             resolve_encoder(model.removeprefix(BI_ENCODER))
+    if recipe.training.lora and importlib.util.find_spec("peft") is None:
+        raise InputError("training.lora: needs PEFT; pip install 'sharpen[lora]'")
+    processes = process_state().num_processes
+    for name, part in (("training", recipe.training), ("reranker", recipe.reranker)):
+        if part and part.batch_size % processes:
+            raise InputError(f"{name}.batch_size: {part.batch_size} cannot be shared evenly by {processes} processes")
+    for tracker in {*recipe.training.trackers, *(recipe.reranker.trackers if recipe.reranker else ())}:
+        if not any(importlib.util.find_spec(name) for name in TRACKERS[tracker]):
+            raise InputError(f"trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")
     for part in (recipe.evaluation, recipe.labelled, recipe.training.validation):
         if part and part.data:
             read_judged(part.data, part.split)
@@ -64,16 +85,28 @@ def check_inputs(recipe: Recipe) -> None:
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
     """The stages of a recipe in the order in which they run."""
     stages = {s.name: s for s in STAGES}
-    order = list(stages)
-    if recipe.training.teacher:
-        stages["training"] = replace(stages["training"], needs=(*stages["training"].needs, "teacher"))
-    else:
-        order.remove("teacher")
-    if recipe.training.validation and recipe.training.validation.data is None:
-        stages["model"] = replace(stages["model"], needs=(*stages["model"].needs, "pairs"))
+
+    def need(name: str, *others: str) -> None:
+        stages[name] = replace(stages[name], needs=(*stages[name].needs, *others))
+
+    learn = [learner for learner, _, _ in learners(recipe)]
+    for learner in learn:
+        need(learner, "teacher")
+    if recipe.training.teacher == OWN_RERANKER:
+        need("teacher", "reranker")
+    if recipe.training.validation:
+        need("model", "pairs")
+    if recipe.reranker and recipe.reranker.first_stage == "retriever":
+        need("reranked", "model")
+    left_out = {*(() if learn else ("teacher",)), *(() if recipe.reranker else ("reranker", "reranked"))}
+    order = [name for name in stages if name not in left_out]
+    if "reranker" in learn:
+        order.remove("reranker")
+        order.insert(order.index("teacher") + 1, "reranker")
     if recipe.evaluation.data is None:
         # the queries to compare on are the run's own, so before comes after them
-        stages |= {name: replace(stages[name], needs=(*stages[name].needs, "pairs")) for name in ("before", "after")}
+        for name in ("before", "after", "reranked"):
+            need(name, "pairs")
         order.remove("before")
         order.insert(order.index("pairs") + 1, "before")
     return tuple(stages[name] for name in order)
@@ -91,12 +124,23 @@ STAGES = (
         "pairs", 3, make_pairs, needs=("corpus", "queries"), shared=True,
         part=pairs_part, inputs=pairs_inputs,
     ),
-    Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: r.negatives.model_dump()),
-    Stage("teacher", 1, score_with_teacher, needs=("corpus", "pairs", "negatives"), part=lambda r: r.negatives.per_query, inputs=teacher_input, shared=True, seeded=False),
+    Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), more_negatives(r)]),
+    Stage(
+        "reranker", 1, train_reranker_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
+        part=reranker_part, inputs=lambda c: {"base": model_digest(c.recipe.reranker.base)},
+    ),
+    Stage(
+        "teacher", 1, score_with_teacher, needs=("corpus", "pairs", "negatives"), shared=True, seeded=False,
+        part=lambda r: [[learner, per_query] for learner, _, per_query in learners(r)], inputs=teacher_input,
+    ),
     Stage(
         "training", 1, train_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
         part=training_part, inputs=lambda c: base_input(c) | guide_input(c) | validation_inputs(c),
     ),
     Stage("model", 2, make_model, needs=("corpus", "training"), part=model_part, inputs=lambda c: base_input(c) | validation_inputs(c), shared=True),
     Stage("after", 1, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=evaluation_inputs, shared=True, seeded=False),
+    Stage(
+        "reranked", 1, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
+        part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth], inputs=evaluation_inputs,
+    ),
 )  # fmt: skip

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Literal
 
 from evaluation.data import Corpus, Qrels, Queries, find_dataset, read_corpus, read_qrels, read_queries, write_run
 from evaluation.files import InputError, sha256_file, sha256_tree, write_json
 from evaluation.metrics import evaluate
-from evaluation.models import load_encoder, process_state, resolve_encoder
-from evaluation.retrievers import BM25, Dense, ranking, to_documents
+from evaluation.models import load_cross_encoder, load_encoder, process_state, resolve_encoder
+from evaluation.retrievers import BM25, Dense, Reranked, ranking, to_documents
 from recipes.engine import Context
 from recipes.schema import Recipe
 from recipes.stages.corpus import corpus_inputs, read_own_corpus
@@ -21,18 +21,38 @@ RUN_DEPTH = 100
 
 def score_before(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    counts = _score(context, folder, "before", lambda corpus: base_index(context, corpus))
+    task = read_evaluation(context)
+    index = base_index(context, task[0])
+    counts = _score(folder, "before", index, recipe, task)
+    for dimensions in recipe.training.matryoshka:
+        _score(folder, f"before-{dimensions}", index.cut(dimensions), recipe, task)
     if recipe.evaluation.bm25:
-        _score(context, folder, "bm25", BM25)
+        _score(folder, "bm25", BM25(task[0]), recipe, task)
     return counts
 
 
 def score_after(context: Context, folder: Path) -> dict[str, Any]:
-    return _score(context, folder, "after", lambda corpus: _dense(context, "tuned", str(context.stage_folder("model")), corpus))
+    recipe = context.recipe
+    task = read_evaluation(context)
+    index = _dense(context, "tuned", str(context.stage_folder("model")), task[0])
+    counts = _score(folder, "after", index, recipe, task)
+    for dimensions in recipe.training.matryoshka:
+        _score(folder, f"after-{dimensions}", index.cut(dimensions), recipe, task)
+    return counts
+
+
+def score_reranked(context: Context, folder: Path) -> dict[str, Any]:
+    """The first stage's best documents in the order that the reranker gives them."""
+    part = context.recipe.reranker
+    task = read_evaluation(context)
+    first = BM25(task[0]) if part.first_stage == "bm25" else _dense(context, "tuned", str(context.stage_folder("model")), task[0])
+    model = load_cross_encoder(str(context.stage_folder("reranker")))
+    with context.progress("reranking", len(task[2]) * part.depth) as advance:
+        return _score(folder, "reranked", Reranked(first, task[0], model, part.depth, advance), context.recipe, task)
 
 
 def evaluation_part(recipe: Recipe) -> list[Any]:
-    return [search_part(recipe), recipe.evaluation.split, recipe.evaluation.unknown_documents]
+    return [search_part(recipe), recipe.evaluation.split, recipe.evaluation.unknown_documents, recipe.training.matryoshka]
 
 
 def evaluation_inputs(context: Context) -> dict[str, str]:
@@ -121,12 +141,12 @@ def search_part(recipe: Recipe) -> dict[str, Any]:
     return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt", "attention"})
 
 
-def _score(context: Context, folder: Path, name: str, make: Callable[[Corpus], Any]) -> dict[str, Any]:
-    corpus, queries, qrels = read_evaluation(context)
+def _score(folder: Path, name: str, retriever: BM25 | Dense | Reranked, recipe: Recipe, task: tuple[Corpus, Queries, Qrels]) -> dict[str, Any]:
+    corpus, queries, qrels = task
     # people label documents, and a document counts by its best chunk; what was generated is labelled by chunk
-    cut = context.recipe.evaluation.data is not None and any(d.doc_id != i for i, d in corpus.items())
+    cut = recipe.evaluation.data is not None and any(d.doc_id != i for i, d in corpus.items())
     # the chunks of a hundred documents may be many, and a hit of the query's own ID is none (as in BEIR): search deeper, cut after
-    run = make(corpus).search({q.id: q.text for q in queries.values()}, RUN_DEPTH * 10 if cut else RUN_DEPTH + 1)
+    run = retriever.search({q.id: q.text for q in queries.values()}, RUN_DEPTH * 10 if cut else RUN_DEPTH + 1)
     if cut:
         run = to_documents(run, corpus)
     run = {q: {d: scores[d] for d in [d for d in ranking(scores) if d != q][:RUN_DEPTH]} for q, scores in run.items()}

@@ -93,7 +93,7 @@ def labelled_queries(recipe: Recipe, corpus: Corpus) -> tuple[list[Query], dict[
         return [], {}
     chunks = chunks_by_document(corpus)
     queries, qrels = read_judged(part.data, part.split, None if part.unknown_documents == "drop" else set(corpus) | set(chunks))
-    asked = _evaluated_keys(recipe)
+    asked = evaluated_keys(recipe)
     relevant = {q: [d for d, grade in grades.items() if grade > 0 and (d in corpus or d in chunks)] for q, grades in qrels.items()}
     chosen = {q: ids for q, ids in relevant.items() if ids and query_key(queries[q].text) not in asked}
     cut = {q: queries[q].text for q, ids in chosen.items() if any(d not in corpus for d in ids)}
@@ -111,7 +111,7 @@ def labelled_inputs(context: Context) -> dict[str, str]:
     return {f"labelled/{name}": digest for name, digest in judged_inputs(part.data, part.split).items()} | evaluation_inputs(context) if part else {}
 
 
-def _evaluated_keys(recipe: Recipe) -> set[str]:
+def evaluated_keys(recipe: Recipe) -> set[str]:
     """What the queries that the recipe compares on are recognised by, whatever their IDs."""
     part = recipe.evaluation
     if part.data is None:

@@ -14,8 +14,11 @@ from evaluation.files import InputError
 from evaluation.metrics import PRIMARY, evaluate
 from evaluation.retrievers import BM25, Dense, ranking
 from recipes.engine import Context
-from recipes.stages.comparison import judged_inputs, read_judged
+from recipes.stages.comparison import evaluation_inputs, judged_inputs, read_judged
 from recipes.stages.corpus import read_own_corpus
+from recipes.stages.pairs import train_queries
+from recipes.stages.queries import evaluated_keys
+from sdg.queries import query_key
 from training.retriever import Validation
 
 BEST_OF = 20
@@ -45,7 +48,10 @@ def scorer(context: Context) -> Callable[[SentenceTransformer], float]:
 
 def validation_inputs(context: Context) -> dict[str, str]:
     part = context.recipe.training.validation
-    return {f"validation/{name}": digest for name, digest in judged_inputs(part.data, part.split).items()} if part and part.data else {}
+    if part is None:
+        return {}
+    own = {f"validation/{name}": digest for name, digest in judged_inputs(part.data, part.split).items()} if part.data else {}
+    return own | evaluation_inputs(context)  # whose queries are left out
 
 
 def _small_task(context: Context) -> tuple[Corpus, Queries, Qrels]:
@@ -59,9 +65,11 @@ def _small_task(context: Context) -> tuple[Corpus, Queries, Qrels]:
     chunks = chunks_by_document(corpus)
     # people label documents; each of their chunks counts as relevant
     qrels = {q: {i: grade for d, grade in grades.items() if grade > 0 for i in ([d] if d in corpus else [c.id for c in chunks.get(d, [])])} for q, grades in qrels.items()}
-    qrels = {q: grades for q, grades in qrels.items() if grades}
+    # under whatever name they come: what is compared on at the end or trained on is nothing to choose by
+    seen = evaluated_keys(recipe) | {query_key(q.text) for q in train_queries(context).values()}
+    qrels = {q: grades for q, grades in qrels.items() if grades and query_key(queries[q].text) not in seen}
     if not qrels:
-        where = f"none of the documents of {part.data}, split {part.split}, is in the corpus" if part.data else "split.dev holds out none of the generated ones; raise it, or queries.documents"
+        where = f"none of the documents of {part.data}, split {part.split}, is in the corpus, or all are evaluated or trained on" if part.data else "split.dev holds out none of the generated ones; raise it, or queries.documents"
         raise InputError(f"training.validation: no query to choose by: {where}")
     chosen = sorted(qrels)
     if len(chosen) > part.queries:

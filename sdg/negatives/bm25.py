@@ -20,8 +20,10 @@ def mine(
     rank_to: int,
     seed: int,
     miner: str = "bm25",
+    more: int = 0,
 ) -> list[Negative]:
-    """Draw ``per_query`` negatives for each query among the ranks ``rank_from`` to ``rank_to`` of ``run``.
+    """Draw ``per_query`` negatives for each query among the ranks ``rank_from`` to ``rank_to`` of ``run``, and ``more`` after
+    them, which do not change which the first are.
 
     Ranks count from 1 over what may be a negative at all. Never taken, and recorded as dropped with the reason: a
     positive of the query, a document with the same text as one, another chunk of a positive's document, a document of
@@ -42,8 +44,11 @@ def mine(
             else:
                 allowed.append((rank, doc_id, scores[doc_id]))
         window = allowed[rank_from - 1 :]
-        drawn = random.Random(f"{seed}/{query.id}").sample(window, min(per_query, len(window)))
-        negatives += [Negative(query.id, doc_id, miner, rank, score, "kept", "", seed) for rank, doc_id, score in sorted(drawn)]
+        rng = random.Random(f"{seed}/{query.id}")
+        drawn = sorted(rng.sample(window, min(per_query, len(window))))
+        rest = [candidate for candidate in window if candidate not in drawn]
+        drawn += sorted(rng.sample(rest, min(more, len(rest))))
+        negatives += [Negative(query.id, doc_id, miner, rank, score, "kept", "", seed) for rank, doc_id, score in drawn]
     return negatives
 
 

@@ -8,7 +8,7 @@ from rank_bm25 import BM25Okapi
 
 from evaluation.data import Document
 from evaluation.files import InputError, sha256_file
-from evaluation.models import encode, load_encoder, resolve_encoder
+from evaluation.models import encode, has_bf16, in_bf16, load_encoder, resolve_encoder
 from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
 
 
@@ -107,3 +107,30 @@ def test_pickled_weights_are_not_loaded(tmp_path, minilm):
     torch.save(minilm[0].auto_model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
     with pytest.raises(InputError, match="could not be loaded"):
         load_encoder(str(tmp_path / "model"))
+
+
+def test_weights_are_bf16_while_encoding_and_as_they_were_after_it(minilm, corpus):
+    before = {name: tensor.clone() for name, tensor in minilm.state_dict().items()}
+    seen = []
+    hook = minilm[0].register_forward_hook(lambda *_: seen.append(next(minilm.parameters()).dtype))
+    try:
+        vectors = encode(minilm, [d.content for d in corpus.values()])
+        with pytest.raises(RuntimeError, match="stop"), in_bf16(minilm):
+            raise RuntimeError("stop")
+    finally:
+        hook.remove()
+    assert set(seen) == {torch.bfloat16 if has_bf16("cpu") else torch.float32}
+    assert all(torch.equal(tensor, before[name]) for name, tensor in minilm.state_dict().items())
+    plain = minilm.encode([d.content for d in corpus.values()], normalize_embeddings=True)
+    assert (vectors * plain).sum(axis=1).min() > 0.999
+
+
+def test_a_cut_index_ranks_by_the_first_numbers(minilm, corpus):
+    index, queries = Dense(corpus, minilm), {"a": "flat tyre", "b": "growing vegetables"}
+    cut = index.cut(48).search(queries, 12)
+    vectors = minilm.encode([d.content for d in corpus.values()], truncate_dim=48, normalize_embeddings=True)
+    asked = minilm.encode(list(queries.values()), truncate_dim=48, normalize_embeddings=True)
+    for row, query in enumerate(queries):
+        expected = dict(zip(corpus, (vectors @ asked[row]).tolist(), strict=True))
+        assert cut[query] == pytest.approx(expected, abs=0.02)
+    assert index.search(queries, 12) != cut

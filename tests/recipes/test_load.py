@@ -116,7 +116,7 @@ def test_every_part_says_how_it_is_run_and_is_valid_with_that_recipe(path: Path)
     opening = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert all(part in opening for part in ("What it does:", "What it needs:", "How to run it:", "How to change it:")) and first_line(path).endswith(".")
     recipe, overrides = re.search(r"sharpen run (recipes/\S+\.yaml) (.+)", opening).groups()
-    assert f"strategies/{path.stem}" in overrides.split()
+    assert f"{path.parent.name}/{path.stem}" in overrides.split()
     loaded = load_recipe(str(Path(__file__).parents[2] / recipe), overrides.split()).recipe
     for strategy in loaded.queries.all_strategies():
         multi_hop = strategy.kind == "multi_hop"

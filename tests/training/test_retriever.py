@@ -1,10 +1,11 @@
-import pickle
+import os
+import resource
 import shutil
+import signal
 import subprocess
 import sys
 from collections import Counter
 from copy import deepcopy
-from pathlib import Path
 
 import pytest
 import torch
@@ -14,11 +15,13 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from evaluation.data import Query
 from evaluation.files import InputError, sha256_file
 from evaluation.models import encode, load_encoder
+from tests.processes import start
 from training.checkpoints import SEAL, newest
 from training.losses import make_loss
 from training.merging import interpolate, weights_of
-from training.retriever import Validation, train_retriever
+from training.retriever import train_retriever
 from training.settings import LoraSettings, LossSettings, RetrieverSettings
+from training.trainer import Validation
 from training.triplets import Triplet
 
 
@@ -125,7 +128,8 @@ def test_what_a_loss_is_made_of(corpus, task):
         margins = (20 * (own[:, 0] - own[:, 1]) - (scores[:, 0] - scores[:, 1])) ** 2
         assert value(LossSettings("margin_mse"), scores) == pytest.approx(float(margins.mean()), rel=1e-4)
         kl = torch.nn.functional.kl_div(torch.log_softmax(20 * own, 1), torch.softmax(scores, 1), reduction="batchmean")
-        assert value(LossSettings("kl"), scores) == pytest.approx(float(kl), rel=1e-3)
+        # the labels come divided by the temperature
+        assert value(LossSettings("kl"), scores) == value(LossSettings("kl", teacher_temperature=9.0), scores) == pytest.approx(float(kl), rel=1e-3)
         cut = lambda d: torch.nn.functional.cross_entropy(20 * torch.nn.functional.normalize(q[:, :d]) @ torch.nn.functional.normalize(documents[:, :d]).T, torch.arange(3))  # noqa: E731
         assert value(LossSettings(matryoshka=(128, 64))) == pytest.approx(float(cut(128) + cut(64)), abs=1e-3)
 
@@ -135,17 +139,10 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, corp
     settings = RetrieverSettings("packaged:tiny-bert", epochs=6, batch_size=4, learning_rate=3e-4, checkpoint_steps=2)
     validation = Validation("ndcg@10", _closeness(queries, corpus), evaluations=6, patience=None)
     whole = train_retriever(triplets, queries, corpus, settings, tmp_path / "whole", 1, validation=validation)
-    script = f"""
-import os, pickle, signal
-from tests.training.test_retriever import _closeness
-from training.retriever import Validation, train_retriever
-triplets, queries, corpus, settings = pickle.loads({pickle.dumps((triplets, queries, corpus, settings))!r})
-kill = lambda p: os.kill(os.getpid(), signal.SIGKILL) if p.step == 11 else None
-train_retriever(triplets, queries, corpus, settings, {str(tmp_path / 'm')!r}, 1, validation=Validation("ndcg@10", _closeness(queries, corpus), 6, None), work=__import__("pathlib").Path({str(tmp_path / 'work')!r}), progress=kill)
-"""
-    died = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert died.returncode == -9, died.stderr
-    assert not (tmp_path / "m").exists() and sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-6"]  # the last, and the best
+    process = start(_train_and_die, task, corpus, settings, tmp_path)
+    process.join()
+    assert process.exitcode == -9
+    assert not (tmp_path / "m").exists() and sorted(p.name for p in (tmp_path / "work").glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-8"]
     torn = tmp_path / "work" / "checkpoint-12"  # killed while it was written
     shutil.copytree(tmp_path / "work" / "checkpoint-10", torn)
     (torn / SEAL).unlink()
@@ -163,29 +160,19 @@ def test_a_damaged_checkpoint_is_named(tmp_path, corpus, task):
     last = newest(tmp_path / "work")
     weights = last / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-7])
-    with pytest.raises(InputError, match=r"checkpoint-7: model.safetensors is not what was written.* goes on from checkpoint-6"):
+    with pytest.raises(InputError, match=r"checkpoint-6: model.safetensors is not what was written.* goes on from checkpoint-4"):
         train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work")
     shutil.rmtree(last)
-    assert train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work").resumed_from == 6
+    assert train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work").resumed_from == 4
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, corpus, task):
     triplets, queries = task
     settings = RetrieverSettings("packaged:tiny-bert", epochs=2, batch_size=4, checkpoint_steps=2)
-    script = f"""
-import pathlib, pickle, resource, signal
-from evaluation.files import InputError
-from training.retriever import train_retriever
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-triplets, queries, corpus, settings = pickle.loads({pickle.dumps((triplets, queries, corpus, settings))!r})
-full = lambda p: resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)) if p.step == 3 else None
-try:
-    train_retriever(triplets, queries, corpus, settings, pathlib.Path({str(tmp_path / 'm')!r}), 1, work=pathlib.Path({str(tmp_path / 'work')!r}), progress=full)
-except InputError as error:
-    print(error)
-"""
-    result = subprocess.run([sys.executable, "-c", script], cwd=Path(__file__).parents[2], capture_output=True, text=True)
-    assert "the disk is full" in result.stdout and "goes on from checkpoint-2" in result.stdout, result.stderr
+    process = start(_train_on_a_full_disk, task, corpus, settings, tmp_path)
+    process.join()
+    said = (tmp_path / "said").read_text()
+    assert "the disk is full" in said and "goes on from checkpoint-2" in said
     assert [p.name for p in (tmp_path / "work").glob("checkpoint-*")] == ["checkpoint-2"]
     assert train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work").resumed_from == 2
 
@@ -195,7 +182,7 @@ def test_the_best_state_is_kept_and_training_stops_when_it_gets_no_better(tmp_pa
     settings = RetrieverSettings("packaged:tiny-bert", epochs=10, batch_size=4, learning_rate=3e-4)
     scores, seen = iter([0.1, 0.5, 0.4, 0.3, 0.2, 0.9]), []
     done = train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, validation=Validation("ndcg@10", lambda model: seen.append(weights_of(model)) or next(scores), 10, 3))
-    assert [row["ndcg@10"] for row in done.validated] == [0.1, 0.5, 0.4, 0.3, 0.2] and done.kept_step == done.validated[1]["step"] and done.steps == 35
+    assert [row["ndcg@10"] for row in done.validated] == [0.1, 0.5, 0.4, 0.3, 0.2] and done.kept_step == done.validated[1]["step"] and done.ended < done.steps == 31
     kept = weights_of(load_encoder(str(tmp_path / "m")))
     assert all(torch.equal(kept[k], seen[1][k]) for k in kept) and any(not torch.equal(kept[k], seen[2][k]) for k in kept)
 
@@ -209,6 +196,17 @@ def test_low_rank_adapters_are_merged_into_what_is_written(tmp_path, corpus, tas
     assert tuned.keys() == base.keys()
     changed = {k for k in base if not torch.equal(tuned[k], base[k])}
     assert changed and all(k.endswith("weight") and ("layer" in k or "pooler" in k) for k in changed - {"0.model.pooler.dense.bias"})  # which the base lacks
+
+
+def test_the_teachers_scores_are_divided_by_the_temperature_once(tmp_path, corpus, task):
+    triplets, queries = task
+    teacher = {(t.query_id, i): 3.0 * (i == t.positive_id) for t in triplets for i in (t.positive_id, *t.negative_ids)}
+    weights = []
+    for name, scores, temperature in (("a", teacher, 1.0), ("b", {pair: 5 * s for pair, s in teacher.items()}, 5.0)):
+        settings = RetrieverSettings("packaged:tiny-bert", LossSettings("kl", teacher_temperature=temperature), batch_size=4, learning_rate=3e-4)
+        train_retriever(triplets, queries, corpus, settings, tmp_path / name, 1, teacher=scores)
+        weights.append(weights_of(load_encoder(str(tmp_path / name))))
+    assert all(torch.allclose(weights[0][k], weights[1][k], atol=1e-6) for k in weights[0])
 
 
 def test_each_text_is_tokenised_once(tmp_path, corpus, task):
@@ -249,3 +247,22 @@ def test_errors(tmp_path, corpus, task):
         make_loss(LossSettings("margin_mse"), load_encoder("packaged:tiny-bert"), None, 0)
     with pytest.raises(InputError, match="use cached_gist"):
         make_loss(LossSettings("gist"), load_encoder("packaged:tiny-bert"), None, 2)
+
+
+def _train_and_die(task, corpus, settings, folder):
+    triplets, queries = task
+    def kill(p):
+        return os.kill(os.getpid(), signal.SIGKILL) if p.step == 11 else None
+    validation = Validation("ndcg@10", _closeness(queries, corpus), evaluations=6, patience=None)
+    train_retriever(triplets, queries, corpus, settings, folder / "m", 1, validation=validation, work=folder / "work", progress=kill)
+
+
+def _train_on_a_full_disk(task, corpus, settings, folder):
+    (folder / "said").write_text("nothing")
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    def full(p):
+        return resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, 2**20)) if p.step == 3 else None
+    try:
+        train_retriever(*task, corpus, settings, folder / "m", 1, work=folder / "work", progress=full)
+    except InputError as error:
+        (folder / "said").write_text(str(error))

@@ -1,0 +1,63 @@
+import subprocess
+import sys
+
+import pytest
+
+from evaluation.data import Query
+from evaluation.files import InputError, sha256_file
+from evaluation.models import load_cross_encoder, score_pairs
+from evaluation.retrievers import BM25, Reranked, ranking
+from sdg.filters.cross_encoder import cross_encoder
+from training.reranker import train_reranker
+from training.settings import RerankerSettings
+from training.triplets import Triplet
+
+
+@pytest.fixture
+def task(corpus):
+    queries = {f"q-{i}": Query(f"q-{i}", f"{d.title.lower()} please", {"positives": [i]}) for i, d in corpus.items()}
+    names = list(corpus)
+    return [Triplet(f"q-{i}", i, (names[(n + 1) % 12], names[(n + 5) % 12])) for n, i in enumerate(names)], queries
+
+
+@pytest.mark.parametrize("loss", ["bce", "listwise", "distillation"])
+def test_every_loss_puts_the_documents_in_order(loss, tmp_path, corpus, task):
+    triplets, queries = task
+    teacher = {(t.query_id, i): 6.0 * (i == t.positive_id) for t in triplets for i in (t.positive_id, *t.negative_ids)}
+    settings = RerankerSettings("packaged:tiny-bert", loss, epochs=25, batch_size=4, learning_rate=1e-3, dropout=0.0)
+    done = train_reranker(triplets, queries, corpus, settings, tmp_path / "m", 1, teacher=teacher)
+    assert done.log[-1]["loss"] < 0.5 * done.log[0]["loss"] and done.kept_step == done.steps == 75
+    model = load_cross_encoder(str(tmp_path / "m"))
+    scores = score_pairs(model, [(queries[t.query_id].text, corpus[i].content) for t in triplets for i in (t.positive_id, *t.negative_ids)])
+    first = sum(scores[3 * n] > max(scores[3 * n + 1 : 3 * n + 3]) for n in range(12))
+    assert first >= 10
+    # usable at once where a cross-encoder is asked for
+    run = Reranked(BM25(corpus), corpus, model, 4).search({q.id: q.text for q in queries.values()}, 3)
+    assert all(len(own) <= 3 for own in run.values()) and sum(ranking(run[q])[0] == q.removeprefix("q-") for q in queries) >= 8
+    kept, rejected = cross_encoder(list(queries.values()), corpus, str(tmp_path / "m"), -1e9)
+    assert len(kept) == 12 and not rejected
+    assert not [p for p in (tmp_path / "m").rglob("*") if p.suffix in (".bin", ".pt")]
+
+
+def test_the_same_seed_gives_the_same_reranker_which_loads_without_us(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RerankerSettings("packaged:tiny-bert", epochs=2, batch_size=4, checkpoint_steps=2)
+    for name in "ab":
+        train_reranker(triplets, queries, corpus, settings, tmp_path / name, 1, work=tmp_path / f"work {name}")
+    assert sha256_file(tmp_path / "a" / "model.safetensors") == sha256_file(tmp_path / "b" / "model.safetensors")
+    script = f"from sentence_transformers import CrossEncoder as C; print(C({str(tmp_path / 'a')!r}).predict([('a', 'b')]).shape)"
+    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout == "(1,)\n"
+
+
+def test_errors(tmp_path, corpus, task):
+    triplets, queries = task
+    with pytest.raises(InputError, match="an encoder, not a reranker"):
+        load_cross_encoder("packaged:tiny-bert")
+    for rows, settings, message in (
+        ([], RerankerSettings("packaged:tiny-bert"), "no triplets"),
+        (triplets, RerankerSettings("packaged:tiny-bert", "rank"), "no loss 'rank'; there are bce"),
+        (triplets, RerankerSettings("packaged:tiny-bert", "distillation"), "learns a teacher's scores"),
+        ([Triplet("q", "a", ())], RerankerSettings("packaged:tiny-bert"), "learns from negatives"),
+    ):
+        with pytest.raises(InputError, match=message):
+            train_reranker(rows, queries, corpus, settings, tmp_path / "m", 0)
