@@ -66,13 +66,13 @@ def speed(shape, base, rows, queries, corpus, scratch) -> None:
     lengths = lambda texts: [len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]]  # noqa: E731
     texts = [queries[t.query_id].text for t in rows] + [corpus[i].content for t in rows for i in (t.positive_id, *t.negative_ids)]
     work = 3 * sum(operations(model, n) for n in lengths(texts)) / len(rows)  # forward, and twice that backward
-    seconds = {}
+    seconds = {}  # a row; the first two steps warm up, and the last ones may be smaller, so rows are counted, not steps
     for way in WAYS:
         times: list[float] = []
         train(way, base, rows, queries, corpus, scratch / "model", 13, times)
-        seconds[way] = (times[-1] - times[1]) / (len(times) - 2)  # the first two steps warm up
+        seconds[way] = (times[-1] - times[1]) / (len(rows) - 2 * BATCH)
     for way in WAYS:
-        print(f"| {shape} | {way} | {BATCH / seconds[way]:.2f} | {BATCH / seconds[way] * work / rate:.0%} | {seconds[WAYS[0]] / seconds[way]:.2f} |", flush=True)
+        print(f"| {shape} | {way} | {1 / seconds[way]:.2f} | {work / seconds[way] / rate:.0%} | {seconds[WAYS[0]] / seconds[way]:.2f} |", flush=True)
     print(f"| {shape} | sharpen against bf16 | | | {seconds[WAYS[1]] / seconds[WAYS[2]]:.2f} |", flush=True)
 
 
