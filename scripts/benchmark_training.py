@@ -83,7 +83,7 @@ def train(way, base, rows, queries, corpus, output, seed, times) -> None:
         train_retriever(rows, queries, corpus, settings, output, seed, progress=lambda _p: times.append(time.perf_counter()))
         return
     transformers.set_seed(seed)
-    model = load_encoder(str(base))
+    model = SentenceTransformer(str(base))
     columns = {"anchor": [queries[t.query_id].text for t in rows], "positive": [corpus[t.positive_id].content for t in rows], "negative": [corpus[t.negative_ids[0]].content for t in rows]}
     with tempfile.TemporaryDirectory() as scratch:
         arguments = SentenceTransformerTrainingArguments(

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
+from evaluation.attention import CPUDropout
 from evaluation.files import InputError
 from evaluation.models import has_bf16, process_state
 from training import checkpoints
@@ -248,6 +249,24 @@ def _write_weights(model: nn.Module, path: Path) -> None:
     partial = path.with_suffix(".partial")
     save_model(model, str(partial))
     partial.replace(path)
+
+
+def processes_of_batch(part: str, batch_size: int) -> int:
+    """How many processes share a batch of the recipe's ``part``. Raises ``InputError`` if it cannot be dealt out evenly."""
+    processes = process_state().num_processes
+    if batch_size % processes:
+        raise InputError(f"{part}.batch_size: {batch_size} cannot be shared evenly by {processes} processes")
+    return processes
+
+
+def set_dropout(model: nn.Module, share: float | None) -> None:
+    """Of all layers; None leaves the model's own. On a CPU the layers are replaced by faster ones."""
+    for parent in list(model.modules()):
+        for name, module in parent.named_children():
+            if isinstance(module, nn.Dropout):
+                module.p = module.p if share is None else share
+                if next(model.parameters()).device.type == "cpu":
+                    setattr(parent, name, CPUDropout(module.p))
 
 
 @contextmanager

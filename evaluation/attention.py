@@ -1,0 +1,129 @@
+"""Attention and dropout on CPUs.
+
+torch's own attention is made for GPUs first. On a CPU it is half again as slow in bf16 as its few matrix products, taken of one
+text at a time so that what lies between them stays in the cache; with dropout, whose random numbers torch draws one by one, it
+is three times as slow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+NAME = "sharpen_cpu"
+AT_ONCE = 2**20
+"""Weights that are computed together: what fits a cache."""
+
+
+def use_cpu_attention(model: nn.Module) -> None:
+    """Let the encoders in ``model`` that are on a CPU attend as here, where they would by torch's own.
+
+    Only the model in memory changes: what is saved loads anywhere.
+    """
+    for module in model.modules():
+        if isinstance(module, PreTrainedModel) and module.device.type == "cpu" and module.config._attn_implementation == "sdpa":
+            module.set_attn_implementation(NAME)
+
+
+class CPUDropout(nn.Dropout):
+    """Dropout of a share that is right to 1/256, drawn eight at a time."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        if not self.training or not self.p:
+            return input
+        kept = _Kept(self.p)
+        return input * kept.draw(input).mul_(kept.scale)
+
+
+def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
+    """As transformers calls it: ``query``, ``key``, ``value`` of shape (texts, heads, tokens, dimension), ``attention_mask``
+    boolean, of (texts, 1, tokens, tokens), True for what is seen. Returns (texts, tokens, heads, dimension)."""
+    causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
+    slower = query.dtype == torch.float32 and not dropout
+    if slower or causal or query.device.type != "cpu" or key.shape[1] != query.shape[1] or not (attention_mask is None or attention_mask.dtype == torch.bool):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
+        return _Attention.apply(query, key, value, attention_mask, scaling, dropout), None
+
+
+class _Attention(torch.autograd.Function):
+    """Nothing of the size of tokens by tokens is kept for the way back: it is computed again, random numbers too."""
+
+    @staticmethod
+    def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
+        bias = None if mask is None else torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+        ctx.seed = int(torch.randint(2**62, ())) if dropout else None
+        ctx.scaling, ctx.dropout = scaling, dropout
+        ctx.save_for_backward(query, key, value, bias)
+        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+        kept = _Kept(dropout, ctx.seed)
+        for part in _parts(query):
+            weights = _weights(query, key, bias, scaling, part)
+            if dropout:
+                weights *= kept.draw(weights)
+            output[part] = (weights @ (value[part] * kept.scale)).transpose(1, 2)
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        query, key, value, bias = ctx.saved_tensors
+        gradients = [torch.empty_like(t) for t in (query, key, value)]
+        kept = _Kept(ctx.dropout, ctx.seed)
+        with torch.autocast("cpu", enabled=False):
+            for part in _parts(query):
+                weights = _weights(query, key, bias, ctx.scaling, part)
+                outer = gradient[part].transpose(1, 2) * kept.scale
+                d_weights = outer @ value[part].transpose(2, 3)
+                left = weights
+                if ctx.dropout:
+                    draw = kept.draw(weights)
+                    left = weights * draw
+                    d_weights *= draw
+                d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
+                gradients[0][part] = d_scores @ (key[part] * ctx.scaling)
+                gradients[1][part] = d_scores.transpose(2, 3) @ (query[part] * ctx.scaling)
+                gradients[2][part] = left.transpose(2, 3) @ outer
+        return *gradients, None, None, None
+
+
+def _parts(query: Tensor) -> Iterator[slice]:
+    """Texts that are taken together: one, or as many short ones as are worth the calls."""
+    texts, heads, tokens, _ = query.shape
+    together = max(1, AT_ONCE // (heads * tokens**2))
+    return (slice(start, start + together) for start in range(0, texts, together))
+
+
+def _weights(query: Tensor, key: Tensor, bias: Tensor | None, scaling: float, part: slice) -> Tensor:
+    scores = (query[part] * scaling) @ key[part].transpose(2, 3)
+    return (scores if bias is None else scores.add_(bias[part])).softmax(-1)
+
+
+class _Kept:
+    """Which weights dropout leaves. It is drawn by 8 bits each, so the share is right to 1/256; ``scale`` is that of what it
+    then is."""
+
+    def __init__(self, dropout: float, seed: int | None = None) -> None:
+        """``seed``: to draw the same again; None: torch's own random numbers go on."""
+        dropped = round(dropout * 256)
+        self.scale = 256 / (256 - dropped)
+        self._least = dropped - 128
+        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
+
+    def draw(self, like: Tensor) -> Tensor:
+        """Ones and zeros of the shape and type of ``like``."""
+        drawn = torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=self._generator)
+        # into numbers of the type at once: multiplying by booleans takes several times as long
+        return torch.ge(drawn.view(torch.int8)[: like.numel()].view(like.shape), self._least, out=torch.empty_like(like))
+
+
+AttentionInterface.register(NAME, attend)
+AttentionMaskInterface.register(NAME, sdpa_mask)

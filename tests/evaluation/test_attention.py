@@ -1,0 +1,73 @@
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+
+from evaluation.attention import NAME, CPUDropout, attend
+from evaluation.models import load_encoder
+
+
+class Layer(nn.Module):
+    is_causal = False
+
+
+def _inputs(dtype: torch.dtype, tokens: int = 20) -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(3, tokens, 4, 8, dtype=dtype, generator=generator).transpose(1, 2).requires_grad_() for _ in range(3)]
+    mask = torch.rand(3, 1, tokens, tokens, generator=generator) > 0.3
+    mask[..., 0] = True
+    return tensors, mask
+
+
+@pytest.mark.parametrize("at_once", [1, 10**6])
+def test_attention_is_torchs_forward_and_backward(monkeypatch, at_once):
+    monkeypatch.setattr("evaluation.attention.AT_ONCE", at_once)
+    tensors, mask = _inputs(torch.float64)
+    expected = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(attend(Layer(), *tensors, mask)[0], expected)
+    assert torch.autograd.gradcheck(lambda *t: attend(Layer(), *t, mask)[0], tensors)
+    torch.testing.assert_close(attend(Layer(), *tensors, None)[0], nn.functional.scaled_dot_product_attention(*tensors).transpose(1, 2))
+
+
+def test_dropout_within_attention_goes_back_the_way_it_came():
+    tensors, mask = _inputs(torch.float64)
+
+    def dropped(*inputs: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return attend(Layer(), *inputs, mask, dropout=0.3)[0]
+
+    assert torch.autograd.gradcheck(dropped, tensors)
+    torch.testing.assert_close(dropped(*tensors), dropped(*tensors), rtol=0, atol=0)
+    mean = torch.stack([attend(Layer(), *tensors, mask, dropout=0.3)[0].detach() for _ in range(2000)]).mean(0)
+    expected = attend(Layer(), *tensors, mask)[0].detach()
+    assert (mean - expected).abs().max() < 0.15 < expected.abs().max() / 2
+
+
+def test_what_is_causal_is_left_to_torch():
+    tensors, _ = _inputs(torch.bfloat16)
+    causal = Layer()
+    causal.is_causal = True
+    expected = nn.functional.scaled_dot_product_attention(*tensors, is_causal=True).transpose(1, 2)
+    torch.testing.assert_close(attend(causal, *tensors, None)[0], expected)
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    dropout, ones = CPUDropout(0.25), torch.ones(1000, 1001, requires_grad=True)
+    torch.manual_seed(1)
+    first = dropout(ones)
+    assert float((first == 0).double().mean()) == pytest.approx(0.25, abs=2e-3) and float(first.detach().mean()) == pytest.approx(1, abs=2e-3)
+    first.sum().backward()
+    assert torch.equal(ones.grad, first.detach())
+    torch.manual_seed(1)
+    assert torch.equal(dropout(ones), first) and not torch.equal(dropout(ones), first)
+    assert dropout.eval()(ones) is ones
+
+
+def test_a_model_saved_after_training_here_knows_nothing_of_it(tmp_path):
+    model = load_encoder("packaged:tiny-bert", device="cpu")
+    assert model[0].auto_model.config._attn_implementation == NAME
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert plain[0].auto_model.config._attn_implementation == "sdpa" and NAME not in (tmp_path / "model" / "config.json").read_text(encoding="utf-8")
+    texts = ["how long is bread kneaded", "knead " * 60]
+    torch.testing.assert_close(model.encode(texts, convert_to_tensor=True), plain.encode(texts, convert_to_tensor=True))
