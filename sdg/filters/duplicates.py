@@ -11,21 +11,31 @@ from evaluation.data import Query
 from sdg.filters import rejection
 
 BLOCK = 1024
+LEADING = 63
+"""Principal components that a pair is looked at by before its cosine is computed."""
+SAMPLE = 10_000
+"""Vectors that the components are computed of, evenly from all."""
+ROUNDING = 1e-4
+DENSE = 100
+"""Where more than one in so many pairs are left to look at, one product of matrices is faster than pair by pair."""
 
 
 def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: float) -> tuple[list[Query], list[dict[str, Any]]]:
     """Drop every query whose cosine with an earlier kept one is ``threshold`` or more.
 
     ``vectors``: unit vectors of the queries, float of shape (len(queries), dimension). Blocks of 1,024 queries are compared
-    with the kept ones, so that no matrix of all pairs is ever in memory. Returns the kept queries, and the rejected ones
-    with ``of`` (the kept query) and ``similarity``.
+    with the kept ones, so that no matrix of all pairs is ever in memory. Nothing is approximate: of what ``_sketches`` cannot
+    tell apart the cosines are computed. Returns the kept queries, and the rejected ones with ``of`` (the kept query) and
+    ``similarity``.
     """
+    sketches = _sketches(vectors)
     kept: list[int] = []
     rejected: list[dict[str, Any]] = []
-    kept_vectors = np.empty_like(vectors)
+    kept_vectors, kept_sketches = np.empty_like(vectors), np.empty_like(sketches)
     for start in range(0, len(queries), BLOCK):
         block = vectors[start : start + BLOCK]
-        nearest, similarity = _nearest(block, kept_vectors[: len(kept)])
+        here_sketches = sketches[start : start + BLOCK]
+        nearest, similarity = _nearest(block, here_sketches, kept_vectors[: len(kept)], kept_sketches[: len(kept)], threshold)
         own = block @ block.T
         here: list[int] = []  # kept of this block, as places in it
         for place in range(len(block)):
@@ -39,17 +49,39 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
             else:
                 here.append(place)
         kept_vectors[len(kept) : len(kept) + len(here)] = block[here]
+        kept_sketches[len(kept) : len(kept) + len(here)] = here_sketches[here]
         kept += [start + place for place in here]
     return [queries[i] for i in kept], rejected
 
 
-def _nearest(block: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each row of ``block``, the place of its nearest row in ``others`` (-1: there is none) and their cosine."""
+def _sketches(vectors: np.ndarray) -> np.ndarray:
+    """Few numbers a vector, of which the product of two is never below the cosine: shape (rows, ``LEADING`` + 1).
+
+    These are the leading principal components, and the length of the rest of the vector: two rests have at most the product
+    of their lengths in common (Cauchy and Schwarz).
+    """
+    sample = vectors[:: max(1, len(vectors) // SAMPLE)]
+    _, axes = np.linalg.eigh(sample.T @ sample)  # by rising eigenvalue
+    leading = vectors @ axes[:, ::-1][:, :LEADING]
+    rest = np.sqrt(np.maximum(0, (vectors**2).sum(axis=1) - (leading**2).sum(axis=1)))
+    return np.hstack([leading, rest[:, None]]).astype(vectors.dtype)
+
+
+def _nearest(block: np.ndarray, block_sketches: np.ndarray, others: np.ndarray, sketches: np.ndarray, threshold: float) -> tuple[np.ndarray, np.ndarray]:
+    """For each row of ``block``, the place of its nearest row in ``others`` and their cosine, if that is ``threshold`` or
+    more; else -1 and less than the threshold."""
     nearest, similarity = np.full(len(block), -1), np.full(len(block), -np.inf)
     for start in range(0, len(others), 16 * BLOCK):
-        cosines = block @ others[start : start + 16 * BLOCK].T
-        best = cosines.argmax(axis=1)
-        values = cosines[np.arange(len(block)), best]
-        better = values > similarity
-        nearest[better], similarity[better] = best[better] + start, values[better]
+        bounds = block_sketches @ sketches[start : start + 16 * BLOCK].T
+        rows, columns = np.nonzero(bounds >= threshold - ROUNDING)
+        if len(rows) > bounds.size / DENSE:
+            cosines = block @ others[start : start + 16 * BLOCK].T
+            rows, columns = np.arange(len(block)), cosines.argmax(axis=1)
+            values = cosines[rows, columns]
+        else:
+            values = np.einsum("ij,ij->i", block[rows], others[start + columns])
+        better = values > similarity[rows]
+        for row, column, value in zip(rows[better], columns[better], values[better], strict=True):
+            if value > similarity[row]:  # of several, the first of the best
+                nearest[row], similarity[row] = column + start, value
     return nearest, similarity
