@@ -69,6 +69,7 @@ Qrels = dict[str, dict[str, int]]
 Run = dict[str, dict[str, float]]
 """Query ID to document ID to score; a higher score is a better rank."""
 
+
 def chunks_by_document(corpus: Corpus) -> dict[str, list[Document]]:
     """Document ID to the chunks that it was cut into (itself, where nothing was cut), in the order of the corpus."""
     result: dict[str, list[Document]] = {}

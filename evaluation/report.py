@@ -28,7 +28,7 @@ class Comparison(BaseModel):
     """What is compared: the first and the second."""
 
 
-def make_comparison(before: PerQuery, after: PerQuery, bm25: PerQuery | None, seed: int, queries_of: str, names: tuple[str, str] = ("base", "tuned model")) -> Comparison:
+def make_comparison(before: PerQuery, after: PerQuery, *, seed: int, queries_of: str, bm25: PerQuery | None = None, names: tuple[str, str] = ("base", "tuned model")) -> Comparison:
     """Compare two systems' scores per query, metric by metric. Raises ``ValueError`` if their queries differ."""
     delta = {metric: compare(before[metric], after[metric], seed) for metric in before}
     return Comparison(

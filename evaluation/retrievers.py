@@ -121,10 +121,13 @@ class Reranked:
         return {q: {d: own[d] for d in ranking(own)[:k]} for q, own in run.items()}
 
 
-def similarities(model: SentenceTransformer, pairs: Sequence[tuple[str, str]], progress: Progress | None = None) -> list[float]:
-    """Cosine of each (query, document), by the model's own prompts."""
+def similarities(
+    model: SentenceTransformer, pairs: Sequence[tuple[str, str]], query_prompt: str | None = None, document_prompt: str | None = None, progress: Progress | None = None
+) -> list[float]:
+    """Cosine of each (query, document); the prompts are as in ``Dense``."""
     queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
-    vectors = [encode(model, texts, prompt=_prompt(model, name, None), progress=progress) for name, texts in (("query", queries), ("document", documents))]
+    sides = (("query", query_prompt, queries), ("document", document_prompt, documents))
+    vectors = [encode(model, texts, prompt=_prompt(model, name, given), progress=progress) for name, given, texts in sides]
     rows = [{text: row for row, text in enumerate(texts)} for texts in (queries, documents)]
     return [float(vectors[0][rows[0][q]] @ vectors[1][rows[1][d]]) for q, d in pairs]
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from evaluation.data import read_qrels, read_queries
 from evaluation.files import read_jsonl
-from evaluation.metrics import PRIMARY
 from evaluation.report import Comparison
 from recipes.engine import Context
 from recipes.stages.corpus import read_own_corpus
+from recipes.stages.model import read_choice
 from sdg.diagnose import Labelled, profile
 from sdg.queries import LABELLED
 
@@ -58,10 +58,9 @@ def advice(context: Context, comparison: Comparison, manifests: dict[str, dict[s
     dropped = sum(1 for _, row in read_jsonl(context.stage_folder("negatives") / "negatives.jsonl") if row["verdict"] == "dropped" and row["reason"] == "same text as a positive")
     if dropped:
         lines.append(f"{dropped:,} documents that BM25 found have the text of a positive: there are copies in the corpus, and near-copies may be among the negatives. `negatives.ranks` further down.")
-    if (choice := json.loads((context.stage_folder("model") / "choice.json").read_text(encoding="utf-8")))[PRIMARY]:
-        values = {row["base_share"]: row["value"] for row in choice[PRIMARY]}
-        if values[1] > values[choice["base_share"]]:
-            lines.append(f"On validation the base scored {values[1]:.4f} and what was kept {values[choice['base_share']]:.4f}: put 1 into `training.base_share`, and the base is kept in such a case.")
+    share, scores = read_choice(context)
+    if scores and scores[1] > scores[share]:
+        lines.append(f"On validation the base scored {scores[1]:.4f} and what was kept {scores[share]:.4f}: put 1 into `training.base_share`, and the base is kept in such a case.")
     if recipe.training.validation is None:
         lines.append("The last state was kept, whatever it was like: `training/validated` keeps the best, and mixes it with the base as far as that helps.")
     return [f"- {line}" for line in lines]

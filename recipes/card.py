@@ -12,13 +12,14 @@ from evaluation.models import resolve_encoder
 from evaluation.packaged import LICENCES
 from evaluation.report import Comparison, markdown_table, sentence
 from recipes.engine import Context
+from recipes.stages.model import read_choice
 
 
 def model_card(context: Context, comparison: Comparison, manifests: dict[str, dict[str, Any]]) -> str:
     """A README.md for the model's folder, with the metadata that hubs read."""
     recipe = context.recipe
     licence = base_licence(recipe.training.base)
-    choice = json.loads((context.stage_folder("model") / "choice.json").read_text(encoding="utf-8"))
+    base_share, _ = read_choice(context)
     counts = manifests["training"]["counts"]
     metadata = ["library_name: sentence-transformers", "pipeline_tag: sentence-similarity", "tags: [sentence-transformers, feature-extraction, dense, sharpen]"]
     if not recipe.training.base.startswith("packaged:") and not Path(recipe.training.base).is_dir():
@@ -37,7 +38,7 @@ def model_card(context: Context, comparison: Comparison, manifests: dict[str, di
         f"| base | `{recipe.training.base}`, licence: {licence or 'see there'} |",
         f"| documents | {Path(recipe.corpus.source).name}, {manifests['corpus']['counts']['documents']:,} of them |",
         f"| queries | written by `{llm}` ({', '.join(s.name for s in recipe.queries.all_strategies())}). {labels} |",
-        f"| training | {counts['triplets']:,} triplets, {recipe.training.loss}, {counts['kept_step']} steps of {recipe.training.batch_size * recipe.training.accumulate} rows, learning rate {recipe.training.learning_rate:g}; {choice['base_share']:.0%} of the base's weights |",
+        f"| training | {counts['triplets']:,} triplets, {recipe.training.loss}, {counts['kept_step']} steps of {recipe.training.batch_size * recipe.training.accumulate} rows, learning rate {recipe.training.learning_rate:g}; {base_share:.0%} of the base's weights |",
         f"| compared on | {comparison.queries:,} {comparison.queries_of} |",
         "", "The recipe with every default is beside this page in `recipe.yaml`; `sharpen run recipe.yaml` repeats it.", "",
         "```python", "from sentence_transformers import SentenceTransformer", 'model = SentenceTransformer("this folder")', "```", "",

@@ -31,6 +31,7 @@ from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
 from recipes.stages import STAGES, check_inputs, stages_of
 from recipes.stages.comparison import evaluated_on, read_evaluation, read_scores
+from recipes.stages.model import read_choice
 from sdg.export import EXPORTS, Labelled
 from sdg.negatives import kept_negatives
 from sdg.queries import LABELLED
@@ -51,18 +52,17 @@ def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | N
     manifests = run_stages(stages_of(recipe), context, RESULTS)
     if not process_state().is_main_process:
         return None
-    before, after = read_scores(context, "before", "before"), read_scores(context, "after", "after")
-    comparison = make_comparison(before, after, read_scores(context, "before", "bm25"), recipe.seed, evaluated_on(recipe))
+    comparison = _compare(context, ("before", "before"), ("after", "after"), bm25=read_scores(context, "before", "bm25"))
     reranking = _reranking(context)
     write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
     write_json(context.folder / "metrics.json", comparison.model_dump(mode="json") | ({"reranker": reranking.model_dump(mode="json")} if reranking else {}))
-    draw_curves({name: log for name in ("training", "reranker") if (log := context.stage_folder(name) / "training_log.json").exists() and name in manifests}, context.folder / "curves.png")
+    draw_curves({name: context.stage_folder(name) / "training_log.json" for name in ("training", "reranker") if name in manifests}, context.folder / "curves.png")
     sections = {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
-    if cut := {str(d): _comparison(context, f"before-{d}", f"after-{d}") for d in sorted(recipe.training.matryoshka, reverse=True)}:
+    if cut := {str(d): _compare(context, ("before", f"before-{d}"), ("after", f"after-{d}")) for d in sorted(recipe.training.matryoshka, reverse=True)}:
         sections["Embeddings cut to their first numbers"] = difference_table("dimensions", cut)
     if comparison.verdict != "better":
         sections["What to try"] = advice(context, comparison, manifests)
-    write_text(context.folder / "report.md", markdown(recipe.name, comparison, sections | _sections(context, manifests, before["ndcg@10"], after["ndcg@10"])))
+    write_text(context.folder / "report.md", markdown(recipe.name, comparison, sections | _sections(context, manifests)))
     write_text(context.stage_folder("model") / "README.md", model_card(context, comparison, manifests))
     write_text(context.stage_folder("model") / "recipe.yaml", loaded.resolved_yaml)
     for shown in (comparison, reranking):
@@ -72,8 +72,9 @@ def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | N
     return comparison
 
 
-def _comparison(context: Context, before: str, after: str) -> Comparison:
-    return make_comparison(read_scores(context, "before", before), read_scores(context, "after", after), None, context.recipe.seed, evaluated_on(context.recipe))
+def _compare(context: Context, first: tuple[str, str], second: tuple[str, str], **options: Any) -> Comparison:
+    """Of what two stages wrote: (stage, name of the scores)."""
+    return make_comparison(read_scores(context, *first), read_scores(context, *second), seed=context.recipe.seed, queries_of=evaluated_on(context.recipe), **options)
 
 
 def _reranking(context: Context) -> Comparison | None:
@@ -81,9 +82,8 @@ def _reranking(context: Context) -> Comparison | None:
     part = context.recipe.reranker
     if part is None:
         return None
-    first = read_scores(context, "before", "bm25") if part.first_stage == "bm25" else read_scores(context, "after", "after")
-    name = "BM25" if part.first_stage == "bm25" else "tuned retriever"
-    return make_comparison(first, read_scores(context, "reranked", "reranked"), None, context.recipe.seed, evaluated_on(context.recipe), (name, f"reranker over its first {part.depth}"))
+    first, name = (("before", "bm25"), "BM25") if part.first_stage == "bm25" else (("after", "after"), "tuned retriever")
+    return _compare(context, first, ("reranked", "reranked"), names=(name, f"reranker over its first {part.depth}"))
 
 
 def show_run(folder: Path, console: Console) -> None:
@@ -147,7 +147,8 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     console.print("\n" + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
 
 
-def _sections(context: Context, manifests: dict[str, dict[str, Any]], before: dict[str, float], after: dict[str, float]) -> dict[str, list[str]]:
+def _sections(context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
+    before, after = (read_scores(context, stage, stage)[PRIMARY] for stage in ("before", "after"))
     texts = {q.id: q.text for q in read_queries(context.stage_folder("pairs") / "queries.jsonl").values()}
     stages = ["| stage | counts | seconds |", "| --- | --- | --- |"]
     stages += [f"| {name} | {_counts(m['counts'])} | {m['seconds']:.0f} |" for name, m in manifests.items()]
@@ -171,21 +172,20 @@ def _sections(context: Context, manifests: dict[str, dict[str, Any]], before: di
 def _kept(context: Context) -> list[str]:
     """Which weights the model has, and why these."""
     training = json.loads((context.stage_folder("training") / "training_log.json").read_text(encoding="utf-8"))
-    choice = json.loads((context.stage_folder("model") / "choice.json").read_text(encoding="utf-8"))
+    share, scores = read_choice(context)
     ended = training["ended"]
     lines = [f"Training took {ended:,} of {training['steps']:,} steps" + (", as the validation got no better." if ended < training["steps"] else ".")]
     if training["validated"]:
         lines += ["", f"| step | {PRIMARY} on validation |", "| --- | --- |", *(f"| {row['step']}{' (kept)' if row['step'] == training['kept_step'] else ''} | {row[PRIMARY]:.4f} |" for row in training["validated"])]
-    if choice[PRIMARY]:
+    if scores:
         name = lambda share: "1 (the base itself)" if share == 1 else f"{share:g}"  # noqa: E731
-        lines += ["", f"| share of the base's weights | {PRIMARY} on validation |", "| --- | --- |", *(f"| {name(row['base_share'])}{' (kept)' if row['base_share'] == choice['base_share'] else ''} | {row['value']:.4f} |" for row in choice[PRIMARY])]
-        values = {row["base_share"]: row["value"] for row in choice[PRIMARY]}
-        if choice["base_share"] == 1:
+        lines += ["", f"| share of the base's weights | {PRIMARY} on validation |", "| --- | --- |", *(f"| {name(s)}{' (kept)' if s == share else ''} | {value:.4f} |" for s, value in scores.items())]
+        if share == 1:
             lines += ["", "None of the others was better than the base, so the model **is the base**."]
-        elif values[1] > values[choice["base_share"]]:
+        elif scores[1] > scores[share]:
             lines += ["", "The base itself scored **higher** than what was kept; `training.base_share` with a 1 in it would have kept the base."]
-    elif choice["base_share"]:
-        lines += ["", f"Its weights are {choice['base_share']:.0%} the base's, as the recipe says."]
+    elif share:
+        lines += ["", f"Its weights are {share:.0%} the base's, as the recipe says."]
     return lines
 
 

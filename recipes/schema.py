@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from sdg.multi_hop import Order, QueryType
 from sdg.queries import LABELLED
-from training.settings import DISTILLING, LossName, RerankerLoss
+from training.settings import DISTILLING, LossName, LossSettings, RerankerLoss, misfit
 
 TASKS = {
     "document": "Each document stands with a question that somebody typed into a search box and that the document answers. "
@@ -304,7 +304,22 @@ class ValidationPart(Part):
     patience: Count | None = Field(3, description="Training stops after so many in a row without a better one (3 in the paper on synthetic data for generative retrieval); null: never.")
 
 
-class TrainingPart(Part):
+class OptimizationPart(Part):
+    """What every training has."""
+
+    epochs: Count = 1
+    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="Rows of a batch, over all processes together.")
+    accumulate: Count = Field(1, description="Batches of one step of the optimizer.")
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
+    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after the warm-up.")
+    warmup: Share = Field(0.1, description="Share of the steps in which the rate rises to learning_rate.")
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is a third faster on a CPU.")
+    checkpoint_steps: Count = Field(200, description="Optimizer steps between two checkpoints, from which a killed training goes on.")
+    trackers: tuple[Literal["wandb", "tensorboard"], ...] = Field((), description="Who else gets the learning curves.")
+
+
+class TrainingPart(OptimizationPart):
     base: str = Field(description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2.")
     loss: LossName = Field("mnrl", description="mnrl; gist (leaves out what a guide takes for relevant); cached_mnrl, cached_gist (any batch size in the same memory); margin_mse, kl (learn a teacher's scores).")
     in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
@@ -314,14 +329,6 @@ class TrainingPart(Part):
     teacher_temperature: Annotated[float, Field(gt=0)] = Field(1.0, description="The teacher's scores are divided by it.")
     matryoshka: tuple[Count, ...] = Field((), description="Dimensions to which the embeddings can be cut later: the loss is summed over them, say [384, 256, 128, 64].")
     lora: LoraPart | None = None
-    epochs: Count = 1
-    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="Rows of a batch, over all processes together.")
-    accumulate: Count = Field(1, description="Batches of one step of the optimizer.")
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after the warm-up.")
-    warmup: Share = Field(0.1, description="Share of the steps in which the rate rises to learning_rate.")
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is a third faster on a CPU.")
     scale: Annotated[float, Field(gt=0)] = Field(20.0, description="Inverse temperature: what the loss multiplies the cosine by (20 in sentence-transformers).")
     max_seq_length: Count | None = Field(None, description="Tokens a text is cut to; null: the model's own limit.")
     query_prompt: str | None = Field(None, description='Put before every query, as "query: " for e5; null: the model\'s own.')
@@ -329,8 +336,6 @@ class TrainingPart(Part):
     attention: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"] | None = Field(None, description="null: the model's own. flash_attention_2 leaves padding out, on GPUs that have it.")
     base_share: tuple[Share, ...] = Field((0.0,), description="Share of the base's weights in the result, as in WiSE-FT; of several the best on validation is taken, 1 is the base itself.")
     validation: ValidationPart | None = None
-    checkpoint_steps: Count = Field(200, description="Optimizer steps between two checkpoints, from which a killed training goes on.")
-    trackers: tuple[Literal["wandb", "tensorboard"], ...] = Field((), description="Who else gets the learning curves.")
 
     @field_validator("base_share", mode="before")
     @classmethod
@@ -345,33 +350,25 @@ class TrainingPart(Part):
             raise ValueError(f"teacher: only {' and '.join(DISTILLING)} learn its scores, and loss is {self.loss}")
         if self.guide and "gist" not in self.loss:
             raise ValueError(f"guide: only gist and cached_gist take one, and loss is {self.loss}")
-        if not self.in_batch and self.loss != "mnrl":
-            raise ValueError(f"in_batch: false is for mnrl, and loss is {self.loss}")
         if len(self.base_share) > 1 and self.validation is None:
             raise ValueError("base_share: give one, or validation to choose by")
         if not self.base_share:
             raise ValueError("base_share: give at least one; 0 keeps nothing of the base")
         return self
 
+    def loss_settings(self) -> LossSettings:
+        return LossSettings(name=self.loss, **{name: getattr(self, name) for name in LossSettings.__dataclass_fields__ if name != "name"})
 
-class RerankerPart(Part):
+
+class RerankerPart(OptimizationPart):
     """A cross-encoder, trained on the same queries; what it learns, filters and teachers can use."""
 
     base: str = Field(description="A folder, a hub name, or packaged:all-MiniLM-L6-v2; a head for one score is put on where it has none.")
     loss: RerankerLoss = Field("bce", description="bce (binary cross-entropy), listwise (LambdaLoss), distillation (a teacher's margins).")
     teacher: str | None = Field(None, description="Of distillation: a cross-encoder's folder or hub name, or encoder:<name>.")
     negatives: Count = Field(4, description="Hard negatives a query.")
-    epochs: Count = 1
     batch_size: Count = Field(8, description="Queries of a batch, over all processes together; with bce as many pairs as so many queries have.")
-    accumulate: Count = 1
-    learning_rate: Annotated[float, Field(gt=0)] = 2e-5
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: Share = 0.1
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
     max_seq_length: Count = Field(256, description="Tokens of query and document together.")
-    checkpoint_steps: Count = 200
-    trackers: tuple[Literal["wandb", "tensorboard"], ...] = ()
     first_stage: Literal["bm25", "retriever"] = Field("bm25", description="Whose ranking is put in order: BM25's, or the tuned retriever's.")
     depth: Count = Field(100, description="So many of the first stage's documents.")
 
@@ -421,10 +418,8 @@ class Recipe(Part):
                 raise ValueError("training.teacher: reranker is the one that is trained in the same run; give the part reranker, or a model's folder or name")
             if self.reranker.teacher:
                 raise ValueError("training.teacher: the run's reranker learns from a teacher itself; name that one here, too")
-        if not self.negatives.per_query and (self.training.loss in DISTILLING or not self.training.in_batch):
-            raise ValueError("training.loss: it compares with a query's own negatives, and negatives.per_query is 0")
-        if self.training.loss == "gist" and self.negatives.per_query > 1:
-            raise ValueError(f"training.loss: gist takes one negative a query at most, and negatives.per_query is {self.negatives.per_query}; use cached_gist")
+        if reason := misfit(self.training.loss_settings(), self.negatives.per_query):
+            raise ValueError(reason)
         if chosen_by := self.training.validation:
             if self.labelled and (self.labelled.data, self.labelled.split) == (chosen_by.data, chosen_by.split):
                 raise ValueError("training.validation: these are the labelled queries that are trained on; give another split")

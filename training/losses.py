@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer, util
@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from evaluation.files import InputError
 from evaluation.models import WIDTH_STEP, autocast
-from training.settings import DISTILLING, LossName, LossSettings
+from training.settings import LossSettings, misfit
 
 # Rows of one forward pass on a CPU. A batch of documents padded to its longest is mostly padding; passes of few rows of
 # like length are not, and a CPU is as busy with 8 rows as with 64. A GPU is not, so there a quarter of the rows go at once.
 CPU_ROWS = 8
+
 
 def make_loss(settings: LossSettings, model: SentenceTransformer, guide: Callable[[], SentenceTransformer], negatives: int, gather: bool = False) -> nn.Module:
     """The loss for ``SentenceTransformerTrainer``; ``negatives`` is how many a row has.
@@ -26,14 +27,8 @@ def make_loss(settings: LossSettings, model: SentenceTransformer, guide: Callabl
     ``guide`` loads the guide when it is needed. ``gather``: the documents of all processes are each other's negatives,
     where the loss uses any but the row's own. Raises ``InputError`` for an unknown name and for settings that do not fit.
     """
-    if settings.name not in get_args(LossName):
-        raise InputError(f"training.loss: no loss {settings.name!r}; there are {', '.join(get_args(LossName))}")
-    if negatives == 0 and (settings.name in DISTILLING or not settings.in_batch):
-        raise InputError(f"training.loss: {settings.name}{'' if settings.in_batch else ' with in_batch: false'} compares with a row's own negatives, and there are none; raise negatives.per_query")
-    if not settings.in_batch and settings.name != "mnrl":
-        raise InputError(f"training.in_batch: only mnrl can do without the other rows' documents; {settings.name} {'never uses them' if settings.name in DISTILLING else 'is made of them'}")
-    if settings.name == "gist" and negatives > 1:
-        raise InputError(f"training.loss: gist takes one negative a query at most, and negatives.per_query is {negatives}; use cached_gist")
+    if reason := misfit(settings, negatives):
+        raise InputError(reason)
     if too_long := [d for d in settings.matryoshka if d > (model.get_embedding_dimension() or 0)]:
         raise InputError(f"training.matryoshka: the model has {model.get_embedding_dimension()} dimensions, so {too_long[0]} of them cannot be taken")
     cached = settings.name.startswith("cached")

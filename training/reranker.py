@@ -16,7 +16,7 @@ from evaluation.data import Corpus, Query
 from evaluation.files import InputError
 from evaluation.models import load_cross_encoder, process_state
 from training.settings import RerankerLoss, RerankerSettings
-from training.trainer import Careful, Progress, Training, Validation, disk_errors, fit
+from training.trainer import Careful, Progress, Training, Validation, disk_errors, fit, processes_of_batch, set_dropout
 from training.triplets import DealtSampler, Triplet
 
 
@@ -47,15 +47,10 @@ def train_reranker(
         raise InputError("reranker: it learns from negatives, and there are none; raise reranker.negatives")
     if settings.loss == "distillation" and teacher is None:
         raise InputError("reranker.loss: distillation learns a teacher's scores; give reranker.teacher")
-    processes = process_state().num_processes
-    if settings.batch_size % processes:
-        raise InputError(f"reranker.batch_size: {settings.batch_size} cannot be shared evenly by {processes} processes")
+    processes = processes_of_batch("reranker", settings.batch_size)
     transformers.set_seed(seed)
     model = load_cross_encoder(settings.base, new_head=True, max_seq_length=settings.max_seq_length)
-    if settings.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = settings.dropout
+    set_dropout(model, settings.dropout)
     rows, loss = _rows(triplets, settings, teacher), _loss(model, settings, negatives)
     per_batch = settings.batch_size * (1 + negatives if settings.loss == "bce" else 1)
     collator = _TextCollator(model.preprocess)

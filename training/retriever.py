@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 import transformers
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
@@ -15,7 +14,7 @@ from evaluation.files import InputError
 from evaluation.models import load_encoder, process_state
 from training.losses import make_loss
 from training.settings import DISTILLING, LoraSettings, RetrieverSettings
-from training.trainer import Careful, Progress, Training, Validation, disk_errors, fit
+from training.trainer import Careful, Progress, Training, Validation, disk_errors, fit, processes_of_batch, set_dropout
 from training.triplets import NoFalseNegativesSampler, TextCollator, Triplet, to_dataset
 
 
@@ -45,17 +44,12 @@ def train_retriever(
     """
     if not triplets:
         raise InputError("no triplets to train on: no query was left with enough negatives; see the manifests of the stages before for where they went")
-    processes = process_state().num_processes
-    if settings.batch_size % processes:
-        raise InputError(f"training.batch_size: {settings.batch_size} cannot be shared evenly by {processes} processes")
+    processes = processes_of_batch("training", settings.batch_size)
     if settings.loss.name in DISTILLING and teacher is None:
         raise InputError(f"training.loss: {settings.loss.name} learns a teacher's scores; give training.teacher")
     transformers.set_seed(seed)
     model = load_encoder(settings.base, max_seq_length=settings.max_seq_length, attention=settings.attention)
-    if settings.dropout is not None:
-        for module in model.modules():
-            if isinstance(module, torch.nn.Dropout):
-                module.p = settings.dropout
+    set_dropout(model, settings.dropout)
     adapters = _add_adapters(model, settings.lora) if settings.lora else None
     guide = lambda: load_encoder(settings.loss.guide or settings.base, max_seq_length=settings.max_seq_length, attention=settings.attention)  # noqa: E731
     loss = make_loss(settings.loss, model, guide, len(triplets[0].negative_ids), gather=processes > 1)

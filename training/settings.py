@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
@@ -32,6 +32,19 @@ class LossSettings:
     matryoshka: tuple[int, ...] = ()
 
 
+def misfit(loss: LossSettings, negatives: int) -> str | None:
+    """What keeps the loss from being trained with ``negatives`` of a query's own, and what to do; None if nothing does."""
+    if loss.name not in get_args(LossName):
+        return f"training.loss: no loss {loss.name!r}; there are {', '.join(get_args(LossName))}"
+    if not loss.in_batch and loss.name != "mnrl":
+        return f"training.in_batch: only mnrl can do without the other rows' documents; {loss.name} {'never uses them' if loss.name in DISTILLING else 'is made of them'}"
+    if negatives == 0 and (loss.name in DISTILLING or not loss.in_batch):
+        return f"training.loss: {loss.name}{'' if loss.in_batch else ' with in_batch: false'} compares with a query's own negatives, and there are none; raise negatives.per_query"
+    if loss.name == "gist" and negatives > 1:
+        return f"training.loss: gist takes one negative a query at most, and negatives.per_query is {negatives}; use cached_gist"
+    return None
+
+
 @dataclass(frozen=True)
 class LoraSettings:
     """Low-rank adapters in place of all weights, by PEFT; they are merged into the model that is written."""
@@ -48,7 +61,7 @@ class Optimization:
 
     ``batch_size``: rows over all processes together. ``accumulate``: batches of one optimizer step. ``learning_rate`` is
     the peak after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``checkpoint_steps``: optimizer
-    steps between two checkpoints. ``trackers``: ``wandb``, ``tensorboard``.
+    steps between two checkpoints. ``dropout``: of all layers (None: the model's own). ``trackers``: ``wandb``, ``tensorboard``.
     """
 
     epochs: int = 1
@@ -58,6 +71,7 @@ class Optimization:
     schedule: Literal["linear", "cosine", "constant"] = "linear"
     warmup: float = 0.1
     weight_decay: float = 0.0
+    dropout: float | None = None
     checkpoint_steps: int = 200
     trackers: tuple[str, ...] = ()
 
@@ -66,15 +80,13 @@ class Optimization:
 class RetrieverSettings(Optimization):
     """How to train a bi-encoder.
 
-    ``base``: folder, hub name or ``packaged:`` name. Each row's documents are negatives of the others. ``dropout``: of all
-    layers (None: the model's own). ``max_seq_length``: tokens (None: the model's own). ``query_prompt``,
+    ``base``: folder, hub name or ``packaged:`` name. ``max_seq_length``: tokens (None: the model's own). ``query_prompt``,
     ``document_prompt``: put before the texts (None: the model's own). ``attention``: the implementation, as transformers
     names it (None: the model's own).
     """
 
     base: str
     loss: LossSettings = LossSettings()
-    dropout: float | None = None
     max_seq_length: int | None = None
     query_prompt: str | None = None
     document_prompt: str | None = None
@@ -98,4 +110,3 @@ class RerankerSettings(Optimization):
     base: str
     loss: RerankerLoss = "bce"
     max_seq_length: int = 256
-    dropout: float | None = None

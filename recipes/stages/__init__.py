@@ -8,7 +8,7 @@ from pathlib import Path
 
 from evaluation.data import find_dataset
 from evaluation.files import InputError, sha256_file
-from evaluation.models import process_state, resolve_encoder
+from evaluation.models import resolve_encoder
 from recipes.engine import Stage
 from recipes.schema import Recipe
 from recipes.stages.comparison import (
@@ -34,6 +34,7 @@ from recipes.stages.model import (
     reranker_part,
     score_with_teacher,
     teacher_input,
+    teacher_part,
     train_model,
     train_reranker_model,
     training_part,
@@ -45,6 +46,7 @@ from recipes.stages.validation import validation_inputs
 from sdg.documents import PYTHON_DOCS
 from sdg.embedded import locate_llm
 from sdg.llm import api_key_from
+from training.trainer import processes_of_batch
 
 TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
 """The packages of which a tracker needs one."""
@@ -57,7 +59,6 @@ def check_inputs(recipe: Recipe) -> None:
     if recipe.evaluation.data is None and not getattr(recipe.split, own_split(recipe)):
         raise InputError(f"evaluation.data is not given and split.{own_split(recipe)} is 0: nothing is left to compare on; give one of them")
     strategies(recipe)
-    resolve_encoder(recipe.training.base)
     for llm in (recipe.llm, *([recipe.filters.judge.llm] if recipe.filters.judge and recipe.filters.judge.llm else [])):
         if llm.embedded:
             locate_llm(llm.embedded)
@@ -65,15 +66,14 @@ def check_inputs(recipe: Recipe) -> None:
             api_key_from(endpoint.api_key_env)
     checked = recipe.filters.cross_encoder
     teachers = [teacher for _, teacher, _ in learners(recipe) if teacher not in (OWN_RERANKER, FUSED)]
-    for model in (checked and checked.model, recipe.training.guide, recipe.reranker and recipe.reranker.base, *teachers):
+    for model in (recipe.training.base, checked and checked.model, recipe.training.guide, recipe.reranker and recipe.reranker.base, *teachers):
         if model:
             resolve_encoder(model.removeprefix(BI_ENCODER))
     if recipe.training.lora and importlib.util.find_spec("peft") is None:
         raise InputError("training.lora: needs PEFT; pip install 'sharpen[lora]'")
-    processes = process_state().num_processes
-    for name, part in (("training", recipe.training), ("reranker", recipe.reranker)):
-        if part and part.batch_size % processes:
-            raise InputError(f"{name}.batch_size: {part.batch_size} cannot be shared evenly by {processes} processes")
+    processes_of_batch("training", recipe.training.batch_size)
+    if recipe.reranker:
+        processes_of_batch("reranker", recipe.reranker.batch_size)
     for tracker in {*recipe.training.trackers, *(recipe.reranker.trackers if recipe.reranker else ())}:
         if not any(importlib.util.find_spec(name) for name in TRACKERS[tracker]):
             raise InputError(f"trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")
@@ -131,7 +131,7 @@ STAGES = (
     ),
     Stage(
         "teacher", 1, score_with_teacher, needs=("corpus", "pairs", "negatives"), shared=True, seeded=False,
-        part=lambda r: [[learner, per_query] for learner, _, per_query in learners(r)], inputs=teacher_input,
+        part=teacher_part, inputs=teacher_input,
     ),
     Stage(
         "training", 1, train_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ from evaluation.models import load_cross_encoder, load_encoder, process_state, s
 from evaluation.retrievers import BM25, similarities
 from recipes.engine import Context
 from recipes.schema import Recipe
-from recipes.stages.comparison import RUN_DEPTH, base_input, model_digest
+from recipes.stages.comparison import RUN_DEPTH, base_input, model_digest, search_part
 from recipes.stages.corpus import read_own_corpus
 from recipes.stages.pairs import train_queries
 from recipes.stages.validation import scorer, validation
@@ -27,7 +29,7 @@ from sdg.negatives import kept_negatives
 from training.merging import interpolate, weights_of
 from training.reranker import train_reranker
 from training.retriever import train_retriever
-from training.settings import LoraSettings, LossSettings, RerankerSettings, RetrieverSettings
+from training.settings import LoraSettings, RerankerSettings, RetrieverSettings
 from training.trainer import Progress, Training
 from training.triplets import Triplet, make_triplets
 
@@ -78,7 +80,7 @@ def _fused(context: Context, pairs: list[tuple[str, str]]) -> list[float]:
     training = context.recipe.training
     base = load_encoder(training.base, max_seq_length=training.max_seq_length, attention=training.attention)
     lexical = [found[q].get(i, 0.0) for q, i in pairs]
-    dense = similarities(base, [(queries[q].text, corpus[i].content) for q, i in pairs])
+    dense = similarities(base, [(queries[q].text, corpus[i].content) for q, i in pairs], training.query_prompt, training.document_prompt)
     rows: dict[str, list[int]] = {}
     for row, (q, _) in enumerate(pairs):
         rows.setdefault(q, []).append(row)
@@ -112,9 +114,7 @@ def train_reranker_model(context: Context, folder: Path) -> dict[str, Any]:
     settings = RerankerSettings(**{name: getattr(part, name) for name in RerankerSettings.__dataclass_fields__})
     with context.progress("training the reranker", 0) as advance, _tracked(context, part.trackers, "reranker"):
         done = train_reranker(rows, queries, corpus, settings, folder, context.recipe.seed, teacher=read_teacher(context, "reranker"), work=context.work, progress=_shown(advance))
-    if process_state().is_main_process:
-        write_json(folder / "training_log.json", {"steps": done.steps, "ended": done.ended, "kept_step": done.kept_step, "log": done.log, "validated": done.validated})
-    return _counts(done, len(rows), left_out)
+    return _record(folder, done, len(rows), left_out)
 
 
 def train_model(context: Context, folder: Path) -> dict[str, Any]:
@@ -125,9 +125,7 @@ def train_model(context: Context, folder: Path) -> dict[str, Any]:
             rows, queries, corpus, retriever_settings(context.recipe), folder, context.recipe.seed,
             teacher=read_teacher(context, "training"), validation=validation(context), work=context.work, progress=_shown(advance),
         )  # fmt: skip
-    if process_state().is_main_process:
-        write_json(folder / "training_log.json", {"steps": done.steps, "ended": done.ended, "kept_step": done.kept_step, "log": done.log, "validated": done.validated})
-    return _counts(done, len(rows), left_out)
+    return _record(folder, done, len(rows), left_out)
 
 
 @contextmanager
@@ -151,7 +149,10 @@ def _shown(advance: Callable[..., None]) -> Callable[[Progress], None]:
     return lambda p: advance(note=f"step {p.step} of {p.steps}, loss {p.loss if p.loss is None else round(p.loss, 3)}")
 
 
-def _counts(done: Training, rows: int, left_out: int) -> dict[str, Any]:
+def _record(folder: Path, done: Training, rows: int, left_out: int) -> dict[str, Any]:
+    """Write the log that curves and report are made of, and return the counts of the manifest."""
+    if process_state().is_main_process:
+        write_json(folder / "training_log.json", {key: value for key, value in asdict(done).items() if key != "resumed_from"})
     steps = {"steps": done.ended, "kept_step": done.kept_step, "first_loss": done.log[0]["loss"], "last_loss": done.log[-1]["loss"]}
     return {"triplets": rows, "queries_left_out": left_out} | steps
 
@@ -182,6 +183,12 @@ def make_model(context: Context, folder: Path) -> dict[str, Any]:
     return {"base_share": chosen} | ({f"{PRIMARY} on validation": {f"base share {share:g}": value for share, value in sorted(scores.items())}} if scores else {})
 
 
+def read_choice(context: Context) -> tuple[float, dict[float, float]]:
+    """The base's share in the model, and what each of the shares scored on validation; empty where nothing was chosen."""
+    choice = json.loads((context.stage_folder("model") / "choice.json").read_text(encoding="utf-8"))
+    return choice["base_share"], {row["base_share"]: row["value"] for row in choice[PRIMARY]}
+
+
 def triplets(context: Context, per_query: int) -> tuple[list[Triplet], int]:
     """The rows to train on, with ``per_query`` negatives, and how many queries have too few for one."""
     negatives = kept_negatives(context.stage_folder("negatives") / "negatives.jsonl")
@@ -191,8 +198,7 @@ def triplets(context: Context, per_query: int) -> tuple[list[Triplet], int]:
 def retriever_settings(recipe: Recipe) -> RetrieverSettings:
     part = recipe.training
     shared = {name: getattr(part, name) for name in RetrieverSettings.__dataclass_fields__ if name not in ("loss", "lora")}
-    loss = {name: getattr(part, name) for name in LossSettings.__dataclass_fields__ if name != "name"}
-    return RetrieverSettings(**shared, loss=LossSettings(name=part.loss, **loss), lora=part.lora and LoraSettings(**part.lora.model_dump()))
+    return RetrieverSettings(**shared, loss=part.loss_settings(), lora=part.lora and LoraSettings(**part.lora.model_dump()))
 
 
 def training_part(recipe: Recipe) -> list[Any]:
@@ -203,13 +209,18 @@ def training_part(recipe: Recipe) -> list[Any]:
 
 def model_part(recipe: Recipe) -> list[Any]:
     part = recipe.training
-    search = {"max_seq_length", "query_prompt", "document_prompt", "attention"}
-    return [part.base_share, part.validation and [part.validation.model_dump(exclude={"evaluations", "patience"}), part.model_dump(include=search)]]
+    return [part.base_share, part.validation and [part.validation.model_dump(exclude={"evaluations", "patience"}), search_part(recipe)]]
 
 
 def guide_input(context: Context) -> dict[str, str]:
     guide = context.recipe.training.guide
     return {"guide": model_digest(guide)} if guide else {}
+
+
+def teacher_part(recipe: Recipe) -> list[Any]:
+    shared = learners(recipe)
+    fused = [search_part(recipe)] if any(teacher == FUSED for _, teacher, _ in shared) else []
+    return [[learner, per_query] for learner, _, per_query in shared] + fused
 
 
 def teacher_input(context: Context) -> dict[str, str]:

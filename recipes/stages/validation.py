@@ -19,7 +19,7 @@ from recipes.stages.corpus import read_own_corpus
 from recipes.stages.pairs import train_queries
 from recipes.stages.queries import evaluated_keys
 from sdg.queries import query_key
-from training.retriever import Validation
+from training.trainer import Validation
 
 BEST_OF = 20
 """Documents of BM25's ranking that a query may bring into the validation's corpus."""
