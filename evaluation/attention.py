@@ -20,6 +20,8 @@ from transformers.masking_utils import sdpa_mask
 NAME = "sharpen_cpu"
 AT_ONCE = 2**20
 """Weights that are computed together: what fits a cache."""
+LARGEST = 2**26
+"""Weights of one text from which on torch's own, which never holds all of them, is taken where there is no dropout."""
 
 
 def use_cpu_attention(model: nn.Module) -> None:
@@ -46,8 +48,10 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     """As transformers calls it: ``query``, ``key``, ``value`` of shape (texts, heads, tokens, dimension), ``attention_mask``
     boolean, of (texts, 1, tokens, tokens), True for what is seen. Returns (texts, tokens, heads, dimension)."""
     causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
-    slower = query.dtype == torch.float32 and not dropout
-    if slower or causal or query.device.type != "cpu" or key.shape[1] != query.shape[1] or not (attention_mask is None or attention_mask.dtype == torch.bool):
+    plain = not causal and kwargs.get("position_bias") is None and kwargs.get("softcap") is None and (attention_mask is None or attention_mask.dtype == torch.bool)
+    alike = len({(t.dtype, t.shape, t.device.type) for t in (query, key, value)}) == 1 and query.device.type == "cpu"
+    slower = not dropout and (query.dtype == torch.float32 or query[0, ..., 0].numel() * query.shape[2] > LARGEST)
+    if slower or not plain or not alike:
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
@@ -59,14 +63,15 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
-        bias = None if mask is None else torch.zeros(mask.shape, dtype=query.dtype).masked_fill_(~mask, torch.finfo(query.dtype).min)
+        if mask is not None and mask.stride(2) == 0:  # of padding only: the same for all tokens of a text
+            mask = mask[:, :, :1]
         ctx.seed = int(torch.randint(2**62, ())) if dropout else None
         ctx.scaling, ctx.dropout = scaling, dropout
-        ctx.save_for_backward(query, key, value, bias)
+        ctx.save_for_backward(query, key, value, mask)
         output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
         kept = _Kept(dropout, ctx.seed)
         for part in _parts(query):
-            weights = _weights(query, key, bias, scaling, part)
+            weights = _weights(query, key, mask, scaling, part)
             if dropout:
                 weights *= kept.draw(weights)
             output[part] = (weights @ (value[part] * kept.scale)).transpose(1, 2)
@@ -75,12 +80,12 @@ class _Attention(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        query, key, value, bias = ctx.saved_tensors
+        query, key, value, mask = ctx.saved_tensors
         gradients = [torch.empty_like(t) for t in (query, key, value)]
         kept = _Kept(ctx.dropout, ctx.seed)
         with torch.autocast("cpu", enabled=False):
             for part in _parts(query):
-                weights = _weights(query, key, bias, ctx.scaling, part)
+                weights = _weights(query, key, mask, ctx.scaling, part)
                 outer = gradient[part].transpose(1, 2) * kept.scale
                 d_weights = outer @ value[part].transpose(2, 3)
                 left = weights
@@ -102,9 +107,12 @@ def _parts(query: Tensor) -> Iterator[slice]:
     return (slice(start, start + together) for start in range(0, texts, together))
 
 
-def _weights(query: Tensor, key: Tensor, bias: Tensor | None, scaling: float, part: slice) -> Tensor:
+def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, part: slice) -> Tensor:
     scores = (query[part] * scaling) @ key[part].transpose(2, 3)
-    return (scores if bias is None else scores.add_(bias[part])).softmax(-1)
+    if mask is not None:
+        seen = mask if len(mask) == 1 else mask[part]
+        scores += torch.zeros(seen.shape, dtype=scores.dtype).masked_fill_(~seen, torch.finfo(scores.dtype).min)
+    return scores.softmax(-1)
 
 
 class _Kept:
@@ -113,7 +121,7 @@ class _Kept:
 
     def __init__(self, dropout: float, seed: int | None = None) -> None:
         """``seed``: to draw the same again; None: torch's own random numbers go on."""
-        dropped = round(dropout * 256)
+        dropped = min(255, round(dropout * 256))
         self.scale = 256 / (256 - dropped)
         self._least = dropped - 128
         self._generator = None if seed is None else torch.Generator().manual_seed(seed)

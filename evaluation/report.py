@@ -86,10 +86,10 @@ def markdown_table(comparison: Comparison) -> list[str]:
 
 def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
     """A line of ``PRIMARY`` for each of several comparisons; ``what`` heads their names."""
-    lines = [_row([what, *next(iter(rows.values())).names, "difference", "95 % interval", "p"]), _row(["---"] * 6)]
+    lines = [_row([what, *next(iter(rows.values())).names, "difference", "95 % interval", "p", "verdict"]), _row(["---"] * 7)]
     for name, c in rows.items():
         d = c.delta[c.primary]
-        lines.append(_row([name, f"{c.before[c.primary].value:.4f}", f"{c.after[c.primary].value:.4f}", f"{d.value:+.4f}", f"{d.interval[0]:+.4f} to {d.interval[1]:+.4f}", f"{d.p:.4f}"]))
+        lines.append(_row([name, f"{c.before[c.primary].value:.4f}", f"{c.after[c.primary].value:.4f}", f"{d.value:+.4f}", f"{d.interval[0]:+.4f} to {d.interval[1]:+.4f}", f"{d.p:.4f}", c.verdict]))
     return lines
 
 

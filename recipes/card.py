@@ -10,12 +10,12 @@ from ruamel.yaml import YAML, YAMLError
 
 from evaluation.models import resolve_encoder
 from evaluation.packaged import LICENCES
-from evaluation.report import Comparison, markdown_table, sentence
+from evaluation.report import Comparison, difference_table, markdown_table, sentence
 from recipes.engine import Context
 from recipes.stages.model import read_choice
 
 
-def model_card(context: Context, comparison: Comparison, manifests: dict[str, dict[str, Any]]) -> str:
+def model_card(context: Context, comparison: Comparison, others: dict[str, Comparison], manifests: dict[str, dict[str, Any]]) -> str:
     """A README.md for the model's folder, with the metadata that hubs read."""
     recipe = context.recipe
     licence = base_licence(recipe.training.base)
@@ -34,6 +34,7 @@ def model_card(context: Context, comparison: Comparison, manifests: dict[str, di
         "---", *metadata, "---", f"# {recipe.name}", "",
         f"`{recipe.training.base}`, tuned with [sharpen](recipe.yaml) for one collection of documents.", "",
         sentence(comparison), "", *markdown_table(comparison), "",
+        *([*difference_table("on other collections", others), ""] if others else []),
         "| | |", "| --- | --- |",
         f"| base | `{recipe.training.base}`, licence: {licence or 'see there'} |",
         f"| documents | {Path(recipe.corpus.source).name}, {manifests['corpus']['counts']['documents']:,} of them |",

@@ -250,7 +250,10 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
         }),
         "training": recipe.training.model_copy(update={"validation": chosen_by}),
         "labelled": labelled and labelled.model_copy(update={"data": near("labelled.data", labelled.data)}),
-        "evaluation": recipe.evaluation.model_copy(update={"data": data and near("evaluation.data", data)}),
+        "evaluation": recipe.evaluation.model_copy(update={
+            "data": data and near("evaluation.data", data),
+            "others": tuple(other.model_copy(update={"data": near("evaluation.others", other.data)}) for other in recipe.evaluation.others),
+        }),
     })
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -55,26 +56,32 @@ def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | N
     comparison = _compare(context, ("before", "before"), ("after", "after"), bm25=read_scores(context, "before", "bm25"))
     reranking = _reranking(context)
     write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
-    write_json(context.folder / "metrics.json", comparison.model_dump(mode="json") | ({"reranker": reranking.model_dump(mode="json")} if reranking else {}))
+    others = {name: _compare(context, ("before", f"other-{n}"), ("after", f"other-{n}"), queries_of=f"queries of {name}") for n, name in enumerate(recipe.evaluation.others_by_name())}
+    more = {"reranker": reranking.model_dump(mode="json")} if reranking else {}
+    more |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
+    write_json(context.folder / "metrics.json", comparison.model_dump(mode="json") | more)
     draw_curves({name: context.stage_folder(name) / "training_log.json" for name in ("training", "reranker") if name in manifests}, context.folder / "curves.png")
     sections = {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := {str(d): _compare(context, ("before", f"before-{d}"), ("after", f"after-{d}")) for d in sorted(recipe.training.matryoshka, reverse=True)}:
         sections["Embeddings cut to their first numbers"] = difference_table("dimensions", cut)
+    if others:
+        sections["On other collections"] = difference_table("queries", others)
     if comparison.verdict != "better":
         sections["What to try"] = advice(context, comparison, manifests)
     write_text(context.folder / "report.md", markdown(recipe.name, comparison, sections | _sections(context, manifests)))
-    write_text(context.stage_folder("model") / "README.md", model_card(context, comparison, manifests))
+    write_text(context.stage_folder("model") / "README.md", model_card(context, comparison, others, manifests))
     write_text(context.stage_folder("model") / "recipe.yaml", loaded.resolved_yaml)
     for shown in (comparison, reranking):
         if shown:
             print_comparison(shown, console)
+    _print_elsewhere(others.values(), console)
     console.print(f"\nreport   {context.folder / 'report.md'}\nmodel    {context.stage_folder('model')}\nmetrics  {context.folder / 'metrics.json'}", highlight=False)
     return comparison
 
 
 def _compare(context: Context, first: tuple[str, str], second: tuple[str, str], **options: Any) -> Comparison:
     """Of what two stages wrote: (stage, name of the scores)."""
-    return make_comparison(read_scores(context, *first), read_scores(context, *second), seed=context.recipe.seed, queries_of=evaluated_on(context.recipe), **options)
+    return make_comparison(read_scores(context, *first), read_scores(context, *second), **{"seed": context.recipe.seed, "queries_of": evaluated_on(context.recipe)} | options)
 
 
 def _reranking(context: Context) -> Comparison | None:
@@ -91,6 +98,7 @@ def show_run(folder: Path, console: Console) -> None:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         comparisons = [Comparison.model_validate(m) for m in (metrics, metrics.get("reranker")) if m]
+        others = [Comparison.model_validate(m) for m in metrics.get("others", {}).values()]
     except FileNotFoundError:
         done = [s.name for s in STAGES if (folder / s.name / "manifest.json").exists()]
         state = f"the stages done are {', '.join(done)}; `sharpen run` goes on from there" if done else "give the folder of a run, like runs/quickstart"
@@ -105,6 +113,7 @@ def show_run(folder: Path, console: Console) -> None:
         console.print(f"{stage.name:10} {_counts(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
     for comparison in comparisons:
         print_comparison(comparison, console)
+    _print_elsewhere(others, console)
 
 
 def export_run(folder: Path, layout: str, target: Path, console: Console) -> dict[str, int]:
@@ -145,6 +154,11 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
         for row in [header, *rows]:
             print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip(), file=console.file)
     console.print("\n" + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
+
+
+def _print_elsewhere(others: Iterable[Comparison], console: Console) -> None:
+    for comparison in others:
+        console.print("Elsewhere: " + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
 
 
 def _sections(context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, list[str]]:

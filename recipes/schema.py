@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from decimal import Decimal
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -381,11 +382,30 @@ class RerankerPart(OptimizationPart):
         return self
 
 
+class OtherPart(Part):
+    """Queries of another collection, which is searched as it is."""
+
+    data: str = Field(description="A folder in BEIR layout with its corpus.jsonl, or the name of a BEIR dataset.")
+    split: str = Field("test", description="qrels/<split>.tsv of data.")
+
+
 class EvaluationPart(Part):
     data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset. null: the generated queries of the documents that split holds out.")
     split: str = Field("test", description="qrels/<split>.tsv of data; of generated queries test (dev, where split.test is 0) or dev.")
     bm25: bool = Field(True, description="Show BM25 beside the two.")
     unknown_documents: Literal["error", "drop"] = Field("error", description="What to do with qrels of documents that the corpus lacks.")
+    others: tuple[OtherPart, ...] = Field((), description="Other collections on which the base and the tuned model are compared, too: what the tuning does elsewhere.")
+
+    @model_validator(mode="after")
+    def _others_differ(self):
+        if len({(other.data, other.split) for other in (self, *self.others)}) <= len(self.others):
+            raise ValueError("others: each split of a collection is named once, and evaluation.data is none of them")
+        return self
+
+    def others_by_name(self) -> dict[str, OtherPart]:
+        """Under names for people: the last folder's, or the whole path where two end alike."""
+        last = [Path(other.data).name for other in self.others]
+        return {f"{name if last.count(name) == 1 else other.data}, split {other.split}": other for name, other in zip(last, self.others, strict=True)}
 
 
 class Recipe(Part):
@@ -413,6 +433,9 @@ class Recipe(Part):
             raise ValueError("labelled: these are the queries that are evaluated on; give another split")
         if self.reranker and self.reranker.first_stage == "bm25" and not self.evaluation.bm25:
             raise ValueError("reranker.first_stage: bm25 is what is compared with, and evaluation.bm25 is false")
+        used = [(part.data, part.split) for part in (self.labelled, self.training.validation) if part]
+        if taken := next((other for other in self.evaluation.others if (other.data, other.split) in used), None):
+            raise ValueError(f"evaluation.others: {taken.data}, split {taken.split}, is trained on or chosen by; give another split")
         if self.training.teacher == "reranker":
             if self.reranker is None:
                 raise ValueError("training.teacher: reranker is the one that is trained in the same run; give the part reranker, or a model's folder or name")

@@ -15,7 +15,9 @@ from recipes.stages.comparison import (
     base_input,
     evaluation_inputs,
     evaluation_part,
+    judged_folder,
     model_digest,
+    others_inputs,
     own_split,
     read_judged,
     score_after,
@@ -77,9 +79,12 @@ def check_inputs(recipe: Recipe) -> None:
     for tracker in {*recipe.training.trackers, *(recipe.reranker.trackers if recipe.reranker else ())}:
         if not any(importlib.util.find_spec(name) for name in TRACKERS[tracker]):
             raise InputError(f"trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")
-    for part in (recipe.evaluation, recipe.labelled, recipe.training.validation):
+    for part in (recipe.evaluation, recipe.labelled, recipe.training.validation, *recipe.evaluation.others):
         if part and part.data:
             read_judged(part.data, part.split)
+    for other in recipe.evaluation.others:
+        if not (corpus := judged_folder(other.data) / "corpus.jsonl").exists():
+            raise InputError(f"evaluation.others: {corpus} is missing, and another collection is searched in its own documents")
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
@@ -115,7 +120,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 STAGES = (
     Stage("corpus", 1, make_corpus, part=lambda r: r.corpus.model_dump(exclude={"source"}), inputs=corpus_inputs, seeded=False),
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
-    Stage("before", 1, score_before, needs=("corpus",), part=lambda r: [evaluation_part(r), r.evaluation.bm25], inputs=lambda c: base_input(c) | evaluation_inputs(c), shared=True, seeded=False),
+    Stage("before", 2, score_before, needs=("corpus",), part=lambda r: [evaluation_part(r), r.evaluation.bm25], inputs=lambda c: base_input(c) | evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
         "queries", 3, make_queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()} | labelled_inputs(c),
         part=queries_part, seeded=False,
@@ -126,7 +131,7 @@ STAGES = (
     ),
     Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), more_negatives(r)]),
     Stage(
-        "reranker", 1, train_reranker_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
+        "reranker", 2, train_reranker_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
         part=reranker_part, inputs=lambda c: {"base": model_digest(c.recipe.reranker.base)},
     ),
     Stage(
@@ -134,11 +139,11 @@ STAGES = (
         part=teacher_part, inputs=teacher_input,
     ),
     Stage(
-        "training", 1, train_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
+        "training", 2, train_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
         part=training_part, inputs=lambda c: base_input(c) | guide_input(c) | validation_inputs(c),
     ),
     Stage("model", 2, make_model, needs=("corpus", "training"), part=model_part, inputs=lambda c: base_input(c) | validation_inputs(c), shared=True),
-    Stage("after", 1, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=evaluation_inputs, shared=True, seeded=False),
+    Stage("after", 2, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=lambda c: evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
         "reranked", 1, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
         part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth], inputs=evaluation_inputs,

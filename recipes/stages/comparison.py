@@ -21,24 +21,24 @@ RUN_DEPTH = 100
 
 def score_before(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    task = read_evaluation(context)
+    task, people = read_evaluation(context), recipe.evaluation.data is not None
     index = base_index(context, task[0])
-    counts = _score(folder, "before", index, recipe, task)
+    counts = _score(folder, "before", index, task, people)
     for dimensions in recipe.training.matryoshka:
-        _score(folder, f"before-{dimensions}", index.cut(dimensions), recipe, task)
+        _score(folder, f"before-{dimensions}", index.cut(dimensions), task, people)
     if recipe.evaluation.bm25:
-        _score(folder, "bm25", BM25(task[0]), recipe, task)
-    return counts
+        _score(folder, "bm25", BM25(task[0]), task, people)
+    return counts | _score_others(context, folder, "base", recipe.training.base)
 
 
 def score_after(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
-    task = read_evaluation(context)
+    task, people = read_evaluation(context), recipe.evaluation.data is not None
     index = _dense(context, "tuned", str(context.stage_folder("model")), task[0])
-    counts = _score(folder, "after", index, recipe, task)
+    counts = _score(folder, "after", index, task, people)
     for dimensions in recipe.training.matryoshka:
-        _score(folder, f"after-{dimensions}", index.cut(dimensions), recipe, task)
-    return counts
+        _score(folder, f"after-{dimensions}", index.cut(dimensions), task, people)
+    return counts | _score_others(context, folder, "tuned", str(context.stage_folder("model")))
 
 
 def score_reranked(context: Context, folder: Path) -> dict[str, Any]:
@@ -48,7 +48,16 @@ def score_reranked(context: Context, folder: Path) -> dict[str, Any]:
     first = BM25(task[0]) if part.first_stage == "bm25" else _dense(context, "tuned", str(context.stage_folder("model")), task[0])
     model = load_cross_encoder(str(context.stage_folder("reranker")))
     with context.progress("reranking", len(task[2]) * part.depth) as advance:
-        return _score(folder, "reranked", Reranked(first, task[0], model, part.depth, advance), context.recipe, task)
+        return _score(folder, "reranked", Reranked(first, task[0], model, part.depth, advance), task, context.recipe.evaluation.data is not None)
+
+
+def _score_others(context: Context, folder: Path, side: str, model: str) -> dict[str, Any]:
+    """The same model on the recipe's other collections; written under the numbers that they have there."""
+    counts = {}
+    for number, (name, other) in enumerate(context.recipe.evaluation.others_by_name().items()):
+        task = _judged_task(read_corpus(judged_folder(other.data) / "corpus.jsonl"), other.data, other.split, context.recipe)
+        counts[name] = _score(folder, f"other-{number}", _dense(context, side, model, task[0]), task, by_document=True)["queries"]
+    return {"others": counts} if counts else {}
 
 
 def evaluation_part(recipe: Recipe) -> list[Any]:
@@ -58,6 +67,10 @@ def evaluation_part(recipe: Recipe) -> list[Any]:
 def evaluation_inputs(context: Context) -> dict[str, str]:
     part = context.recipe.evaluation
     return {f"evaluation/{name}": digest for name, digest in judged_inputs(part.data, part.split).items()} if part.data else {}
+
+
+def others_inputs(context: Context) -> dict[str, str]:
+    return {f"other {n}/{name}": digest for n, other in enumerate(context.recipe.evaluation.others) for name, digest in judged_inputs(other.data, other.split).items()}
 
 
 def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
@@ -72,12 +85,17 @@ def read_evaluation(context: Context) -> tuple[Corpus, Queries, Qrels]:
     own = folder / "corpus.jsonl"
     same = not own.exists() or corpus_inputs(context).get("corpus") == sha256_file(own)
     corpus = read_own_corpus(context) if same else read_corpus(own)
+    return _judged_task(corpus, part.data, part.split, context.recipe)
+
+
+def _judged_task(corpus: Corpus, data: str, split: str, recipe: Recipe) -> tuple[Corpus, Queries, Qrels]:
+    """Queries that people judged, with qrels by document. Raises ``InputError`` if none of these is in ``corpus``."""
     known = set(corpus) | {d.doc_id for d in corpus.values()}
-    queries, qrels = read_judged(part.data, part.split, None if part.unknown_documents == "drop" else known)
+    queries, qrels = read_judged(data, split, None if recipe.evaluation.unknown_documents == "drop" else known)
     qrels = {q: _by_document({d: g for d, g in grades.items() if d in known}, corpus) for q, grades in qrels.items()}
     qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
     if not qrels:
-        raise InputError(f"{folder / 'qrels' / f'{part.split}.tsv'}: none of its documents is in the corpus {context.recipe.corpus.source}")
+        raise InputError(f"{judged_folder(data) / 'qrels' / f'{split}.tsv'}: none of its documents is in the corpus that is searched")
     return corpus, {q: queries[q] for q in qrels}, qrels
 
 
@@ -141,10 +159,10 @@ def search_part(recipe: Recipe) -> dict[str, Any]:
     return recipe.training.model_dump(include={"max_seq_length", "query_prompt", "document_prompt", "attention"})
 
 
-def _score(folder: Path, name: str, retriever: BM25 | Dense | Reranked, recipe: Recipe, task: tuple[Corpus, Queries, Qrels]) -> dict[str, Any]:
+def _score(folder: Path, name: str, retriever: BM25 | Dense | Reranked, task: tuple[Corpus, Queries, Qrels], by_document: bool) -> dict[str, Any]:
     corpus, queries, qrels = task
     # people label documents, and a document counts by its best chunk; what was generated is labelled by chunk
-    cut = recipe.evaluation.data is not None and any(d.doc_id != i for i, d in corpus.items())
+    cut = by_document and any(d.doc_id != i for i, d in corpus.items())
     # the chunks of a hundred documents may be many, and a hit of the query's own ID is none (as in BEIR): search deeper, cut after
     run = retriever.search({q.id: q.text for q in queries.values()}, RUN_DEPTH * 10 if cut else RUN_DEPTH + 1)
     if cut:

@@ -15,7 +15,8 @@ LEADING = 63
 """Principal components that a pair is looked at by before its cosine is computed."""
 SAMPLE = 10_000
 """Vectors that the components are computed of, evenly from all."""
-ROUNDING = 1e-4
+ROUNDING = 2e-3
+"""More than the sums in float32 are off by."""
 DENSE = 100
 """Where more than one in so many pairs are left to look at, one product of matrices is faster than pair by pair."""
 
@@ -63,7 +64,7 @@ def _sketches(vectors: np.ndarray) -> np.ndarray:
     sample = vectors[:: max(1, len(vectors) // SAMPLE)]
     _, axes = np.linalg.eigh(sample.T @ sample)  # by rising eigenvalue
     leading = vectors @ axes[:, ::-1][:, :LEADING]
-    rest = np.sqrt(np.maximum(0, (vectors**2).sum(axis=1) - (leading**2).sum(axis=1)))
+    rest = np.sqrt(np.maximum(0, (vectors**2).sum(axis=1) - (leading**2).sum(axis=1)) + ROUNDING**2)
     return np.hstack([leading, rest[:, None]]).astype(vectors.dtype)
 
 
@@ -79,7 +80,8 @@ def _nearest(block: np.ndarray, block_sketches: np.ndarray, others: np.ndarray, 
             rows, columns = np.arange(len(block)), cosines.argmax(axis=1)
             values = cosines[rows, columns]
         else:
-            values = np.einsum("ij,ij->i", block[rows], others[start + columns])
+            pieces = (slice(n, n + BLOCK) for n in range(0, len(rows), BLOCK))
+            values = np.concatenate([np.einsum("ij,ij->i", block[rows[p]], others[start + columns[p]]) for p in pieces] or [np.empty(0)])
         better = values > similarity[rows]
         for row, column, value in zip(rows[better], columns[better], values[better], strict=True):
             if value > similarity[row]:  # of several, the first of the best

@@ -43,12 +43,25 @@ def test_dropout_within_attention_goes_back_the_way_it_came():
     assert (mean - expected).abs().max() < 0.15 < expected.abs().max() / 2
 
 
-def test_what_is_causal_is_left_to_torch():
-    tensors, _ = _inputs(torch.bfloat16)
+def test_what_is_more_than_plain_attention_is_left_to_torch():
+    tensors, mask = _inputs(torch.bfloat16)
     causal = Layer()
     causal.is_causal = True
     expected = nn.functional.scaled_dot_product_attention(*tensors, is_causal=True).transpose(1, 2)
     torch.testing.assert_close(attend(causal, *tensors, None)[0], expected)
+    bias = torch.randn(1, 4, 20, 20, dtype=torch.bfloat16)  # as T5's positions
+    whole = bias.expand(3, -1, -1, -1).masked_fill(~mask, -torch.inf)
+    expected = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=whole).transpose(1, 2)
+    torch.testing.assert_close(attend(Layer(), *tensors, mask, position_bias=bias)[0], expected, rtol=0.02, atol=0.02)
+
+
+def test_a_mask_of_padding_is_the_same_for_all_tokens_of_a_text():
+    tensors, _ = _inputs(torch.float64)
+    padding = torch.arange(20) < torch.tensor([20, 12, 5])[:, None]
+    seen = padding[:, None, None].expand(3, 1, 20, 20)
+    expected = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=seen).transpose(1, 2)
+    torch.testing.assert_close(attend(Layer(), *tensors, seen)[0], expected)
+    torch.testing.assert_close(attend(Layer(), *tensors, seen[1:2])[0][1], expected[1])
 
 
 def test_dropout_drops_its_share_and_keeps_the_mean():

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import threading
@@ -392,10 +393,15 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     tmp_path, recipe_file, _ = undisturbed
     part = "reranker={base: 'packaged:tiny-bert', negatives: 2, depth: 6, learning_rate: 1.0e-4}"
     more = ["training.loss=margin_mse", "training.teacher=reranker", "training.matryoshka=[128, 32]", "training.trackers=[tensorboard]"]
+    shutil.copytree(tmp_path / "topics", tmp_path / "elsewhere")
+    more.append(f"evaluation.others=[{{data: '{tmp_path / 'elsewhere'}'}}]")
     result = _sharpen("run", str(recipe_file), "name=reranked", part, *more, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "reranked"
     metrics = _metrics(folder)
+    elsewhere = metrics["others"]["elsewhere, split test"]
+    assert [elsewhere[side] for side in ("before", "after")] == [metrics[side] for side in ("before", "after")]
+    assert "## On other collections" in (folder / "report.md").read_text() and "on other collections" in (folder / "model" / "README.md").read_text()
     assert metrics["reranker"]["before"] == metrics["bm25"] and metrics["reranker"]["queries"] == 6
     assert "The reranker over its first 6 is" in result.stdout and "## The reranker" in (folder / "report.md").read_text()
     runs = [{}, {}]
@@ -412,7 +418,7 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     kept = [{q: next(r["doc_id"] for r in rows if r["query_id"] == q and r["verdict"] == "kept") for q in {r["query_id"] for r in rows if r["verdict"] == "kept"}} for rows in first]
     assert kept[0] == kept[1] and len(first[1]) > len(first[0])
     shown = _sharpen("show", str(folder), cwd=tmp_path)
-    assert shown.returncode == 0 and "The reranker over its first 6 is" in shown.stdout
+    assert shown.returncode == 0 and "The reranker over its first 6 is" in shown.stdout and "Elsewhere: The tuned model is" in shown.stdout
     assert "give the part reranker" in _fails(str(recipe_file), "training.loss=kl", "training.teacher=reranker", cwd=tmp_path)
     assert "evaluation.bm25 is false" in _fails(str(recipe_file), part, "evaluation.bm25=false", cwd=tmp_path)
 
