@@ -46,7 +46,8 @@ class CPUDropout(nn.Dropout):
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
     """As transformers calls it: ``query``, ``key``, ``value`` of shape (texts, heads, tokens, dimension), ``attention_mask``
-    boolean, of (texts, 1, tokens, tokens), True for what is seen. Returns (texts, tokens, heads, dimension)."""
+    boolean, of (texts, 1, tokens, tokens), True for what is seen. Returns (texts, tokens, heads, dimension). What is more than
+    plain attention among the tokens of a text, and what torch does faster, is left to torch."""
     causal = getattr(module, "is_causal", True) if kwargs.get("is_causal") is None else kwargs["is_causal"]
     plain = not causal and kwargs.get("position_bias") is None and kwargs.get("softcap") is None and (attention_mask is None or attention_mask.dtype == torch.bool)
     alike = len({(t.dtype, t.shape, t.device.type) for t in (query, key, value)}) == 1 and query.device.type == "cpu"

@@ -315,7 +315,7 @@ class OptimizationPart(Part):
     schedule: Literal["linear", "cosine", "constant"] = Field("linear", description="How the rate falls after the warm-up.")
     warmup: Share = Field(0.1, description="Share of the steps in which the rate rises to learning_rate.")
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is a third faster on a CPU.")
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is faster.")
     checkpoint_steps: Count = Field(200, description="Optimizer steps between two checkpoints, from which a killed training goes on.")
     trackers: tuple[Literal["wandb", "tensorboard"], ...] = Field((), description="Who else gets the learning curves.")
 
