@@ -11,7 +11,7 @@ from evaluation.data import Query
 from sdg.filters import rejection
 
 BLOCK = 1024
-LEADING = 63
+LEADING = 127
 """Principal components that a pair is looked at by before its cosine is computed."""
 SAMPLE = 10_000
 """Vectors that the components are computed of, evenly from all."""
@@ -72,11 +72,13 @@ def _nearest(block: np.ndarray, block_sketches: np.ndarray, others: np.ndarray, 
     """For each row of ``block``, the place of its nearest row in ``others`` and their cosine, if that is ``threshold`` or
     more; else -1 and less than the threshold."""
     nearest, similarity = np.full(len(block), -1), np.full(len(block), -np.inf)
-    for start in range(0, len(others), 16 * BLOCK):
-        bounds = block_sketches @ sketches[start : start + 16 * BLOCK].T
-        rows, columns = np.nonzero(bounds >= threshold - ROUNDING)
+    for start in range(0, len(others), 4 * BLOCK):
+        bounds = block_sketches @ sketches[start : start + 4 * BLOCK].T
+        near = np.flatnonzero(bounds.max(axis=1) >= threshold - ROUNDING)  # a row's best first: most have none
+        places, columns = np.nonzero(bounds[near] >= threshold - ROUNDING)
+        rows = near[places]
         if len(rows) > bounds.size / DENSE:
-            cosines = block @ others[start : start + 16 * BLOCK].T
+            cosines = block @ others[start : start + 4 * BLOCK].T
             rows, columns = np.arange(len(block)), cosines.argmax(axis=1)
             values = cosines[rows, columns]
         else:
