@@ -261,11 +261,12 @@ def processes_of_batch(part: str, batch_size: int) -> int:
 
 def set_dropout(model: nn.Module, share: float | None) -> None:
     """Of all layers; None leaves the model's own. On a CPU the layers are replaced by faster ones."""
+    on_cpu = next(model.parameters()).device.type == "cpu"
     for parent in list(model.modules()):
         for name, module in parent.named_children():
             if isinstance(module, nn.Dropout):
                 module.p = module.p if share is None else share
-                if next(model.parameters()).device.type == "cpu":
+                if on_cpu:
                     setattr(parent, name, CPUDropout(module.p))
 
 
