@@ -45,6 +45,20 @@ def test_near_duplicates_in_blocks_are_those_found_one_by_one(monkeypatch, thres
         assert row["of"] in kept_ids and cosine == pytest.approx(row["similarity"], abs=1e-4) and cosine >= threshold
 
 
+def test_near_duplicates_of_many_are_found_in_the_nearest_cells(monkeypatch):
+    monkeypatch.setattr(duplicates, "EXACT", 1000)
+    rng = np.random.default_rng(1)
+    topics = rng.normal(size=(100, 64))[rng.integers(0, 100, 3000)] + 0.7 * rng.normal(size=(3000, 64))
+    vectors = np.concatenate([topics, topics[:600] + 0.3 * rng.normal(size=(600, 64))])
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    queries = _queries(*map(str, range(3600)))
+    kept, rejected = near_duplicates(queries, vectors, 0.9)
+    exact = _one_by_one(vectors, 0.9)
+    assert 400 < 3600 - len(exact) < 1200
+    assert len(kept) - len(exact) <= 0.01 * (3600 - len(exact))
+    assert kept == near_duplicates(queries, vectors, 0.9)[0] and len(kept) + len(rejected) == 3600
+
+
 def test_copying_drops_the_documents_own_words(corpus):
     queries = _queries("knead the dough for ten minutes", "how long must dough be worked", "flour, water, salt or sugar")
     kept, rejected = copying(queries, corpus, 3, 0.5)
