@@ -8,25 +8,15 @@ dicts keyed by ID, so that IDs and not texts are what passes between the stages.
 from __future__ import annotations
 
 import csv
-import difflib
 import hashlib
-import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from evaluation.files import InputError, atomic_file, cache_folder, read_jsonl, write_jsonl
-
-BEIR_SERVER = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
-BEIR_DATASETS = (
-    "msmarco", "trec-covid", "nfcorpus", "nq", "hotpotqa", "fiqa", "arguana", "webis-touche2020", "quora",
-    "dbpedia-entity", "scidocs", "fever", "climate-fever", "scifact",
-)  # fmt: skip
-"""Those that its server gives away in this layout."""
+from evaluation.files import InputError, atomic_file, read_jsonl, write_jsonl
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,53 +141,6 @@ def write_qrels(path: Path, qrels: Qrels) -> None:
         for query_id, grades in qrels.items():
             for doc_id, grade in grades.items():
                 file.write(f"{query_id}\t{doc_id}\t{grade}\n")
-
-
-def write_run(path: Path, run: Run, tag: str = "sharpen") -> None:
-    """Write a TREC run file: query, Q0, document, rank from 1, score, tag. White space in IDs becomes ``_``, as the
-    format separates by it."""
-    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        for query_id, scores in run.items():
-            for rank, (doc_id, score) in enumerate(sorted(scores.items(), key=lambda item: (-item[1], item[0])), start=1):
-                file.write(f"{_SPACE.sub('_', query_id)} Q0 {_SPACE.sub('_', doc_id)} {rank} {score!r} {tag}\n")
-
-
-def find_dataset(name_or_folder: str) -> Path:
-    """The folder of a dataset in BEIR layout, given as a folder or as the name of a BEIR dataset.
-
-    A name is looked for in ``$SHARPEN_DATA``, ``data``, ``../shared/data`` and the cache, and then fetched with ``beir``
-    from its public server. Raises ``InputError`` that says where to put the files when there is no network.
-    """
-    folder = Path(name_or_folder).expanduser()
-    if (folder / "corpus.jsonl").is_file():
-        return folder
-    if folder.exists() or len(folder.parts) > 1:
-        raise InputError(f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected")
-    places = [Path(p) for p in os.environ.get("SHARPEN_DATA", "").split(os.pathsep) if p]
-    places += [Path("data"), Path("../shared/data"), cache_folder() / "beir"]
-    for place in places:
-        if (place / folder / "corpus.jsonl").is_file():
-            return place / folder
-    if name_or_folder not in BEIR_DATASETS:
-        near = difflib.get_close_matches(name_or_folder, BEIR_DATASETS, n=1)
-        raise InputError(f"{name_or_folder}: no such folder, and no dataset of BEIR" + (f"; did you mean {near[0]}?" if near else ""))
-    return _download(name_or_folder, cache_folder() / "beir", places)
-
-
-def _download(name: str, cache: Path, places: list[Path]) -> Path:
-    where = f"put the folder {name}/ (corpus.jsonl, queries.jsonl, qrels/) into one of: {', '.join(map(str, places))}"
-    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
-        raise InputError(f"dataset {name!r} was not found, and HF_HUB_OFFLINE forbids to fetch it; {where}")
-    from beir.util import download_and_unzip
-
-    url = f"{BEIR_SERVER}/{name}.zip"
-    cache.mkdir(parents=True, exist_ok=True)
-    try:
-        # beside the cache first: beir would take a download that broke off for the dataset ever after
-        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
-            return Path(download_and_unzip(url, scratch)).rename(cache / name)
-    except Exception as error:  # requests' errors, or a zip that is not one (an unknown name gets a page of HTML)
-        raise InputError(f"dataset {name!r} was not found and could not be fetched from {url} ({type(error).__name__}: {error}); {where}") from error
 
 
 def text_key(text: str) -> str:

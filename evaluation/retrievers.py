@@ -1,20 +1,43 @@
-"""First-stage retrieval: a corpus is indexed once, then queries give a run. BM25 and dense have the same two verbs."""
+"""Retrieval: a corpus is indexed once, then queries give a run. All have the same two verbs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from copy import copy
+from typing import Protocol
 
 import bm25s
+import faiss
 import numpy as np
 import Stemmer
-import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from evaluation.data import Corpus, Run
+from evaluation.datasets import Task
 from evaluation.models import encode, score_pairs
+from evaluation.runs import fuse, ranking, to_documents
 
 Progress = Callable[[int], None]
+RUN_DEPTH = 100
+CELLS_LOOKED_AT = 32
+"""Of an approximate index, for each query."""
+
+
+class Retriever(Protocol):
+    """What gives a run; ``queries`` are ID to text."""
+
+    def search(self, queries: Mapping[str, str], k: int) -> Run: ...
+
+
+def search_task(task: Task, retriever: Retriever, depth: int = RUN_DEPTH) -> Run:
+    """The ``depth`` best documents of each of the task's queries, without a document of the query's own ID, as in BEIR: of
+    ArguAna and Quora the queries stand in the corpus, too."""
+    cut = task.by_document and any(d.doc_id != i for i, d in task.corpus.items())
+    # the chunks of a hundred documents may be many, and a hit of the query's own ID is none: search deeper, cut after
+    run = retriever.search(task.texts, depth * 10 if cut else depth + 1)
+    if cut:
+        run = to_documents(run, task.corpus)
+    return {q: {d: scores[d] for d in [d for d in ranking(scores) if d != q][:depth]} for q, scores in run.items()}
 
 
 class BM25:
@@ -55,10 +78,11 @@ class BM25:
 
 
 class Dense:
-    """Exact search by cosine with a bi-encoder. The corpus is encoded when the index is made.
+    """Search by cosine with a bi-encoder. The corpus is encoded when the index is made.
 
     ``query_prompt`` and ``document_prompt`` are put before the texts; None takes the model's own prompts of the names
-    ``query`` and ``document``, where it has them.
+    ``query`` and ``document``, where it has them. ``approximate``: by FAISS, among the documents of the cells of a k-means that
+    are nearest to the query, for corpora of many millions; else all are compared, in blocks.
     """
 
     name = "dense"
@@ -70,22 +94,17 @@ class Dense:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         progress: Progress | None = None,
+        approximate: bool = False,
     ) -> None:
         self.ids = list(corpus)
-        self._model, self._dimensions = model, None
+        self._model, self._dimensions, self._approximate = model, None, approximate
         self._query_prompt = _prompt(model, "query", query_prompt)
         self._vectors = encode(model, [d.content for d in corpus.values()], prompt=_prompt(model, "document", document_prompt), progress=progress)
 
-    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None, block: int = 512) -> Run:
-        """Return the ``k`` best documents of each query. ``block`` queries are scored against the corpus at a time."""
-        vectors = self.encode_queries(list(queries.values()), progress)
-        corpus = torch.from_numpy(self._vectors)
-        run: Run = {}
-        for start in range(0, len(vectors), block):
-            scores, rows = torch.topk(torch.from_numpy(vectors[start : start + block]) @ corpus.T, min(k, len(self.ids)), dim=1)
-            for query_id, row, score in zip(list(queries)[start : start + block], rows.tolist(), scores.tolist(), strict=True):
-                run[query_id] = {self.ids[r]: s for r, s in zip(row, score, strict=True)}
-        return run
+    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
+        """Return the ``k`` best documents of each query."""
+        scores, rows = nearest(self.encode_queries(list(queries.values()), progress), self._vectors, k, self._approximate)
+        return {q: {self.ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0} for q, row, score in zip(queries, rows.tolist(), scores.tolist(), strict=True)}
 
     def cut(self, dimensions: int) -> Dense:
         """The same index with the first ``dimensions`` of each embedding, of documents and queries alike."""
@@ -99,12 +118,26 @@ class Dense:
         return _cut(encode(self._model, texts, prompt=self._query_prompt, progress=progress), self._dimensions)
 
 
+class Hybrid:
+    """Several retrievers' best ``depth`` documents by reciprocal rank fusion."""
+
+    name = "hybrid"
+
+    def __init__(self, *retrievers: Retriever, depth: int = 1000) -> None:
+        self._retrievers, self._depth = retrievers, depth
+
+    def search(self, queries: Mapping[str, str], k: int) -> Run:
+        """Return the ``k`` best documents of each query."""
+        fused = fuse([r.search(queries, max(k, self._depth)) for r in self._retrievers])
+        return {q: {d: own[d] for d in ranking(own)[:k]} for q, own in fused.items()}
+
+
 class Reranked:
     """The best ``depth`` documents of another retriever, put in order by a cross-encoder; those below follow as they were."""
 
     name = "reranked"
 
-    def __init__(self, first: BM25 | Dense, corpus: Corpus, model: CrossEncoder, depth: int = 100, progress: Progress | None = None) -> None:
+    def __init__(self, first: Retriever, corpus: Corpus, model: CrossEncoder, depth: int = 100, progress: Progress | None = None) -> None:
         self._first, self._corpus, self._model, self._depth, self._progress = first, corpus, model, depth, progress
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
@@ -132,31 +165,32 @@ def similarities(
     return [float(vectors[0][rows[0][q]] @ vectors[1][rows[1][d]]) for q, d in pairs]
 
 
-def fuse(runs: Sequence[Run], k: int = 60) -> Run:
-    """Reciprocal rank fusion (Cormack et al. 2009): a document scores the sum of 1 / (``k`` + rank) over the runs."""
-    fused: Run = {}
-    for run in runs:
-        for query_id, scores in run.items():
-            target = fused.setdefault(query_id, {})
-            for rank, doc_id in enumerate(ranking(scores), start=1):
-                target[doc_id] = target.get(doc_id, 0.0) + 1 / (k + rank)
-    return fused
+def nearest(queries: np.ndarray, vectors: np.ndarray, k: int, approximate: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` rows of ``vectors`` with the largest inner products with each query, by FAISS.
+
+    Both float32 of shape (rows, dimension); returns products and places of shape (len(queries), k), best first, -1 where
+    there are no more. Exact, in blocks, so that no matrix of all products is in memory; or ``approximate``, where of some 4
+    times the root of so many cells, 32 are looked at.
+    """
+    k = min(k, len(vectors))
+    if not approximate:
+        return faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(vectors), k, faiss.METRIC_INNER_PRODUCT)
+    cells = cell_index(vectors, CELLS_LOOKED_AT)
+    cells.add(vectors)
+    return cells.search(queries, k)
 
 
-def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Document IDs, best first; equal scores by ID, so that the order is a function of the scores."""
-    return sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
-
-
-def to_documents(run: Run, corpus: Corpus) -> Run:
-    """Rank documents by their best chunk (MaxP); where nothing was cut the run stays as it is."""
-    by_document: Run = {}
-    for query_id, scores in run.items():
-        best = by_document.setdefault(query_id, {})
-        for chunk_id, score in scores.items():
-            doc_id = corpus[chunk_id].doc_id
-            best[doc_id] = max(score, best.get(doc_id, -np.inf))
-    return by_document
+def cell_index(sample: np.ndarray, looked_at: int) -> faiss.Index:
+    """An empty index by inner product with cells learned from ``sample``, of which ``looked_at`` are searched. The same
+    vectors give the same cells."""
+    _, dimension = sample.shape
+    flat = faiss.IndexFlatIP(dimension)
+    index = faiss.IndexIVFFlat(flat, dimension, max(1, 4 * int(len(sample) ** 0.5)), faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = looked_at
+    learning = index.cp
+    learning.spherical, learning.niter, learning.max_points_per_centroid, learning.min_points_per_centroid = True, 4, 32, 1
+    index.train(np.ascontiguousarray(sample))
+    return index
 
 
 def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

@@ -139,18 +139,18 @@ def diagnose_run(folder: Path, console: Console, against: list[Path], split: str
     if recipe.evaluation.data is None:
         raise InputError(f"{folder}: its recipe has no evaluation.data, so there are no real queries to compare with")
     recipe = recipe.model_copy(update={"runs": str(folder.parent), "name": folder.name, "evaluation": recipe.evaluation.model_copy(update={"split": split or recipe.evaluation.split})})
-    corpus, queries, qrels = read_evaluation(Context(recipe, console))
-    chunks = chunks_by_document(corpus)
+    task = read_evaluation(Context(recipe, console))
+    chunks = chunks_by_document(task.corpus)
     # people label documents, and queries are written from their chunks
-    relevant = {q: [c.id for d, grade in grades.items() if grade > 0 for c in chunks.get(d, [])] for q, grades in qrels.items()}
-    real = Labelled({q: queries[q].text for q in qrels}, relevant)
+    relevant = {q: [c.id for d, grade in grades.items() if grade > 0 for c in chunks.get(d, [])] for q, grades in task.qrels.items()}
+    real = Labelled(task.texts, relevant)
     sets: dict[str, Labelled] = {}
     for place, run in enumerate((folder, *against)):
         for query in read_queries(run / "pairs" / "queries.jsonl").values():
             name = query.metadata["strategy"] if place == 0 else f"{run.name}: {query.metadata['strategy']}"
             found = sets.setdefault(name, Labelled({}, {}))
             found.texts[query.id], found.positives[query.id] = query.text, query.metadata["positives"]
-    profiles = {name: profile(found, corpus) for name, found in sets.items()} | {"real": profile(real, corpus)}
+    profiles = {name: profile(found, task.corpus) for name, found in sets.items()} | {"real": profile(real, task.corpus)}
     view = _numbers("", *map(escape, profiles))
     for measure, value in _MEASURES.items():
         view.add_row(measure, *map(value, profiles.values()))

@@ -204,7 +204,7 @@ def _kept(context: Context) -> list[str]:
 
 
 def _evaluation_texts(context: Context) -> dict[str, str]:
-    return {q.id: q.text for q in read_evaluation(context)[1].values()}
+    return {q.id: q.text for q in read_evaluation(context).queries.values()}
 
 
 def _counts(counts: dict[str, Any]) -> str:

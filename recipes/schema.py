@@ -390,10 +390,11 @@ class OtherPart(Part):
 
 
 class EvaluationPart(Part):
-    data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), or the name of a BEIR dataset. null: the generated queries of the documents that split holds out.")
+    data: str | None = Field(None, description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), the name of a dataset of BEIR or NanoBEIR, or a CSV or JSONL file with question and document (an ID). null: the generated queries of the documents that split holds out.")
     split: str = Field("test", description="qrels/<split>.tsv of data; of generated queries test (dev, where split.test is 0) or dev.")
     bm25: bool = Field(True, description="Show BM25 beside the two.")
     unknown_documents: Literal["error", "drop"] = Field("error", description="What to do with qrels of documents that the corpus lacks.")
+    approximate: bool = Field(False, description="Search only the cells of a k-means that are nearest to a query (FAISS), for many millions of documents; false: all are compared.")
     others: tuple[OtherPart, ...] = Field((), description="Other collections on which the base and the tuned model are compared, too: what the tuning does elsewhere.")
 
     @model_validator(mode="after")

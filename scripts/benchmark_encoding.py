@@ -21,7 +21,8 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from evaluation.data import find_dataset, read_corpus, read_qrels, read_queries
+from evaluation.data import read_corpus, read_qrels, read_queries
+from evaluation.datasets import find_dataset
 from evaluation.metrics import PRIMARY, evaluate
 from evaluation.models import autocast, encode, load_encoder, resolve_encoder
 from evaluation.significance import compare

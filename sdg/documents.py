@@ -7,7 +7,8 @@ from pathlib import Path
 
 from bs4 import BeautifulSoup
 
-from evaluation.data import Corpus, Document, find_dataset, read_corpus
+from evaluation.data import Corpus, Document, read_corpus
+from evaluation.datasets import find_dataset
 from evaluation.files import InputError, visible_files
 from sdg.python_docs import read_python_docs
 

@@ -6,7 +6,7 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation.data import find_dataset
+from evaluation.datasets import find_dataset, judged_files, read_judged
 from evaluation.files import InputError, sha256_file
 from evaluation.models import resolve_encoder
 from recipes.engine import Stage
@@ -15,11 +15,9 @@ from recipes.stages.comparison import (
     base_input,
     evaluation_inputs,
     evaluation_part,
-    judged_folder,
     model_digest,
     others_inputs,
     own_split,
-    read_judged,
     score_after,
     score_before,
     score_reranked,
@@ -83,8 +81,8 @@ def check_inputs(recipe: Recipe) -> None:
         if part and part.data:
             read_judged(part.data, part.split)
     for other in recipe.evaluation.others:
-        if not (corpus := judged_folder(other.data) / "corpus.jsonl").exists():
-            raise InputError(f"evaluation.others: {corpus} is missing, and another collection is searched in its own documents")
+        if "corpus" not in judged_files(other.data, other.split):
+            raise InputError(f"evaluation.others: {other.data} has no corpus.jsonl, and another collection is searched in its own documents")
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
@@ -120,7 +118,7 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 STAGES = (
     Stage("corpus", 1, make_corpus, part=lambda r: r.corpus.model_dump(exclude={"source"}), inputs=corpus_inputs, seeded=False),
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
-    Stage("before", 2, score_before, needs=("corpus",), part=lambda r: [evaluation_part(r), r.evaluation.bm25], inputs=lambda c: base_input(c) | evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
+    Stage("before", 3, score_before, needs=("corpus",), part=lambda r: [evaluation_part(r), r.evaluation.bm25], inputs=lambda c: base_input(c) | evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
         "queries", 3, make_queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()} | labelled_inputs(c),
         part=queries_part, seeded=False,
@@ -143,9 +141,9 @@ STAGES = (
         part=training_part, inputs=lambda c: base_input(c) | guide_input(c) | validation_inputs(c),
     ),
     Stage("model", 2, make_model, needs=("corpus", "training"), part=model_part, inputs=lambda c: base_input(c) | validation_inputs(c), shared=True),
-    Stage("after", 2, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=lambda c: evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
+    Stage("after", 3, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=lambda c: evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
-        "reranked", 1, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
+        "reranked", 2, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
         part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth], inputs=evaluation_inputs,
     ),
 )  # fmt: skip

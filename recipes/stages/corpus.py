@@ -6,7 +6,8 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from evaluation.data import Corpus, find_dataset, read_corpus, write_corpus
+from evaluation.data import Corpus, read_corpus, write_corpus
+from evaluation.datasets import find_dataset
 from evaluation.files import InputError, sha256_tree
 from recipes.engine import Context
 from recipes.schema import Recipe

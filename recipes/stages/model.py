@@ -17,10 +17,10 @@ from sentence_transformers import SentenceTransformer
 from evaluation.files import InputError, read_jsonl, write_json, write_jsonl
 from evaluation.metrics import PRIMARY
 from evaluation.models import load_cross_encoder, load_encoder, process_state, score_pairs
-from evaluation.retrievers import BM25, similarities
+from evaluation.retrievers import BM25, RUN_DEPTH, similarities
 from recipes.engine import Context
 from recipes.schema import Recipe
-from recipes.stages.comparison import RUN_DEPTH, base_input, model_digest, search_part
+from recipes.stages.comparison import base_input, model_digest, search_part
 from recipes.stages.corpus import read_own_corpus
 from recipes.stages.pairs import train_queries
 from recipes.stages.validation import scorer, validation

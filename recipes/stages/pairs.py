@@ -15,11 +15,12 @@ from typing import Any
 from evaluation.data import Corpus, Queries, Query, Run, read_qrels, read_queries, write_qrels, write_queries
 from evaluation.files import InputError, write_json, write_jsonl
 from evaluation.models import process_state
-from evaluation.retrievers import BM25, fuse
+from evaluation.retrievers import BM25, RUN_DEPTH
+from evaluation.runs import fuse
 from recipes.engine import Context, from_main
 from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.schema import Recipe
-from recipes.stages.comparison import RUN_DEPTH, base_index, base_input, model_digest, own_split, search_part
+from recipes.stages.comparison import base_index, base_input, model_digest, own_split, search_part
 from recipes.stages.corpus import read_own_corpus
 from sdg.filters import rejection
 from sdg.filters.cross_encoder import cross_encoder

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.data import Corpus, Query, chunks_by_document, write_queries
+from evaluation.datasets import read_judged
 from evaluation.files import InputError, write_json, write_jsonl
-from evaluation.retrievers import BM25
+from evaluation.retrievers import BM25, RUN_DEPTH
 from recipes.engine import Context
 from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.load import read_pool
 from recipes.schema import Recipe, StrategyPart
-from recipes.stages.comparison import RUN_DEPTH, evaluation_inputs, judged_folder, judged_inputs, read_judged
+from recipes.stages.comparison import evaluation_inputs, judged_inputs
 from recipes.stages.corpus import read_own_corpus
 from sdg.llm import OVER_BUDGET
 from sdg.multi_hop import Bundle
@@ -102,7 +103,7 @@ def labelled_queries(recipe: Recipe, corpus: Corpus) -> tuple[list[Query], dict[
     kept = [Query(f"labelled-{q}", queries[q].text, {"positives": list(dict.fromkeys(best(q, d) for d in ids)), "strategy": LABELLED}) for q, ids in chosen.items()]
     none = sum(not ids for ids in relevant.values())
     if not kept:
-        raise InputError(f"{judged_folder(part.data) / 'qrels' / f'{part.split}.tsv'}: no query is left of {len(qrels)}: {none} have no relevant document in the corpus, {len(qrels) - none} are evaluated on")
+        raise InputError(f"labelled: {part.data}, split {part.split}: no query is left of {len(qrels)}: {none} have no relevant document in the corpus, {len(qrels) - none} are evaluated on")
     return kept, {"no relevant document": none, "evaluated on": len(qrels) - none - len(kept)}
 
 

@@ -10,11 +10,13 @@ from statistics import fmean
 from sentence_transformers import SentenceTransformer
 
 from evaluation.data import Corpus, Qrels, Queries, chunks_by_document, read_qrels, read_queries
+from evaluation.datasets import read_judged
 from evaluation.files import InputError
 from evaluation.metrics import PRIMARY, evaluate
-from evaluation.retrievers import BM25, Dense, ranking
+from evaluation.retrievers import BM25, Dense
+from evaluation.runs import ranking
 from recipes.engine import Context
-from recipes.stages.comparison import evaluation_inputs, judged_inputs, read_judged
+from recipes.stages.comparison import evaluation_inputs, judged_inputs
 from recipes.stages.corpus import read_own_corpus
 from recipes.stages.pairs import train_queries
 from recipes.stages.queries import evaluated_keys

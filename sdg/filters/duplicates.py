@@ -9,6 +9,7 @@ import faiss
 import numpy as np
 
 from evaluation.data import Query
+from evaluation.retrievers import cell_index
 from sdg.filters import rejection
 
 BLOCK = 1024
@@ -27,7 +28,7 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
     the nearest cells of a k-means only are compared, so that time grows with little more than their number; almost no
     pair is missed by that. Returns the kept queries, and the rejected ones with ``of`` (the kept query) and ``similarity``.
     """
-    index = _index(vectors)
+    index = faiss.IndexFlatIP(vectors.shape[1]) if len(vectors) <= EXACT else cell_index(vectors, CELLS_LOOKED_AT)
     kept: list[int] = []
     rejected: list[dict[str, Any]] = []
     for start in range(0, len(queries), BLOCK):
@@ -46,17 +47,3 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
         index.add(block[here])
         kept += [start + place for place in here]
     return [queries[i] for i in kept], rejected
-
-
-def _index(vectors: np.ndarray) -> faiss.Index:
-    """An empty index by inner product: exact for few vectors, cells learned from ``vectors`` for many."""
-    count, dimension = vectors.shape
-    flat = faiss.IndexFlatIP(dimension)
-    if count <= EXACT:
-        return flat
-    index = faiss.IndexIVFFlat(flat, dimension, 4 * int(count**0.5), faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = CELLS_LOOKED_AT
-    learning = index.cp
-    learning.spherical, learning.niter, learning.max_points_per_centroid, learning.min_points_per_centroid = True, 4, 32, 1
-    index.train(vectors)
-    return index

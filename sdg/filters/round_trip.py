@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from evaluation.data import Corpus, Query, Run
-from evaluation.retrievers import ranking
+from evaluation.runs import ranking
 from sdg.filters import rejection
 
 

@@ -6,7 +6,7 @@ import random
 from collections.abc import Collection, Mapping, Sequence
 
 from evaluation.data import Corpus, Query, Run
-from evaluation.retrievers import ranking
+from evaluation.runs import ranking
 from sdg.negatives.record import Negative
 
 

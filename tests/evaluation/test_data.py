@@ -1,22 +1,8 @@
-import shutil
-import threading
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
-from evaluation.data import (
-    Document,
-    find_dataset,
-    read_corpus,
-    read_qrels,
-    read_queries,
-    text_key,
-    write_corpus,
-    write_qrels,
-    write_run,
-)
+from evaluation.data import Document, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels
 from evaluation.files import InputError, atomic_file, atomic_folder
 
 
@@ -81,8 +67,6 @@ def test_what_is_written_is_read_back(tmp_path: Path, corpus):
     qrels = {"q 1": {"bread": 2, "chess": 0}, "q2": {"glacier": 1}}
     write_qrels(tmp_path / "qrels" / "test.tsv", qrels)
     assert read_qrels(tmp_path / "qrels" / "test.tsv") == qrels
-    write_run(tmp_path / "run.trec", {"q 1": {"a doc": 0.5, "b": 0.75}})
-    assert (tmp_path / "run.trec").read_text() == "q_1 Q0 b 1 0.75 sharpen\nq_1 Q0 a_doc 2 0.5 sharpen\n"
 
 
 def test_beir_reads_what_we_write(tmp_path: Path, corpus):
@@ -115,37 +99,6 @@ def test_copies_are_told_by_their_text():
 def test_text_key_folds_case_width_and_white_space():
     assert text_key("The  ﬁne\nPrint ") == text_key("the fine print")
     assert text_key("fine print") != text_key("fine prints")
-
-
-def test_datasets_are_found_by_name_and_offline_says_where_to_put_them(tmp_path: Path, dataset: Path, monkeypatch):
-    monkeypatch.setenv("SHARPEN_DATA", str(dataset.parent))
-    assert find_dataset("topics") == dataset
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path / "cache"))
-    message = _error(find_dataset, "dbpedia-entity")
-    assert "dbpedia-entity/ (corpus.jsonl" in message and str(dataset.parent) in message
-    assert "did you mean scifact?" in _error(find_dataset, "scifakt")
-    assert "no dataset there" in _error(find_dataset, str(tmp_path / "nothing"))
-
-
-def test_a_dataset_is_fetched_once_and_a_broken_download_leaves_nothing(tmp_path: Path, dataset: Path, monkeypatch):
-    served = tmp_path / "served"
-    served.mkdir()
-    dataset.rename(served / "quora")
-    shutil.make_archive(str(served / "quora"), "zip", served, "quora")
-    (served / "fiqa.zip").write_bytes((served / "quora.zip").read_bytes()[:500])
-    monkeypatch.setenv("HF_HUB_OFFLINE", "0")
-    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path / "cache"))
-    handler = partial(SimpleHTTPRequestHandler, directory=str(served))
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        monkeypatch.setattr("evaluation.data.BEIR_SERVER", f"http://127.0.0.1:{server.server_port}")
-        folder = find_dataset("quora")
-        assert len(read_corpus(folder / "corpus.jsonl")) == 12
-        assert "BadZipFile" in _error(find_dataset, "fiqa") and "could not be fetched" in _error(find_dataset, "nq")
-        server.shutdown()
-    assert find_dataset("quora") == folder
-    assert [p.name for p in folder.parent.iterdir()] == ["quora"]
 
 
 def test_files_and_folders_are_written_whole_or_not_at_all(tmp_path: Path):

@@ -1,10 +1,19 @@
 import math
-import random
+from statistics import fmean
 
 import pytest
+import pytrec_eval
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from evaluation.data import read_corpus, read_qrels, read_queries
 from evaluation.metrics import METRICS, evaluate
+from evaluation.retrievers import BM25
 from tests.conftest import shared_dataset
+
+DEPTHS = (1, 3, 5, 10, 100)
+ALL = tuple(f"{kind}@{depth}" for kind in ("ndcg", "hit_rate", "recall", "precision", "map", "mrr") for depth in DEPTHS)
+TREC = {"ndcg": "ndcg_cut", "hit_rate": "success", "recall": "recall", "precision": "P", "map": "map_cut"}
 
 
 def test_by_hand():
@@ -18,33 +27,78 @@ def test_by_hand():
     assert scores["hit_rate@5"] == {"q1": 1, "q2": 0, "q3": 0}
     assert scores["mrr@10"] == {"q1": 0.5, "q2": 0, "q3": 0}  # c is the eleventh
     assert scores["recall@100"] == {"q1": 1, "q2": 1, "q3": 0}
+    assert scores["map@10"] == pytest.approx({"q1": (1 / 2 + 2 / 3) / 2, "q2": 0, "q3": 0})
+    assert evaluate(qrels, run, ["precision@5"])["precision@5"]["q1"] == 0.4
 
 
-def test_unknown_metric():
-    with pytest.raises(ValueError, match="ndgc@10"):
-        evaluate({"q": {"a": 1}}, {"q": {"a": 1.0}}, ("ndgc@10",))
+@pytest.mark.parametrize("metric", ["ndgc@10", "ndcg", "ndcg@0", "ndcg@ten"])
+def test_unknown_metric(metric):
+    with pytest.raises(ValueError, match=metric):
+        evaluate({"q": {"a": 1}}, {"q": {"a": 1.0}}, (metric,))
 
 
-@pytest.mark.parametrize("seed", range(5))
-def test_as_beir_has_them(seed: int):
+IDS = st.sampled_from([f"{letter}{n}" for letter in "dD" for n in range(60)] + ["d-é", "d-漢"])
+QRELS = st.dictionaries(st.sampled_from([f"q{n}" for n in range(5)]), st.dictionaries(IDS, st.integers(-1, 3), min_size=1, max_size=12), min_size=1)
+SCORES = st.one_of(st.sampled_from([0.0, 0.5, 0.5 + 1e-9, 1.0]), st.floats(-5, 5, width=32))  # many ties, some only in single precision
+RUN = st.dictionaries(st.sampled_from([f"q{n}" for n in range(5)]), st.dictionaries(IDS, SCORES, max_size=40))
+
+
+@settings(max_examples=150, deadline=None)
+@given(QRELS, RUN)
+def test_as_pytrec_eval_has_them(qrels, run):
+    """With ties, grades, queries that are missing on either side, and documents that nobody judged."""
+    mine = evaluate(qrels, run, ALL)
+    relevant = {q for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
+    assert all(set(values) == relevant for values in mine.values())
+    answered = {q: scores for q, scores in run.items() if q in relevant and scores}
+    depths = ",".join(map(str, DEPTHS))
+    theirs = pytrec_eval.RelevanceEvaluator({q: qrels[q] for q in relevant}, {f"{name}.{depths}" for name in TREC.values()} | {"recip_rank"}).evaluate(answered) if answered else {}
+    for query in relevant:
+        for metric in ALL:
+            kind, depth = metric.split("@")
+            expected = theirs.get(query, {})
+            if kind == "mrr":
+                first = expected.get("recip_rank", 0.0)
+                value = first if first * int(depth) >= 1 - 1e-9 else 0.0
+            else:
+                value = expected.get(f"{TREC[kind]}_{depth}", 0.0)
+            assert mine[metric][query] == pytest.approx(value, abs=1e-6)
+
+
+@pytest.fixture(scope="module", params=[("scifact", "test"), ("cranfield", "test")], ids=lambda p: p[0])
+def judged(request):
+    """BM25 on a collection, of which Cranfield has grades."""
+    name, split = request.param
+    folder = shared_dataset(name)
+    qrels = read_qrels(folder / "qrels" / f"{split}.tsv")
+    queries = {q: read_queries(folder / "queries.jsonl")[q].text for q in qrels}
+    return name, qrels, BM25(read_corpus(folder / "corpus.jsonl")).search(queries, 100)
+
+
+def test_as_beir_and_ranx_have_them(judged):
     from beir.retrieval.evaluation import EvaluateRetrieval
 
-    draw = random.Random(seed)
-    documents = [f"d{i}" for i in range(300)]
-    qrels = {f"q{i}": {d: draw.choice([1, 1, 2]) for d in draw.sample(documents, draw.randint(1, 8))} for i in range(40)}
-    run = {q: {d: round(draw.random(), 2) for d in draw.sample(documents, 150)} for q in qrels}  # rounded: ties
-    ndcg, _map, recall, _precision = EvaluateRetrieval.evaluate(qrels, run, [10, 100], ignore_identical_ids=False)
-    mine = {metric: sum(values.values()) / len(values) for metric, values in evaluate(qrels, run).items()}
-    assert mine["ndcg@10"] == pytest.approx(ndcg["NDCG@10"], abs=1e-5)  # BEIR rounds to five digits
-    assert mine["recall@100"] == pytest.approx(recall["Recall@100"], abs=1e-5)
+    name, qrels, run = judged
+    answered = {q: scores for q, scores in run.items() if scores}
+    assert len(answered) == len(qrels)
+    mine = {metric: fmean(values.values()) for metric, values in evaluate(qrels, run, ALL).items()}
+    theirs = EvaluateRetrieval.evaluate(qrels, answered, list(DEPTHS), ignore_identical_ids=False)
+    mrr = EvaluateRetrieval.evaluate_custom(qrels, answered, list(DEPTHS), metric="mrr")
+    for kind, name_there, values in (("ndcg", "NDCG", theirs[0]), ("map", "MAP", theirs[1]), ("recall", "Recall", theirs[2]), ("precision", "P", theirs[3]), ("mrr", "MRR", mrr)):
+        for depth in DEPTHS:
+            assert mine[f"{kind}@{depth}"] == pytest.approx(values[f"{name_there}@{depth}"], abs=1e-5), (name, kind)  # BEIR rounds to five digits
+
+    ranx = pytest.importorskip("ranx")
+    positive = {q: {d: g for d, g in grades.items() if g > 0} for q, grades in qrels.items()}
+    ids = ("ndcg@10", "hit_rate@10", "recall@100", "precision@10", "mrr@10", "map@10")
+    other = ranx.evaluate(ranx.Qrels(positive), ranx.Run(answered), list(ids), return_mean=False)
+    for metric in ids:
+        per_query = evaluate(qrels, run, [metric])[metric]
+        for query, value in zip(sorted(positive), other[metric], strict=True):
+            assert per_query[query] == pytest.approx(value, abs=1e-6)
 
 
-def test_bm25_on_scifact_is_where_it_is_published():
-    from evaluation.data import read_corpus, read_qrels, read_queries
-    from evaluation.retrievers import BM25
-
-    folder = shared_dataset("scifact")
-    qrels = read_qrels(folder / "qrels" / "test.tsv")
-    queries = {q: read_queries(folder / "queries.jsonl")[q].text for q in qrels}
-    scores = evaluate(qrels, BM25(read_corpus(folder / "corpus.jsonl")).search(queries, 100))["ndcg@10"]
-    assert 0.66 <= sum(scores.values()) / len(scores) <= 0.69
+def test_bm25_on_scifact_is_where_it_is_published(judged):
+    name, qrels, run = judged
+    if name == "scifact":
+        assert 0.66 <= fmean(evaluate(qrels, run)["ndcg@10"].values()) <= 0.69

@@ -9,7 +9,8 @@ from rank_bm25 import BM25Okapi
 from evaluation.data import Document
 from evaluation.files import InputError, sha256_file
 from evaluation.models import encode, has_bf16, in_bf16, load_encoder, resolve_encoder
-from evaluation.retrievers import BM25, Dense, fuse, ranking, to_documents
+from evaluation.retrievers import BM25, Dense, Hybrid, nearest
+from evaluation.runs import fuse, ranking
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +43,10 @@ def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
     assert (mine * theirs).sum(1).min() > 0.999
 
 
-def test_dense_search_is_exact_and_blocks_do_not_matter(corpus, minilm):
+def test_dense_search_is_exact(corpus, minilm):
     dense = Dense(corpus, minilm)
     queries = {f"q{i}": text for i, text in enumerate(["puncture repair", "hot drink in the morning", "frozen river of ice", "string instrument"])}
-    run = dense.search(queries, 3, block=2)
+    run = dense.search(queries, 3)
     vectors, documents = encode(minilm, list(queries.values())), encode(minilm, [d.content for d in corpus.values()])
     for i, query_id in enumerate(queries):
         best = np.argsort(-(documents @ vectors[i]))[:3]
@@ -58,17 +59,34 @@ def test_prompts_are_put_before_the_texts(corpus, minilm):
     assert prompted.search({"q": "bread"}, 2) == plain.search({"q": "search for: bread"}, 2)
 
 
-def test_fusion_and_ties():
+def test_fusion():
     fused = fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}])
     assert ranking(fused["q"]) == ["b", "a", "c"]
     assert fused["q"]["b"] == pytest.approx(1 / 62 + 1 / 61)
-    assert ranking({"y": 1.0, "x": 1.0}) == ["x", "y"]
 
 
-def test_documents_are_ranked_by_their_best_chunk():
-    corpus = {f"d{d}#{c}": Document(f"d{d}#{c}", "text", metadata={"chunk_of": f"d{d}"}) for d in (1, 2) for c in (0, 1)}
-    run = {"q": {"d1#0": 0.2, "d2#1": 0.9, "d1#1": 0.5}}
-    assert to_documents(run, corpus) == {"q": {"d1": 0.5, "d2": 0.9}}
+def test_hybrid_is_both_runs_fused(corpus, minilm):
+    queries, both = {"q": "bread", "none": "zzz"}, (BM25(corpus), Dense(corpus, minilm))
+    run = Hybrid(*both).search(queries, 5)
+    fused = fuse([r.search(queries, 1000) for r in both])
+    assert run == {q: {d: fused[q][d] for d in ranking(fused[q])[:5]} for q in queries}
+    assert ranking(run["q"])[0] == "bread" and len(run["none"]) == 5
+
+
+def test_nearest_is_exact_or_almost():
+    rng = np.random.default_rng(0)
+    centres = rng.standard_normal((50, 32))
+    vectors = (centres[rng.integers(0, 50, 5000)] + 0.5 * rng.standard_normal((5000, 32))).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    queries = vectors[:100]
+    scores, rows = nearest(queries, vectors, 10)
+    products = queries @ vectors.T
+    assert np.allclose(scores, -np.sort(-products, axis=1)[:, :10], atol=1e-5)
+    assert np.allclose(np.take_along_axis(products, rows, axis=1), scores, atol=1e-5)
+    _, found = nearest(queries, vectors, 10, approximate=True)
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), found.tolist(), strict=True)]) > 0.95
+    assert np.array_equal(found, nearest(queries, vectors, 10, approximate=True)[1])
+    assert nearest(queries, vectors[:3], 10)[1].shape == (100, 3)
 
 
 def test_a_corpus_of_stop_words_finds_nothing():

@@ -1,0 +1,273 @@
+"""What is evaluated on: collections by name, folders, and files of questions, each as a ``Task``."""
+
+from __future__ import annotations
+
+import csv
+import difflib
+import hashlib
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from evaluation.data import (
+    Corpus,
+    Document,
+    Qrels,
+    Queries,
+    Query,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    text_key,
+    write_corpus,
+    write_qrels,
+    write_queries,
+)
+from evaluation.files import InputError, atomic_folder, cache_folder, read_jsonl
+from evaluation.significance import document_groups
+
+BEIR_SERVER = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
+BEIR_DATASETS = {
+    "msmarco": "444067daf65d982533ea17ebd59501e4", "trec-covid": "ce62140cb23feb9becf6270d0d1fe6d1", "nfcorpus": "a89dba18a62ef92f7d323ec890a0d38d",
+    "nq": "d4d3d2e48787a744b6f6e691ff534307", "hotpotqa": "f412724f78b0d91183a0e86805e16114", "fiqa": "17918ed23cd04fb15047f73e6c3bd9d9",
+    "arguana": "8ad3e3c2a5867cdced806d6503f29b99", "webis-touche2020": "46f650ba5a527fc69e0a6521c5a23563", "cqadupstack": "4e41456d7df8ee7760a7f866133bda78",
+    "quora": "18fb154900ba42a600f84b839c173167", "dbpedia-entity": "c2a39eb420a3164af735795df012ac2c", "scidocs": "38121350fc3a4d2f48850f6aff52e4a9",
+    "fever": "5a818580227bfb4b35bb6fa46d9b6c03", "climate-fever": "8b66f0a9126c521bae2bde127b4dc99d", "scifact": "5f7d1de60b170fc8027bb7898e2efca1",
+}  # fmt: skip
+"""Those that its server gives away, and the MD5 sums of the archives that it publishes beside them."""
+CQADUPSTACK = "cqadupstack"
+CQADUPSTACK_PARTS = ("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix", "webmasters", "wordpress")
+LICENSED = ("bioasq", "signal1m", "trec-news", "robust04")
+"""Collections of BEIR that only their owners give away."""
+NANOBEIR = {
+    f"Nano{name}": f"zeta-alpha-ai/Nano{name}"
+    for name in ("ArguAna", "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ", "QuoraRetrieval", "SCIDOCS", "SciFact", "Touche2020")
+}
+"""The thirteen small ones, with 50 queries each, and where the hub has them."""
+
+QUESTION, DOCUMENT, GRADE = "question", "document", "grade"
+"""Columns of a CSV or keys of a JSONL file of questions; the grade may be missing, and is 1 then."""
+
+Unknown = Literal["error", "drop"]
+"""What to do with qrels of documents that the corpus lacks."""
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """Queries to search a corpus by, and what is right."""
+
+    name: str
+    corpus: Corpus
+    queries: Queries
+    """Those that have a relevant document."""
+    qrels: Qrels
+    by_document: bool = True
+    """The qrels name documents: one that was cut into chunks counts by its best one."""
+
+    @cached_property
+    def groups(self) -> dict[str, str]:
+        """Which queries are about the same document, for intervals."""
+        return document_groups(self.qrels, self.corpus)
+
+    @property
+    def texts(self) -> dict[str, str]:
+        return {query.id: query.text for query in self.queries.values()}
+
+
+def load_task(data: str, split: str = "test", corpus: Corpus | None = None, unknown_documents: Unknown = "error") -> Task:
+    """Queries that people judged, as a task.
+
+    ``data``: a folder in BEIR layout; the name of a dataset of BEIR (``cqadupstack/<part>`` for one of its twelve) or NanoBEIR; or
+    a CSV or JSONL file with ``question``, ``document`` and maybe ``grade``, where a document is an ID of ``corpus`` or, without
+    one, the text itself. ``corpus``: what is searched; None: the folder's own. Raises ``InputError`` as the readers do, and
+    where none of the judged documents is in the corpus.
+    """
+    files = judged_files(data, split)
+    if corpus is None and "corpus" in files:
+        corpus = read_corpus(files["corpus"])
+    if corpus is None and "questions" not in files:
+        raise InputError(f"{files['queries'].parent / 'corpus.jsonl'} is missing, and no other corpus to search was given")
+    queries, qrels = read_judged(data, split, None if corpus is None or unknown_documents == "drop" else _known(corpus))
+    if corpus is None:
+        ids = {text: text_key(text)[:16] for grades in qrels.values() for text in grades}
+        corpus = {i: Document(i, text) for text, i in ids.items()}
+        qrels = {q: {ids[text]: grade for text, grade in grades.items()} for q, grades in qrels.items()}
+    known = _known(corpus)
+    qrels = {q: _by_document({d: g for d, g in grades.items() if d in known}, corpus) for q, grades in qrels.items()}
+    qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
+    if not qrels:
+        raise InputError(f"{files.get('qrels') or files['questions']}: none of its documents is in the corpus that is searched")
+    name = Path(data).name if Path(data).expanduser().exists() else data
+    return Task(name if "questions" in files else f"{name}, split {split}", corpus, {q: queries[q] for q in qrels}, qrels)
+
+
+def load_tasks(data: str, split: str = "test") -> list[Task]:
+    """``load_task``, but for CQADupStack, which is twelve collections whose means are averaged."""
+    names = [f"{CQADUPSTACK}/{part}" for part in CQADUPSTACK_PARTS] if data == CQADUPSTACK else [data]
+    return [load_task(name, split) for name in names]
+
+
+def judged_files(data: str, split: str) -> dict[str, Path]:
+    """The files that ``data`` stands for: ``queries``, ``qrels`` and, where it is there, ``corpus``; or ``questions`` alone."""
+    path = Path(data).expanduser()
+    if path.is_file() or path.suffix in (".csv", ".tsv", ".jsonl"):
+        return {"questions": path}
+    folder = path if (path / "queries.jsonl").exists() else find_dataset(data)
+    corpus = folder / "corpus.jsonl"
+    return {"queries": folder / "queries.jsonl", "qrels": folder / "qrels" / f"{split}.tsv"} | ({"corpus": corpus} if corpus.exists() else {})
+
+
+def read_judged(data: str, split: str, documents: Iterable[str] | None = None) -> tuple[Queries, Qrels]:
+    """Queries and qrels alone; ``documents``: all that the qrels may name. Raises ``InputError`` as the readers do."""
+    files = judged_files(data, split)
+    if "questions" in files:
+        return _read_questions(files["questions"], documents)
+    queries = read_queries(files["queries"])
+    return queries, read_qrels(files["qrels"], queries, documents)
+
+
+def find_dataset(name_or_folder: str) -> Path:
+    """The folder of a dataset in BEIR layout, given as a folder or as the name of a dataset of BEIR or NanoBEIR.
+
+    A name is looked for in ``$SHARPEN_DATA``, ``data``, ``../shared/data`` and the cache, and then fetched: BEIR's from its
+    public server, and compared with its published sum; NanoBEIR's from the hub. Raises ``InputError`` that says where to put
+    the files when there is no network.
+    """
+    folder = Path(name_or_folder).expanduser()
+    if (folder / "corpus.jsonl").is_file():
+        return folder
+    first, *rest = folder.parts or ("",)
+    part_of_cqadupstack = first == CQADUPSTACK and len(rest) == 1 and rest[0] in CQADUPSTACK_PARTS
+    if (folder.exists() or len(folder.parts) > 1) and not part_of_cqadupstack:
+        raise InputError(f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected")
+    places = [Path(p) for p in os.environ.get("SHARPEN_DATA", "").split(os.pathsep) if p]
+    places += [Path("data"), Path("../shared/data"), cache_folder() / "beir"]
+    for place in places:
+        if (place / folder / "corpus.jsonl").is_file():
+            return place / folder
+    where = f"put the folder {name_or_folder}/ (corpus.jsonl, queries.jsonl, qrels/) into one of: {', '.join(map(str, places))}"
+    if name_or_folder == CQADUPSTACK:
+        raise InputError(f"{CQADUPSTACK} is twelve collections; name one of them, as {CQADUPSTACK}/{CQADUPSTACK_PARTS[0]} (`sharpen evaluate` takes all of them and averages)")
+    if name_or_folder in LICENSED:
+        raise InputError(f"{name_or_folder} is given away by its owners only; {where}")
+    if name_or_folder in NANOBEIR:
+        return _fetch_nano(name_or_folder, cache_folder() / "beir", where)
+    if not part_of_cqadupstack and name_or_folder not in BEIR_DATASETS:
+        near = difflib.get_close_matches(name_or_folder, [*BEIR_DATASETS, *NANOBEIR], n=1)
+        raise InputError(f"{name_or_folder}: no such folder, and no dataset of BEIR or NanoBEIR" + (f"; did you mean {near[0]}?" if near else ""))
+    fetched = _fetch_beir(first, cache_folder() / "beir", where)
+    if not (fetched.joinpath(*rest) / "corpus.jsonl").is_file():
+        raise InputError(f"{fetched.joinpath(*rest)}: no corpus.jsonl there; remove {fetched}, and it is fetched again")
+    return fetched.joinpath(*rest)
+
+
+def _fetch_beir(name: str, cache: Path, where: str) -> Path:
+    _may_fetch(name, where)
+    from beir.util import download_url, unzip
+
+    url = f"{BEIR_SERVER}/{name}.zip"
+    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        # beside the cache first: a download that broke off must not be taken for the dataset
+        with tempfile.TemporaryDirectory(dir=cache, prefix=f".{name}-") as scratch:
+            archive = Path(scratch) / f"{name}.zip"
+            download_url(url, str(archive))
+            with archive.open("rb") as file:
+                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            if found != BEIR_DATASETS[name]:
+                raise InputError(f"{url}: its MD5 sum is {found}, and BEIR publishes {BEIR_DATASETS[name]}: the download broke off, or the file is another one; try again, or {where}")
+            unzip(str(archive), scratch)
+            return (Path(scratch) / name).rename(cache / name)
+    except InputError:
+        raise
+    except Exception as error:  # requests' errors, or a zip without the folder
+        raise InputError(f"dataset {name!r} was not found and could not be fetched from {url} ({type(error).__name__}: {error}); {where}") from error
+
+
+def _fetch_nano(name: str, cache: Path, where: str) -> Path:
+    _may_fetch(name, where)
+    from datasets import load_dataset
+
+    try:
+        corpus, queries, qrels = (load_dataset(NANOBEIR[name], part, split="train") for part in ("corpus", "queries", "qrels"))
+    except Exception as error:  # the hub's errors are of many kinds
+        raise InputError(f"dataset {name!r} was not found and could not be fetched from {NANOBEIR[name]} on the hub ({type(error).__name__}: {error}); {where}") from error
+    with atomic_folder(cache / name) as folder:
+        write_corpus(folder / "corpus.jsonl", {row["_id"]: Document(row["_id"], row["text"]) for row in corpus})
+        write_queries(folder / "queries.jsonl", (Query(row["_id"], row["text"]) for row in queries))
+        judged: Qrels = {}
+        for row in qrels:
+            judged.setdefault(row["query-id"], {})[row["corpus-id"]] = 1
+        write_qrels(folder / "qrels" / "test.tsv", judged)
+    return cache / name
+
+
+def _may_fetch(name: str, where: str) -> None:
+    if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
+        raise InputError(f"dataset {name!r} was not found, and HF_HUB_OFFLINE forbids to fetch it; {where}")
+
+
+def _read_questions(path: Path, documents: Iterable[str] | None) -> tuple[Queries, Qrels]:
+    known = None if documents is None else set(documents)
+    queries: dict[str, Query] = {}
+    qrels: Qrels = {}
+    for number, question, document, grade in _questions(path):
+        if known is not None and document not in known:
+            raise InputError(f"{path}, line {number}: document {document[:100]!r} is not in the corpus")
+        query = queries.setdefault(question, Query(f"q{len(queries) + 1}", question))
+        qrels.setdefault(query.id, {})[document] = grade
+    return {q.id: q for q in queries.values()}, qrels
+
+
+def _questions(path: Path) -> Iterator[tuple[int, str, str, int]]:
+    """Line, question, document and grade of each row. Raises ``InputError`` (file and line)."""
+    if path.suffix == ".jsonl":
+        rows: Iterable[tuple[int, dict]] = read_jsonl(path)
+    else:
+        rows = _csv_rows(path)
+    found = False
+    for number, row in rows:
+        question, document, grade = row.get(QUESTION), row.get(DOCUMENT), row.get(GRADE, 1)
+        if not isinstance(question, str) or not question.strip() or not isinstance(document, str) or not document.strip():
+            raise InputError(f"{path}, line {number}: expected a {QUESTION} and a {DOCUMENT}, both texts (and maybe a {GRADE}); found {row!r:.200}")
+        try:
+            value = int(grade) if grade not in (None, "") else 1
+        except (TypeError, ValueError):
+            raise InputError(f"{path}, line {number}: {GRADE} must be a whole number, found {grade!r}") from None
+        found = True
+        yield number, question.strip(), document.strip(), value
+    if not found:
+        raise InputError(f"{path}: no question in it; rows with {QUESTION} and {DOCUMENT} are expected")
+
+
+def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
+            if missing := {QUESTION, DOCUMENT} - set(reader.fieldnames or ()):
+                raise InputError(f"{path}, line 1: the header lacks {', '.join(sorted(missing))}; found {', '.join(reader.fieldnames or ()) or 'nothing'}")
+            for row in reader:
+                yield reader.line_num, row
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from None
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file") from None
+
+
+def _known(corpus: Corpus) -> set[str]:
+    return set(corpus) | {d.doc_id for d in corpus.values()}
+
+
+def _by_document(grades: dict[str, int], corpus: Corpus) -> dict[str, int]:
+    """Labels of chunks as labels of their documents: by these is ranked, whichever of the two people labelled."""
+    result: dict[str, int] = {}
+    for i, grade in grades.items():
+        doc_id = corpus[i].doc_id if i in corpus else i
+        result[doc_id] = max(grade, result.get(doc_id, grade))
+    return result
