@@ -74,6 +74,11 @@ class Task:
         return document_groups(self.qrels, self.corpus)
 
     @property
+    def known(self) -> set[str]:
+        """IDs that a run may name: of documents and of chunks."""
+        return _known(self.corpus)
+
+    @property
     def texts(self) -> dict[str, str]:
         return {query.id: query.text for query in self.queries.values()}
 

@@ -7,7 +7,9 @@ from collections.abc import Mapping, Sequence
 from pydantic import BaseModel
 
 from evaluation.metrics import PRIMARY, PerQuery
-from evaluation.significance import Difference, Estimate, Verdict, compare, estimate
+from evaluation.significance import LEVEL, Difference, Estimate, Groups, Verdict, compare, estimate, holm
+
+BEFORE_AFTER = ("base", "tuned model")
 
 
 class Comparison(BaseModel):
@@ -24,28 +26,31 @@ class Comparison(BaseModel):
     after: dict[str, Estimate]
     delta: dict[str, Difference]
     bm25: dict[str, Estimate] | None = None
-    names: tuple[str, str] = ("base", "tuned model")
+    names: tuple[str, str] = BEFORE_AFTER
     """What is compared: the first and the second."""
 
 
-def make_comparison(before: PerQuery, after: PerQuery, *, seed: int, queries_of: str, bm25: PerQuery | None = None, names: tuple[str, str] = ("base", "tuned model")) -> Comparison:
-    """Compare two systems' scores per query, metric by metric. Raises ``ValueError`` if their queries differ."""
-    delta = {metric: compare(before[metric], after[metric], seed) for metric in before}
+def make_comparison(
+    before: PerQuery, after: PerQuery, *, seed: int, queries_of: str, groups: Groups | None = None, bm25: PerQuery | None = None, names: tuple[str, str] = BEFORE_AFTER
+) -> Comparison:
+    """Compare two systems' scores per query, metric by metric. ``groups``: which queries hang together, as
+    ``document_groups`` says. Raises ``ValueError`` if the queries of the two differ."""
+    delta = {metric: compare(before[metric], after[metric], seed, groups) for metric in before if metric in after}
     return Comparison(
         verdict=delta[PRIMARY].verdict,
         queries=len(before[PRIMARY]),
         queries_of=queries_of,
-        before=_estimates(before, seed),
-        after=_estimates(after, seed),
+        before=_estimates(before, seed, groups),
+        after=_estimates(after, seed, groups),
         delta=delta,
-        bm25=_estimates(bm25, seed) if bm25 else None,
+        bm25=_estimates(bm25, seed, groups) if bm25 else None,
         names=names,
     )
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
     """Header and rows of the before/after table, as text."""
-    header = ["metric", "before", "after", "difference", "95 % interval", "p", "won / tied / lost"]
+    header = ["metric", *_sides(comparison), "difference", "95 % interval", "p", "won / tied / lost"]
     if comparison.bm25:
         header.insert(1, "BM25")
     rows = []
@@ -62,17 +67,41 @@ def sentence(comparison: Comparison) -> str:
     """The verdict with its numbers, in words."""
     d = comparison.delta[comparison.primary]
     low, high = d.interval
-    facts = f"{comparison.primary} {comparison.before[comparison.primary].value:.4f} before, {comparison.after[comparison.primary].value:.4f} after; difference {d.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, p = {d.p:.4f}, {comparison.queries} {comparison.queries_of}"
-    first, second = comparison.names
-    verdict = f"**{comparison.verdict}** {'from' if comparison.verdict == 'not distinguishable' else 'than'} the {first}"
-    return f"The {second} is {verdict}: {facts}."
+    first, second = (f"the {name}" if name == "base" or " " in name else name for name in comparison.names)
+    before, after = (side[comparison.primary].value for side in (comparison.before, comparison.after))
+    facts = f"{comparison.primary} {before:.4f} before, {after:.4f} after" if comparison.names == BEFORE_AFTER else f"{comparison.primary} {after:.4f}, and {before:.4f} of {first}"
+    facts += f"; difference {d.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}, p = {d.p:.4f}, {comparison.queries} {comparison.queries_of}"
+    if d.groups < comparison.queries:
+        facts += f" about {d.groups} documents"
+    verdict = f"**{comparison.verdict}** {'from' if comparison.verdict == 'not distinguishable' else 'than'} {first}"
+    return f"{second[0].upper() + second[1:] if second.startswith('the ') else second} is {verdict}: {facts}."
+
+
+def _sides(comparison: Comparison) -> tuple[str, str]:
+    return ("before", "after") if comparison.names == BEFORE_AFTER else comparison.names
+
+
+HOW = (
+    "Differences are the second minus the first on the same queries. Intervals are percentile bootstraps, p is from a paired permutation test (10,000 resamples "
+    "each); queries about the same document are drawn together. *Better* or *worse* needs an interval without zero and p < 0.05."
+)
+
+
+def power(comparison: Comparison) -> str:
+    """What these queries could have found, in words."""
+    d = comparison.delta[comparison.primary]
+    if d.detectable is None:
+        return "No query changed, so nothing can be said of how many would be needed."
+    said = f"With these queries a difference of {d.detectable:.4f} would be found four times of five"
+    if d.needed and d.verdict == "not distinguishable":
+        return f"{said}; for one of {abs(d.value):.4f} it would take some {d.needed:,} like them."
+    return f"{said}. The effect is {d.effect:+.2f} standard deviations of a query's difference." if d.effect is not None else f"{said}."
 
 
 def markdown(name: str, comparison: Comparison, sections: Mapping[str, Sequence[str]]) -> str:
     """The report: verdict, table, how to read it, then ``sections`` (heading to paragraphs or list lines)."""
     lines = [f"# {_escape(name)}", "", sentence(comparison), "", *markdown_table(comparison), ""]
-    lines += ["Differences are after minus before on the same queries; intervals are paired percentile bootstraps over queries, "
-              "p is from a paired permutation test (10,000 resamples each). *Better* or *worse* needs an interval without zero and p < 0.05.", ""]  # fmt: skip
+    lines += [HOW, "", power(comparison), ""]
     for heading, paragraphs in sections.items():
         lines += [f"## {heading}", "", *paragraphs, ""]
     return "\n".join(lines)
@@ -85,11 +114,14 @@ def markdown_table(comparison: Comparison) -> list[str]:
 
 
 def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
-    """A line of ``PRIMARY`` for each of several comparisons; ``what`` heads their names."""
-    lines = [_row([what, *next(iter(rows.values())).names, "difference", "95 % interval", "p", "verdict"]), _row(["---"] * 7)]
-    for name, c in rows.items():
+    """A line of ``PRIMARY`` for each of several comparisons; ``what`` heads their names. p and verdict are as ``holm`` adjusts
+    them for so many."""
+    adjusted = holm([c.delta[c.primary].p for c in rows.values()])
+    lines = [_row([what, "queries", *next(iter(rows.values())).names, "difference", "95 % interval", "p (Holm)", "verdict"]), _row(["---"] * 8)]
+    for (name, c), p in zip(rows.items(), adjusted, strict=True):
         d = c.delta[c.primary]
-        lines.append(_row([name, f"{c.before[c.primary].value:.4f}", f"{c.after[c.primary].value:.4f}", f"{d.value:+.4f}", f"{d.interval[0]:+.4f} to {d.interval[1]:+.4f}", f"{d.p:.4f}", c.verdict]))
+        verdict = c.verdict if p < 1 - LEVEL else "not distinguishable"
+        lines.append(_row([name, f"{c.queries:,}", f"{c.before[c.primary].value:.4f}", f"{c.after[c.primary].value:.4f}", f"{d.value:+.4f}", f"{d.interval[0]:+.4f} to {d.interval[1]:+.4f}", f"{p:.4f}", verdict]))
     return lines
 
 
@@ -99,8 +131,8 @@ def code(text: str) -> str:
     return f"`{text}`" if text else "(empty)"
 
 
-def _estimates(scores: PerQuery, seed: int) -> dict[str, Estimate]:
-    return {metric: estimate(values, seed) for metric, values in scores.items()}
+def _estimates(scores: PerQuery, seed: int, groups: Groups | None) -> dict[str, Estimate]:
+    return {metric: estimate(values, seed, groups) for metric, values in scores.items()}
 
 
 def _value(e: Estimate) -> str:

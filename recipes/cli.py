@@ -112,6 +112,51 @@ def export(
 
 
 @app.command()
+def evaluate(
+    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="A model's folder or name, packaged:<name>, bm25, hybrid:<model>, or a TREC run file (.trec, .run, .txt).")],
+    data: Annotated[list[str], typer.Option(help="A dataset of BEIR or NanoBEIR by name, a folder in BEIR layout, or a CSV or JSONL file with question and document; may be given again.")],
+    against: Annotated[str | None, typer.Option(metavar="SYSTEM", help="Another system to compare with.")] = None,
+    split: Annotated[str, typer.Option(help="qrels/<split>.tsv of the data.")] = "test",
+    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="corpus.jsonl to search, where the data has none.")] = None,
+    rerank: Annotated[str | None, typer.Option(metavar="MODEL", help="A cross-encoder that puts the first 100 in order.")] = None,
+    query_prompt: Annotated[str | None, typer.Option(help="Put before every query. Default: the model's own.")] = None,
+    document_prompt: Annotated[str | None, typer.Option(help="Put before every document. Default: the model's own.")] = None,
+    max_seq_length: Annotated[int | None, typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own.")] = None,
+    approximate: Annotated[bool, typer.Option("--approximate", help="Search by FAISS's cells, for many millions of documents.")] = False,
+    metrics: Annotated[str | None, typer.Option(help="As ndcg@10,precision@5,map@100. Default: those of reports.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: runs/evaluate-<system>.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
+) -> None:
+    """Evaluate a system on judged queries, or compare two. Also: accelerate launch -m recipes evaluate ..."""
+    _quiet_libraries()
+    from evaluation.metrics import METRICS
+    from evaluation.models import end_processes, process_state
+    from recipes.evaluate import SearchOptions, default_folder, evaluate_systems
+
+    systems = [system] if against is None else [system, against]
+    wanted = METRICS if metrics is None else tuple(m.strip() for m in metrics.split(","))
+    options = SearchOptions(rerank, query_prompt, document_prompt, max_seq_length, approximate)
+    evaluate_systems(systems, data, split, out or default_folder(systems), Console(quiet=not process_state().is_main_process), corpus=corpus, metrics=wanted, options=options, seed=seed)
+    end_processes()
+
+
+@app.command()
+def diff(
+    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a finished run, of a system that `sharpen evaluate` wrote, or a TREC run file.")],
+    second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another of the same queries.")],
+    data: Annotated[str | None, typer.Option(help="What is right, for run files.")] = None,
+    split: Annotated[str, typer.Option(help="qrels/<split>.tsv of the data.")] = "test",
+    out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: diff-A-B beside B.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
+) -> None:
+    """Say whether run B is better than run A, query by query."""
+    _quiet_libraries()
+    from recipes.evaluate import diff_runs
+
+    diff_runs(first, second, Console(), data=data, split=split, out=out, seed=seed)
+
+
+@app.command()
 def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")]) -> None:
     """Print the table and the verdict of a finished run."""
     from recipes.run import show_run

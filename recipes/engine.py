@@ -7,7 +7,7 @@ import json
 import shutil
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -72,22 +72,26 @@ class Context:
     def stage_folder(self, name: str) -> Path:
         return self.folder / name
 
-    @contextmanager
-    def progress(self, label: str, total: int) -> Iterator[Callable[..., None]]:
-        """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
-        rate = TextColumn("{task.fields[rate]}")
-        bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                       console=self.console, disable=self.console.quiet or not self.console.is_terminal, transient=True)  # fmt: skip
-        started = time.monotonic()
-        with bar:
-            task = bar.add_task(label, total=total, rate="", note="")
+    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[..., None]]:
+        return show_progress(self.console, label, total)
 
-            def advance(n: int = 1, note: str = "") -> None:
-                bar.advance(task, n)
-                done = bar.tasks[0].completed
-                bar.update(task, rate=f"{done / (time.monotonic() - started + 1e-9):.1f}/s", note=note)
 
-            yield advance
+@contextmanager
+def show_progress(console: Console, label: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
+    rate = TextColumn("{task.fields[rate]}")
+    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
+                   console=console, disable=console.quiet or not console.is_terminal, transient=True)  # fmt: skip
+    started = time.monotonic()
+    with bar:
+        task = bar.add_task(label, total=total, rate="", note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.advance(task, n)
+            done = bar.tasks[0].completed
+            bar.update(task, rate=f"{done / (time.monotonic() - started + 1e-9):.1f}/s", note=note)
+
+        yield advance
 
 
 def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str] = ()) -> dict[str, dict[str, Any]]:

@@ -12,15 +12,13 @@ from rich.console import Console
 from rich.table import Table
 
 from evaluation.data import read_corpus, read_qrels, read_queries
-from evaluation.files import InputError, atomic_folder, read_jsonl, write_json, write_text
-from evaluation.metrics import PRIMARY
+from evaluation.datasets import Task
+from evaluation.files import InputError, atomic_folder, write_json, write_text
 from evaluation.models import process_state
 from evaluation.report import (
     Comparison,
-    code,
     difference_table,
     make_comparison,
-    markdown,
     markdown_table,
     sentence,
     table,
@@ -30,15 +28,13 @@ from recipes.card import model_card
 from recipes.curves import draw_curves
 from recipes.engine import Context, run_stages
 from recipes.load import LoadedRecipe
+from recipes.report import counts_line, train_overlaps, write_report
 from recipes.stages import STAGES, check_inputs, stages_of
-from recipes.stages.comparison import evaluated_on, read_evaluation, read_scores
-from recipes.stages.model import read_choice
+from recipes.stages.comparison import evaluated_on, read_evaluation, read_other, read_scores
 from sdg.export import EXPORTS, Labelled
 from sdg.negatives import kept_negatives
-from sdg.queries import LABELLED
 
-SAMPLES = 12
-RESULTS = ("metrics.json", "report.md", "recipe.yaml", "curves.png")
+RESULTS = ("metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png")
 
 
 def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | None = None) -> Comparison | None:
@@ -53,44 +49,50 @@ def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | N
     manifests = run_stages(stages_of(recipe), context, RESULTS)
     if not process_state().is_main_process:
         return None
-    comparison = _compare(context, ("before", "before"), ("after", "after"), bm25=read_scores(context, "before", "bm25"))
-    reranking = _reranking(context)
+    task = read_evaluation(context)
+    comparison = _compare(context, task, ("before", "before"), ("after", "after"), bm25=read_scores(context, "before", "bm25"))
+    reranking = _reranking(context, task)
     write_text(context.folder / "recipe.yaml", loaded.resolved_yaml)
-    others = {name: _compare(context, ("before", f"other-{n}"), ("after", f"other-{n}"), queries_of=f"queries of {name}") for n, name in enumerate(recipe.evaluation.others_by_name())}
+    others = {
+        name: _compare(context, read_other(context, other), ("before", f"other-{n}"), ("after", f"other-{n}"), queries_of=f"queries of {name}")
+        for n, (name, other) in enumerate(recipe.evaluation.others_by_name().items())
+    }
+    overlaps = train_overlaps(context, task)
     more = {"reranker": reranking.model_dump(mode="json")} if reranking else {}
     more |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
+    more["trained on"] = {name: found.model_dump(mode="json") for name, found in overlaps.items()}
     write_json(context.folder / "metrics.json", comparison.model_dump(mode="json") | more)
     draw_curves({name: context.stage_folder(name) / "training_log.json" for name in ("training", "reranker") if name in manifests}, context.folder / "curves.png")
     sections = {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
-    if cut := {str(d): _compare(context, ("before", f"before-{d}"), ("after", f"after-{d}")) for d in sorted(recipe.training.matryoshka, reverse=True)}:
+    if cut := {str(d): _compare(context, task, ("before", f"before-{d}"), ("after", f"after-{d}")) for d in sorted(recipe.training.matryoshka, reverse=True)}:
         sections["Embeddings cut to their first numbers"] = difference_table("dimensions", cut)
     if others:
-        sections["On other collections"] = difference_table("queries", others)
+        sections["On other collections"] = difference_table("collection", others)
     if comparison.verdict != "better":
         sections["What to try"] = advice(context, comparison, manifests)
-    write_text(context.folder / "report.md", markdown(recipe.name, comparison, sections | _sections(context, manifests)))
+    write_report(context, comparison, task, sections, manifests, overlaps, loaded.resolved_yaml)
     write_text(context.stage_folder("model") / "README.md", model_card(context, comparison, others, manifests))
     write_text(context.stage_folder("model") / "recipe.yaml", loaded.resolved_yaml)
     for shown in (comparison, reranking):
         if shown:
             print_comparison(shown, console)
     _print_elsewhere(others.values(), console)
-    console.print(f"\nreport   {context.folder / 'report.md'}\nmodel    {context.stage_folder('model')}\nmetrics  {context.folder / 'metrics.json'}", highlight=False)
+    console.print(f"\nreport   {context.folder / 'report.html'}\nmodel    {context.stage_folder('model')}\nmetrics  {context.folder / 'metrics.json'}", highlight=False)
     return comparison
 
 
-def _compare(context: Context, first: tuple[str, str], second: tuple[str, str], **options: Any) -> Comparison:
+def _compare(context: Context, task: Task, first: tuple[str, str], second: tuple[str, str], **options: Any) -> Comparison:
     """Of what two stages wrote: (stage, name of the scores)."""
-    return make_comparison(read_scores(context, *first), read_scores(context, *second), **{"seed": context.recipe.seed, "queries_of": evaluated_on(context.recipe)} | options)
+    return make_comparison(read_scores(context, *first), read_scores(context, *second), **{"seed": context.recipe.seed, "queries_of": evaluated_on(context.recipe), "groups": task.groups} | options)
 
 
-def _reranking(context: Context) -> Comparison | None:
+def _reranking(context: Context, task: Task) -> Comparison | None:
     """The first stage and what the reranker makes of it; None where the recipe has no reranker."""
     part = context.recipe.reranker
     if part is None:
         return None
     first, name = (("before", "bm25"), "BM25") if part.first_stage == "bm25" else (("after", "after"), "tuned retriever")
-    return _compare(context, first, ("reranked", "reranked"), names=(name, f"reranker over its first {part.depth}"))
+    return _compare(context, task, first, ("reranked", "reranked"), names=(name, f"reranker over its first {part.depth}"))
 
 
 def show_run(folder: Path, console: Console) -> None:
@@ -110,7 +112,7 @@ def show_run(folder: Path, console: Console) -> None:
         if not path.exists():  # removed since, to save space
             continue
         manifest = json.loads(path.read_text(encoding="utf-8"))
-        console.print(f"{stage.name:10} {_counts(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
+        console.print(f"{stage.name:10} {counts_line(manifest['counts'])}  [dim]{manifest['seconds']:.0f} s, {manifest['started']}[/]", highlight=False)
     for comparison in comparisons:
         print_comparison(comparison, console)
     _print_elsewhere(others, console)
@@ -132,7 +134,7 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     negatives = kept_negatives(mined) if mined.exists() else {}
     with atomic_folder(target) as partial:
         counts = EXPORTS[layout](Labelled(folder.name, read_corpus(pairs / "corpus.jsonl"), read_queries(pairs / "queries.jsonl"), splits, negatives), partial)
-    console.print(f"{target}: {_counts(counts)}", highlight=False, soft_wrap=True)
+    console.print(f"{target}: {counts_line(counts)}", highlight=False, soft_wrap=True)
     return counts
 
 
@@ -159,55 +161,3 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
 def _print_elsewhere(others: Iterable[Comparison], console: Console) -> None:
     for comparison in others:
         console.print("Elsewhere: " + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
-
-
-def _sections(context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, list[str]]:
-    before, after = (read_scores(context, stage, stage)[PRIMARY] for stage in ("before", "after"))
-    texts = {q.id: q.text for q in read_queries(context.stage_folder("pairs") / "queries.jsonl").values()}
-    stages = ["| stage | counts | seconds |", "| --- | --- | --- |"]
-    stages += [f"| {name} | {_counts(m['counts'])} | {m['seconds']:.0f} |" for name, m in manifests.items()]
-    pairs = [row for _, row in read_jsonl(context.stage_folder("pairs") / "queries.jsonl") if row["metadata"]["strategy"] != LABELLED][:SAMPLES]
-    samples = [f"- {code(texts[p['_id']])} for {code(p['metadata']['positives'][0])}" for p in pairs]
-    evaluated = _evaluation_texts(context)
-    moved = sorted(before, key=lambda q: after[q] - before[q])
-    line = lambda q: f"- {after[q] - before[q]:+.3f}  {code(evaluated.get(q, q))}"  # noqa: E731
-    won = [line(q) for q in reversed(moved[-SAMPLES:]) if after[q] > before[q]]
-    lost = [line(q) for q in moved[:SAMPLES] if after[q] < before[q]]
-    return {
-        "What was kept": [*_kept(context), "", "![learning curves](curves.png)"],
-        "What was done": stages,
-        "Queries won most (nDCG@10)": won or ["none"],
-        "Queries lost most (nDCG@10)": lost or ["none"],
-        "Some of the generated queries": samples,
-        "The recipe": ["`recipe.yaml` in this folder is the recipe with every default filled in; `sharpen run` with it repeats the run."],
-    }
-
-
-def _kept(context: Context) -> list[str]:
-    """Which weights the model has, and why these."""
-    training = json.loads((context.stage_folder("training") / "training_log.json").read_text(encoding="utf-8"))
-    share, scores = read_choice(context)
-    ended = training["ended"]
-    lines = [f"Training took {ended:,} of {training['steps']:,} steps" + (", as the validation got no better." if ended < training["steps"] else ".")]
-    if training["validated"]:
-        lines += ["", f"| step | {PRIMARY} on validation |", "| --- | --- |", *(f"| {row['step']}{' (kept)' if row['step'] == training['kept_step'] else ''} | {row[PRIMARY]:.4f} |" for row in training["validated"])]
-    if scores:
-        name = lambda share: "1 (the base itself)" if share == 1 else f"{share:g}"  # noqa: E731
-        lines += ["", f"| share of the base's weights | {PRIMARY} on validation |", "| --- | --- |", *(f"| {name(s)}{' (kept)' if s == share else ''} | {value:.4f} |" for s, value in scores.items())]
-        if share == 1:
-            lines += ["", "None of the others was better than the base, so the model **is the base**."]
-        elif scores[1] > scores[share]:
-            lines += ["", "The base itself scored **higher** than what was kept; `training.base_share` with a 1 in it would have kept the base."]
-    elif share:
-        lines += ["", f"Its weights are {share:.0%} the base's, as the recipe says."]
-    return lines
-
-
-def _evaluation_texts(context: Context) -> dict[str, str]:
-    return {q.id: q.text for q in read_evaluation(context).queries.values()}
-
-
-def _counts(counts: dict[str, Any]) -> str:
-    flat = [(k.replace("_", " "), v) for k, v in counts.items() if not isinstance(v, dict)]
-    nested = [(f"{k}: {reason}", n) for k, v in counts.items() if isinstance(v, dict) for reason, n in v.items()]
-    return ", ".join(f"{v:,} {k}" if isinstance(v, int) else f"{k} {v:.3f}" for k, v in flat + nested if v is not None)

@@ -31,7 +31,7 @@ TOPICS = {
     "glacier": ("How glaciers move", "Snow that outlasts the summers turns to ice. Under its own weight the ice flows downhill, sliding on meltwater at its bed and carving valleys."),
     "coffee": ("Making filter coffee", "Grind sixty grams of beans for a litre of water just off the boil. Wet the grounds, wait half a minute, then pour the rest slowly in circles."),
     "chess": ("Opening a game of chess", "Move a centre pawn first, bring knights and bishops out, castle early and do not move the queen before the minor pieces are developed."),
-    "candle": ("Making candles", "Melt beeswax in a water bath, fix a wick in the middle of a mould and pour. Let it cool slowly, or the wax cracks and shrinks from the wall."),
+    "candle": ("<script>window.owned = 1</script> Making candles", "Melt beeswax in a water bath, fix a wick in the middle of a mould and pour. Let it cool slowly, or the wax cracks and shrinks from the wall."),
     "sailing": ("Reefing a sail", "When the wind freshens, ease the sheet, lower the halyard to the reef point, hook in the tack and haul the reefing line tight before you hoist again."),
 }  # fmt: skip
 
@@ -55,7 +55,7 @@ def make_dataset(folder: Path) -> Path:
     """A BEIR folder of twelve documents and six judged questions."""
     (folder / "qrels").mkdir(parents=True)
     write_rows(folder / "corpus.jsonl", [{"_id": i, "title": title, "text": text} for i, (title, text) in TOPICS.items()])
-    questions = {"bread": "how long does dough rest", "bicycle": "flat tire what now", "tomato": "when to put young plants outside", "glacier": "ice flowing downhill", "coffee": "beans per litre", "chess": "first moves"}
+    questions = {"bread": "how long does dough rest", "bicycle": "flat tire what now", "tomato": "when to put young plants outside", "glacier": "ice flowing downhill", "coffee": "beans per litre", "chess": "first moves <img src=x onerror='window.owned = 1'>"}
     write_rows(folder / "queries.jsonl", [{"_id": f"t-{i}", "text": text} for i, text in questions.items()])
     rows = "".join(f"t-{i}\t{i}\t1\n" for i in questions)
     (folder / "qrels" / "test.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")

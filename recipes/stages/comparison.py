@@ -14,7 +14,7 @@ from evaluation.models import load_cross_encoder, load_encoder, process_state, r
 from evaluation.retrievers import BM25, Dense, Reranked, Retriever, search_task
 from evaluation.runs import write_run
 from recipes.engine import Context
-from recipes.schema import Recipe
+from recipes.schema import OtherPart, Recipe
 from recipes.stages.corpus import corpus_inputs, read_own_corpus
 
 
@@ -54,7 +54,7 @@ def _score_others(context: Context, folder: Path, side: str, model: str) -> dict
     """The same model on the recipe's other collections; written under the numbers that they have there."""
     counts = {}
     for number, (name, other) in enumerate(context.recipe.evaluation.others_by_name().items()):
-        task = load_task(other.data, other.split, None, context.recipe.evaluation.unknown_documents)
+        task = read_other(context, other)
         counts[name] = _score(folder, f"other-{number}", _dense(context, side, model, task.corpus), task)["queries"]
     return {"others": counts} if counts else {}
 
@@ -84,6 +84,11 @@ def read_evaluation(context: Context) -> Task:
     own = judged_files(part.data, part.split).get("corpus")
     same = own is None or corpus_inputs(context).get("corpus") == sha256_file(own)
     return load_task(part.data, part.split, read_own_corpus(context) if same else None, part.unknown_documents)
+
+
+def read_other(context: Context, other: OtherPart) -> Task:
+    """One of the recipe's other collections."""
+    return load_task(other.data, other.split, None, context.recipe.evaluation.unknown_documents)
 
 
 def evaluated_on(recipe: Recipe) -> str:

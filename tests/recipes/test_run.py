@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -22,54 +19,25 @@ from sentence_transformers import SentenceTransformer
 
 from evaluation.data import read_qrels
 from evaluation.models import load_encoder
-from recipes.cli import main
 from sdg.embedded import locate_llm, serve
-from tests.conftest import make_dataset, make_recipe, write_rows
-from tests.processes import start_sharpen
+from tests.conftest import write_rows
+from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies
 
 POOLS = Path(__file__).parents[2] / "recipes" / "pools"
 STAGES = ["corpus", "before", "queries", "pairs", "negatives", "training", "model", "after"]
 
 
-def _sharpen(*arguments: str, cwd: Path, process: bool = False) -> subprocess.CompletedProcess:
-    """The command line: ``process``, as a process of its own, else within this one, which saves the seconds that imports take."""
-    if process:
-        return subprocess.run([sys.executable, "-m", "recipes", *arguments], cwd=cwd, env=_environment(), capture_output=True, text=True, timeout=300)
-    out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["sharpen", *arguments])
-        try:
-            main()
-        except SystemExit as stop:
-            status = stop.code or 0
-    return subprocess.CompletedProcess(arguments, status, out.getvalue(), err.getvalue())
-
-
-def _environment(**more: str) -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[2])} | more
-
-
 def _metrics(folder: Path) -> dict:
     return json.loads((folder / "metrics.json").read_text())
-
-
-@pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
-    """One finished run that several tests look at."""
-    tmp_path = tmp_path_factory.mktemp("run")
-    recipe_file = make_recipe(tmp_path, make_dataset(tmp_path / "topics"))
-    result = _sharpen("run", str(recipe_file), cwd=tmp_path, process=True)
-    assert result.returncode == 0, result.stderr + result.stdout
-    return tmp_path, recipe_file, result
 
 
 def test_a_run_leaves_report_metrics_and_a_model_and_every_stage_says_what_it_did(undisturbed):
     tmp_path, _recipe, result = undisturbed
     folder = tmp_path / "runs" / "topics"
-    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {*STAGES, "metrics.json", "report.md", "recipe.yaml", "curves.png"}
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {*STAGES, "metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png"}
     metrics = _metrics(folder)
-    assert set(metrics["before"]) == set(metrics["after"]) == set(metrics["delta"]) == {"ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10"}
+    assert set(metrics["before"]) == set(metrics["after"]) == set(metrics["delta"]) == {"ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10"}
     assert metrics["verdict"] in ("better", "worse", "not distinguishable") and metrics["queries"] == 6
     for metric, d in metrics["delta"].items():
         assert d["value"] == pytest.approx(metrics["after"][metric]["value"] - metrics["before"][metric]["value"])
@@ -100,24 +68,24 @@ def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_i
     tmp_path, recipe_file, _ = undisturbed
     folder = tmp_path / "runs" / "topics"
     before = {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")}
-    again = _sharpen("run", str(recipe_file), cwd=tmp_path)
+    again = sharpen("run", str(recipe_file), cwd=tmp_path)
     assert again.stdout.count("unchanged, reused") == len(STAGES)
     assert {p: p.stat().st_mtime_ns for p in folder.glob("*/manifest.json")} == before
-    other = _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", cwd=tmp_path)
+    other = sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", cwd=tmp_path)
     assert other.returncode == 0, other.stderr
     # same prompts, so every answer came from the journal that the runs share
     queries = [(tmp_path / "runs" / name / "queries" / "queries.jsonl").read_text() for name in ("topics", "other")]
     assert queries[0] == queries[1] and queries[0]
-    changed = _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
+    changed = sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
     assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-3]
     (tmp_path / "runs" / "other" / "after" / "after.json").write_text("{}")  # a damaged file is noticed
-    assert "after      unchanged" not in _sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path).stdout
+    assert "after      unchanged" not in sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path).stdout
 
 
 def test_without_real_questions_the_generated_ones_of_held_out_documents_are_compared_on(recipe_file, tmp_path):
     text = recipe_file.read_text()
     recipe_file.write_text(text[: text.index("evaluation:")] + "split: {dev: 0.4}\n")
-    result = _sharpen("run", str(recipe_file), cwd=tmp_path)
+    result = sharpen("run", str(recipe_file), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "topics"
     sides = {side: {line.split("\t")[1] for line in (folder / "pairs" / "qrels" / f"{side}.tsv").read_text().splitlines()[1:]} for side in ("train", "dev")}
@@ -129,54 +97,54 @@ def test_without_real_questions_the_generated_ones_of_held_out_documents_are_com
 
 def test_show_validate_and_list(undisturbed):
     tmp_path, recipe_file, result = undisturbed
-    shown = _sharpen("show", "runs/topics", cwd=tmp_path)
+    shown = sharpen("show", "runs/topics", cwd=tmp_path)
     assert shown.returncode == 0 and shown.stdout.splitlines()[-1] in result.stdout.replace("\n\n", "\n")
-    assert _sharpen("show", "runs", cwd=tmp_path).returncode == 2
-    valid = _sharpen("validate", str(recipe_file), "seed=9", cwd=tmp_path)
+    assert sharpen("show", "runs", cwd=tmp_path).returncode == 2
+    valid = sharpen("validate", str(recipe_file), "seed=9", cwd=tmp_path)
     assert valid.returncode == 0 and "seed: 9" in valid.stdout
-    listed = _sharpen("recipes", cwd=tmp_path)
+    listed = sharpen("recipes", cwd=tmp_path)
     assert re.search(r"^quickstart +Tune a small encoder", listed.stdout, re.M) and "scifact" in listed.stdout
 
 
 def test_estimate_preview_and_inspect(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
     priced = ["llm={embedded: gemma-3-270m, prices: {input: 1.5, output: 2}}", f"runs={tmp_path}"]
-    before = _sharpen("estimate", str(recipe_file), *priced, cwd=source)
+    before = sharpen("estimate", str(recipe_file), *priced, cwd=source)
     assert before.returncode == 0, before.stderr
     assert re.search(r"document +│ +24 │", before.stdout) and "?" in before.stdout and "encoder's tokenizer" in before.stdout.replace("\n", " ")
     assert not list(tmp_path.iterdir())  # nothing was asked, and nothing written
-    preview = _sharpen("preview", str(recipe_file), *priced, "--documents", "4", cwd=source)
+    preview = sharpen("preview", str(recipe_file), *priced, "--documents", "4", cwd=source)
     assert preview.returncode == 0, preview.stderr
     assert _answers(tmp_path) == 8 and "of 8 kept" in preview.stdout and "USD spent" in preview.stdout
-    after = _sharpen("estimate", str(recipe_file), *priced, cwd=source)
+    after = sharpen("estimate", str(recipe_file), *priced, cwd=source)
     assert "8 answers in the journal" in after.stdout and "?" not in after.stdout
-    shown = _sharpen("inspect", str(source / "runs" / "topics"), cwd=source)
+    shown = sharpen("inspect", str(source / "runs" / "topics"), cwd=source)
     assert shown.returncode == 0, shown.stderr
     manifest = {name: json.loads((source / "runs" / "topics" / name / "manifest.json").read_text())["counts"] for name in ("queries", "pairs")}
     kept = manifest["pairs"]["train"] + manifest["pairs"]["dev"]
     assert re.search(rf"document +│ +{kept} │ +{24 - kept} │", shown.stdout)
-    assert "no query of a strategy named 'other'" in _sharpen("inspect", str(source / "runs" / "topics"), "--strategy", "other", cwd=source).stderr
-    assert _sharpen("inspect", str(source), cwd=source).returncode == 2
+    assert "no query of a strategy named 'other'" in sharpen("inspect", str(source / "runs" / "topics"), "--strategy", "other", cwd=source).stderr
+    assert sharpen("inspect", str(source), cwd=source).returncode == 2
 
 
 def test_diagnose_puts_generated_queries_beside_the_real_ones(undisturbed):
     source = undisturbed[0]
     run = str(source / "runs" / "topics")
-    result = _sharpen("diagnose", run, "--against", run, cwd=source)
+    result = sharpen("diagnose", run, "--against", run, cwd=source)
     assert result.returncode == 0, result.stderr
     assert re.search(r"queries +│ +\d+ │ +\d+ │ +6 │", result.stdout) and re.search(r"document or topics: document +│ +0% │ +0% │", result.stdout)
-    assert "the splits there are test" in _sharpen("diagnose", run, "--split", "dev", cwd=source).stderr
+    assert "the splits there are test" in sharpen("diagnose", run, "--split", "dev", cwd=source).stderr
 
 
 def test_a_run_is_exported(undisturbed, tmp_path):
     run = str(undisturbed[0] / "runs" / "topics")
     for layout in ("beir", "nvidia", "sentence-transformers", "tevatron", "flag-embedding"):
-        result = _sharpen("export", run, "--layout", layout, "--to", layout, cwd=tmp_path)
+        result = sharpen("export", run, "--layout", layout, "--to", layout, cwd=tmp_path)
         assert result.returncode == 0, result.stderr
         assert any((tmp_path / layout).rglob("*")) and "train" in result.stdout
-    assert "did you mean tevatron" in _sharpen("export", run, "--layout", "tevatorn", "--to", "x", cwd=tmp_path).stderr
-    assert "exists already" in _sharpen("export", run, "--layout", "beir", "--to", "beir", cwd=tmp_path).stderr
-    assert "no pairs there" in _sharpen("export", str(tmp_path), "--layout", "beir", "--to", "x", cwd=tmp_path).stderr
+    assert "did you mean tevatron" in sharpen("export", run, "--layout", "tevatorn", "--to", "x", cwd=tmp_path).stderr
+    assert "exists already" in sharpen("export", run, "--layout", "beir", "--to", "beir", cwd=tmp_path).stderr
+    assert "no pairs there" in sharpen("export", str(tmp_path), "--layout", "beir", "--to", "x", cwd=tmp_path).stderr
 
 
 def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp_path):
@@ -190,7 +158,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
         f"{{kind: multi_hop, documents: 2, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents: 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
     )
     filters = "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
-    result = _sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", f"labelled={{data: {labelled}, share: 0.2}}", "split.test=0.2", "queries.per_document=1", cwd=source)
+    result = sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", f"labelled={{data: {labelled}, share: 0.2}}", "split.test=0.2", "queries.per_document=1", cwd=source)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "topics"
     tallies = json.loads((folder / "queries" / "strategies.json").read_text())
@@ -239,7 +207,7 @@ def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undi
         # the other stages take milliseconds here, and may have ended before the signal came
         assert not finished_folder.exists() or stage in ("corpus", "pairs", "negatives")
     kept = _answers(tmp_path)
-    finished = _sharpen(*arguments, cwd=source)
+    finished = sharpen(*arguments, cwd=source)
     assert finished.returncode == 0, finished.stderr
     assert _metrics(tmp_path / "topics") == _metrics(source / "runs" / "topics")
     assert (tmp_path / "topics" / "queries" / "queries.jsonl").read_text() == (source / "runs" / "topics" / "queries" / "queries.jsonl").read_text()
@@ -282,7 +250,7 @@ def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_fil
                 process.join()
             with pytest.MonkeyPatch.context() as patch:
                 patch.setenv(*next(iter(key.items())))
-                result = _sharpen(*command, cwd=tmp_path)
+                result = sharpen(*command, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert len(answered) == 24
     # what was under way when the process was killed had no chance to be written down: at most one a kill
@@ -294,7 +262,7 @@ def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_fil
 def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "recipes"]
-    result = subprocess.run([*command, "run", str(recipe_file), f"runs={tmp_path}"], cwd=source, env=_environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=300)
+    result = subprocess.run([*command, "run", str(recipe_file), f"runs={tmp_path}"], cwd=source, env=environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("✓ corpus") == 1 and result.stdout.count("The tuned model is") == 1
     assert _answers(tmp_path) == 24
@@ -309,7 +277,7 @@ def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_pa
 
 
 def _fails(*arguments: str, cwd: Path) -> str:
-    result = _sharpen("run", *arguments, cwd=cwd)
+    result = sharpen("run", *arguments, cwd=cwd)
     assert result.returncode == 2, result.stdout + result.stderr
     assert "Traceback" not in result.stderr and result.stderr.startswith("error: ")
     return result.stderr
@@ -364,7 +332,7 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
     (data / "qrels" / "dev.tsv").write_text("\n".join([rows[0], *rows[4:]]) + "\n")
     chosen = ["name=chosen", "training.loss=kl", "training.teacher=encoder:packaged:all-MiniLM-L6-v2", "training.teacher_temperature=0.1", "training.base_share=[0, 0.5]", "training.checkpoint_steps=1"]
     by = [f"training.validation={{data: '{data}', split: dev, evaluations: 2, documents: 8}}"]
-    result = _sharpen("run", str(recipe_file), *chosen, *by, cwd=tmp_path)
+    result = sharpen("run", str(recipe_file), *chosen, *by, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "chosen"
     log = json.loads((folder / "training" / "training_log.json").read_text())
@@ -376,7 +344,7 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
     teacher = json.loads((folder / "teacher" / "manifest.json").read_text())["counts"]
     assert teacher["training_positive_first"] > 0 and not list(folder.glob(".*work*"))
     assert "of the base's weights | ndcg@10 on validation" in (folder / "report.md").read_text() and "(kept)" in (folder / "report.md").read_text()
-    again = _sharpen("run", str(recipe_file), *chosen, *by, "training.base_share=[0.25, 1]", cwd=tmp_path)
+    again = sharpen("run", str(recipe_file), *chosen, *by, "training.base_share=[0.25, 1]", cwd=tmp_path)
     assert again.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", again.stdout) == ["corpus", "before", "queries", "pairs", "negatives", "teacher", "training"]
     for overrides, said in (
         (["training.validation={split: dev, data: 'D'}", "evaluation.split=dev"], "these are the queries that are compared on"),
@@ -395,7 +363,7 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     more = ["training.loss=margin_mse", "training.teacher=reranker", "training.matryoshka=[128, 32]", "training.trackers=[tensorboard]"]
     shutil.copytree(tmp_path / "topics", tmp_path / "elsewhere")
     more.append(f"evaluation.others=[{{data: '{tmp_path / 'elsewhere'}'}}]")
-    result = _sharpen("run", str(recipe_file), "name=reranked", part, *more, cwd=tmp_path)
+    result = sharpen("run", str(recipe_file), "name=reranked", part, *more, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "reranked"
     metrics = _metrics(folder)
@@ -417,7 +385,7 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     first = [[json.loads(line) for line in (tmp_path / "runs" / name / "negatives" / "negatives.jsonl").open()] for name in ("topics", "reranked")]
     kept = [{q: next(r["doc_id"] for r in rows if r["query_id"] == q and r["verdict"] == "kept") for q in {r["query_id"] for r in rows if r["verdict"] == "kept"}} for rows in first]
     assert kept[0] == kept[1] and len(first[1]) > len(first[0])
-    shown = _sharpen("show", str(folder), cwd=tmp_path)
+    shown = sharpen("show", str(folder), cwd=tmp_path)
     assert shown.returncode == 0 and "The reranker over its first 6 is" in shown.stdout and "Elsewhere: The tuned model is" in shown.stdout
     assert "give the part reranker" in _fails(str(recipe_file), "training.loss=kl", "training.teacher=reranker", cwd=tmp_path)
     assert "evaluation.bm25 is false" in _fails(str(recipe_file), part, "evaluation.bm25=false", cwd=tmp_path)

@@ -1,0 +1,214 @@
+"""Evaluating models and run files without a recipe, and comparing two runs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+from pydantic import BaseModel, ValidationError
+from rich.console import Console
+
+from evaluation.analysis import query_changes, slices
+from evaluation.data import Corpus, Run, read_corpus
+from evaluation.datasets import Task, load_task, load_tasks
+from evaluation.files import InputError, write_json, write_text
+from evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
+from evaluation.models import load_cross_encoder, load_encoder, process_state
+from evaluation.page import page
+from evaluation.report import Comparison, make_comparison, markdown
+from evaluation.retrievers import BM25, RUN_DEPTH, Dense, Hybrid, Reranked, Retriever, search_task
+from evaluation.runs import read_run, write_run
+from evaluation.significance import estimate
+from recipes.engine import Context, show_progress
+from recipes.load import load_recipe
+from recipes.run import print_comparison
+from recipes.stages.comparison import read_evaluation
+
+HYBRID = "hybrid:"
+RUN_FILES = (".trec", ".run", ".txt")
+
+
+@dataclass(frozen=True)
+class SearchOptions:
+    """How the systems search; prompts and length as in a recipe's ``training``."""
+
+    rerank: str | None = None
+    """A cross-encoder that puts the first 100 in order."""
+    query_prompt: str | None = None
+    document_prompt: str | None = None
+    max_seq_length: int | None = None
+    approximate: bool = False
+
+
+class Evaluated(BaseModel):
+    """``evaluation.json`` beside a run file: what was evaluated on what."""
+
+    system: str
+    data: str
+    split: str
+    corpus: str | None = None
+    metrics: dict[str, float]
+
+
+def evaluate_systems(
+    systems: Sequence[str], data: Sequence[str], split: str, out: Path, console: Console, *, corpus: Path | None = None, metrics: Sequence[str] = METRICS, options: SearchOptions | None = None, seed: int = 13
+) -> dict[str, dict[str, float]]:
+    """Evaluate one system, or two against each other, on one or more collections.
+
+    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` and ``split`` are as
+    ``load_task`` takes them; ``corpus``: a corpus.jsonl to search, where data has none. Writes, below ``out``, a folder for each
+    collection with run file, metrics, scores by query and, of two, the report. Returns system to metric to mean over the
+    collections. Raises ``InputError``.
+    """
+    for metric in metrics:
+        try:
+            parse_metric(metric)
+        except ValueError as error:
+            raise InputError(f"--metrics: {error}") from None
+    wanted = list(dict.fromkeys([PRIMARY, *metrics]))
+    documents = read_corpus(corpus) if corpus else None
+    means: dict[str, dict[str, list[float]]] = {}
+    for name in data:
+        parts: dict[str, list[dict[str, float]]] = {}
+        compared: list[tuple[Task, PerQuery, PerQuery]] = []
+        for task in _tasks(name, split, documents):
+            found = {system: _run_of(system, task, options or SearchOptions(), console) for system in systems}
+            scores = {system: evaluate(task.qrels, run, wanted) for system, run in found.items()}
+            if not process_state().is_main_process:
+                continue
+            for system in systems:
+                mean = {metric: fmean(values.values()) for metric, values in scores[system].items()}
+                parts.setdefault(system, []).append(mean)
+                folder = out / _slug(task.name) / _slug(system)
+                write_run(folder / "run.trec", found[system], tag=_slug(system))
+                write_json(folder / "queries.json", scores[system])
+                source = task.name.removesuffix(f", split {split}") if name == "cqadupstack" else name
+                write_json(folder / "evaluation.json", Evaluated(system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=mean).model_dump(mode="json"))
+            if len(systems) == 2:
+                second, first = systems
+                compare_runs(task, (found[first], found[second]), (scores[first], scores[second]), (_short(first), _short(second)), out / _slug(task.name), console, seed)
+                compared.append((task, scores[first], scores[second]))
+            else:
+                _print_means(systems[0], task, scores[systems[0]], console, seed)
+        if len(compared) > 1:
+            overall = _averaged(name, compared, (_short(systems[1]), _short(systems[0])), seed)
+            write_json(out / _slug(name) / "metrics.json", overall.model_dump(mode="json"))
+            print_comparison(overall, console)
+        for system, rows in parts.items():
+            for metric in wanted:
+                means.setdefault(system, {}).setdefault(metric, []).append(fmean(row[metric] for row in rows))
+            if len(rows) > 1:
+                console.print(f"{name}, mean of its {len(rows)} parts, {_short(system)}: " + ", ".join(f"{metric} {fmean(row[metric] for row in rows):.4f}" for metric in wanted), highlight=False, soft_wrap=True)
+    result = {system: {metric: fmean(values) for metric, values in rows.items()} for system, rows in means.items()}
+    if len(data) > 1:
+        for system, row in result.items():
+            console.print(f"mean of {len(data)} collections, {_short(system)}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items()), highlight=False, soft_wrap=True)
+    console.print(f"\nwritten to {out}", highlight=False, soft_wrap=True)
+    return result
+
+
+def default_folder(systems: Sequence[str]) -> Path:
+    return Path("runs") / f"evaluate-{'-'.join(_slug(_short(s)) for s in systems)}"
+
+
+def diff_runs(first: Path, second: Path, console: Console, *, data: str | None = None, split: str = "test", out: Path | None = None, seed: int = 13) -> Comparison:
+    """Compare two runs of the same queries: folders of runs of recipes (by their tuned models) or of ``sharpen evaluate``, or
+    TREC run files, for which ``data`` says what is right. Raises ``InputError`` if they were not evaluated on the same."""
+    (task, run), (other, other_run) = _read(first, data, split), _read(second, data, split)
+    if task.qrels != other.qrels:
+        raise InputError(f"{first} was evaluated on {task.name} and {second} on {other.name}, or their judgments differ; compare runs of the same queries")
+    scores = (evaluate(task.qrels, run), evaluate(task.qrels, other_run))
+    names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
+    return compare_runs(task, (run, other_run), scores, names, out or second.parent / f"diff-{_slug(first.name)}-{_slug(second.name)}", console, seed)
+
+
+def compare_runs(task: Task, runs: tuple[Run, Run], scores: tuple[PerQuery, PerQuery], names: tuple[str, str], out: Path, console: Console, seed: int) -> Comparison:
+    """Print and write what differs: ``metrics.json``, ``report.md`` and ``report.html`` in ``out``."""
+    comparison = make_comparison(*scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, names=names)
+    changes = query_changes(task, runs, scores)
+    kinds = slices(task, changes, scores, seed, comparison)
+    title = f"{names[0]} and {names[1]} on {task.name}"
+    write_json(out / "metrics.json", comparison.model_dump(mode="json"))
+    write_text(out / "report.md", markdown(title, comparison, {}))
+    write_text(out / "report.html", page(title, comparison, changes, kinds))
+    print_comparison(comparison, console)
+    console.print(f"\nreport   {out / 'report.html'}", highlight=False, soft_wrap=True)
+    return comparison
+
+
+def _averaged(name: str, compared: Sequence[tuple[Task, PerQuery, PerQuery]], names: tuple[str, str], seed: int) -> Comparison:
+    """Of the mean of the parts' means: a query counts by as much as its part has fewer of them."""
+    total = sum(len(task.queries) for task, *_ in compared)
+    weighted: tuple[PerQuery, PerQuery] = ({}, {})
+    groups = {f"{task.name}/{q}": f"{task.name}/{group}" for task, *_ in compared for q, group in task.groups.items()}
+    for task, *sides in compared:
+        weight = total / (len(compared) * len(task.queries))
+        for into, scores in zip(weighted, sides, strict=True):
+            for metric, values in scores.items():
+                into.setdefault(metric, {}).update({f"{task.name}/{q}": value * weight for q, value in values.items()})
+    return make_comparison(*weighted, seed=seed, queries_of=f"queries of {name}, mean of {len(compared)} parts", groups=groups, names=names)
+
+
+def _tasks(name: str, split: str, documents: Corpus | None) -> list[Task]:
+    return load_tasks(name, split) if documents is None else [load_task(name, split, documents)]
+
+
+def _read(path: Path, data: str | None, split: str) -> tuple[Task, Run]:
+    if path.is_file():
+        if data is None:
+            raise InputError(f"{path}: a run file does not say what is right; give --data")
+        task = load_task(data, split)
+        return task, read_run(path, task.queries, task.known)
+    if (path / "evaluation.json").is_file():
+        try:
+            told = Evaluated.model_validate_json((path / "evaluation.json").read_text(encoding="utf-8"))
+        except ValidationError as error:
+            raise InputError(f"{path / 'evaluation.json'}: not what `sharpen evaluate` writes ({error.errors()[0]['msg']})") from None
+        task = load_task(told.data, told.split, read_corpus(Path(told.corpus)) if told.corpus else None)
+        return task, read_run(path / "run.trec", task.queries, task.known)
+    if (path / "after" / "after.trec").is_file():
+        recipe = load_recipe(str(path / "recipe.yaml")).recipe.model_copy(update={"runs": str(path.parent), "name": path.name})
+        task = read_evaluation(Context(recipe, Console(quiet=True)))
+        return task, read_run(path / "after" / "after.trec", task.queries, task.known)
+    raise InputError(f"{path}: neither a run file, nor the folder of a finished run or of a system that `sharpen evaluate` wrote")
+
+
+def _run_of(system: str, task: Task, options: SearchOptions, console: Console) -> Run:
+    path = Path(system).expanduser()
+    if path.suffix in RUN_FILES:
+        return read_run(path, task.queries, task.known)
+    retriever = _retriever(system, task, options, console)
+    if options.rerank is None:
+        return search_task(task, retriever)
+    model = load_cross_encoder(options.rerank)
+    with show_progress(console, "reranking", len(task.queries) * RUN_DEPTH) as advance:
+        return search_task(task, Reranked(retriever, task.corpus, model, RUN_DEPTH, advance))
+
+
+def _retriever(system: str, task: Task, options: SearchOptions, console: Console) -> Retriever:
+    if system == "bm25":
+        return BM25(task.corpus)
+    if system.startswith(HYBRID):
+        return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
+    model = load_encoder(system, max_seq_length=options.max_seq_length)
+    with show_progress(console, f"encoding with {_short(system)}", len(task.corpus)) as advance:
+        return Dense(task.corpus, model, options.query_prompt, options.document_prompt, advance, options.approximate)
+
+
+def _print_means(system: str, task: Task, scores: PerQuery, console: Console, seed: int) -> None:
+    console.print(f"{_short(system)} on {task.name}, {len(task.queries):,} queries", highlight=False, soft_wrap=True)
+    for metric, values in scores.items():
+        mean = estimate(values, seed, task.groups)
+        console.print(f"{metric:13} {mean.value:.4f}   95 % interval {mean.interval[0]:.4f} to {mean.interval[1]:.4f}", highlight=False)
+
+
+def _short(system: str) -> str:
+    """A path by its last name."""
+    return Path(system).name if Path(system).is_absolute() or system.startswith((".", "~")) else system
+
+
+def _slug(text: str) -> str:
+    return re.sub(r"[^\w.]+", "-", text).strip("-.") or "system"
