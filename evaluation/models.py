@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from datetime import timedelta
 from pathlib import Path
@@ -142,7 +143,7 @@ def encode(
 ) -> np.ndarray:
     """Encode to unit vectors: float32 of shape (len(texts), dimension), in the order of ``texts``.
 
-    ``prompt`` is put before every text. ``batch_size``: default 16 on a CPU, 256 elsewhere. Texts are taken in order of
+    ``prompt`` is put before every text. ``batch_size``: default 8 on a CPU, 256 elsewhere. Texts are taken in order of
     length, so that a batch has little padding. Under ``accelerate launch`` every process encodes a share and all of them
     get the whole. ``progress`` is called with the number of texts of each finished batch.
     """
@@ -151,15 +152,15 @@ def encode(
     order = np.argsort([-len(text) for text in texts], kind="stable")
     mine = order[state.process_index :: state.num_processes]
     vectors = np.empty((len(mine), model.get_embedding_dimension()), dtype=np.float32)
-    model.eval()
-    with in_bf16(model), torch.inference_mode():
-        for start in range(0, len(mine), batch_size):
-            batch = [texts[i] for i in mine[start : start + batch_size]]
-            output = model(_features(model, batch, prompt=prompt or None))["sentence_embedding"].float()
-            # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
-            vectors[start : start + len(batch)] = torch.nn.functional.normalize(output, dim=-1).cpu().numpy()
-            if progress:
-                progress(len(batch) * state.num_processes)
+
+    def compute(start: int) -> int:
+        batch = [texts[i] for i in mine[start : start + batch_size]]
+        output = model(_features(model, batch, prompt=prompt or None))["sentence_embedding"].float()
+        # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
+        vectors[start : start + len(batch)] = torch.nn.functional.normalize(output, dim=-1).cpu().numpy()
+        return len(batch) * state.num_processes
+
+    _in_batches(model, compute, range(0, len(mine), batch_size), progress)
     if state.num_processes > 1:
         shares = gather_object([(mine, vectors)])
         mine, vectors = np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
@@ -180,22 +181,50 @@ def score_pairs(
     state = process_state()
     order = sorted(range(len(pairs)), key=lambda i: -sum(map(len, pairs[i])))[state.process_index :: state.num_processes]
     scores: dict[int, float] = {}
-    model.eval()
-    with in_bf16(model), torch.inference_mode():
-        for start in range(0, len(order), batch_size):
-            rows = order[start : start + batch_size]
-            for i, score in zip(rows, model(_features(model, [pairs[i] for i in rows]))["scores"].float().flatten().tolist(), strict=True):
-                scores[i] = score
-            if progress:
-                progress(len(rows) * state.num_processes)
+
+    def compute(start: int) -> int:
+        rows = order[start : start + batch_size]
+        scores.update(zip(rows, model(_features(model, [pairs[i] for i in rows]))["scores"].float().flatten().tolist(), strict=True))
+        return len(rows) * state.num_processes
+
+    _in_batches(model, compute, range(0, len(order), batch_size), progress)
     shares = gather_object([scores]) if state.num_processes > 1 else [scores]
     whole = {i: score for share in shares for i, score in share.items()}
     return [whole[i] for i in range(len(pairs))]
 
 
+def _in_batches(model: torch.nn.Module, compute: Callable[[int], int], starts: Sequence[int], progress: Callable[[int], None] | None) -> None:
+    """Call ``compute`` for each batch, in inference mode and bf16; what it returns goes to ``progress``.
+
+    On a CPU, each core computes a batch of its own, which stays in its cache: measured a tenth faster than all cores at one
+    batch. It also makes the result the same for any number of cores.
+    """
+    cores = torch.get_num_threads() if model.device.type == "cpu" else 1
+
+    def one(start: int) -> int:
+        with torch.inference_mode():
+            return compute(start)
+
+    model.eval()
+    with in_bf16(model):
+        if cores == 1:
+            for start in starts:
+                done = one(start)
+                if progress:
+                    progress(done)
+            return
+        try:
+            with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+                for done in pool.map(one, starts):
+                    if progress:
+                        progress(done)
+        finally:
+            torch.set_num_threads(cores)  # a thread that starts later takes the number that was set last
+
+
 def _rows_at_once(model: torch.nn.Module) -> int:
     """Measured best on 2 cores; enough to keep a GPU busy."""
-    return 16 if model.device.type == "cpu" else 256
+    return 8 if model.device.type == "cpu" else 256
 
 
 def _features(model: SentenceTransformer | CrossEncoder, inputs: list[Any], **options: Any) -> dict[str, Any]:

@@ -157,6 +157,16 @@ def diff(
 
 
 @app.command()
+def reproduce(everything: Annotated[bool, typer.Option("--all", help="Those too that need a network.")] = False) -> None:
+    """Run the baselines of recipes/expected.yaml and compare; exit status 1 if one is off."""
+    _quiet_libraries()
+    from recipes.reproduce import reproduce as run_baselines
+
+    if not run_baselines(Console(), everything):
+        raise typer.Exit(1)
+
+
+@app.command()
 def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")]) -> None:
     """Print the table and the verdict of a finished run."""
     from recipes.run import show_run

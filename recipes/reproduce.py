@@ -1,0 +1,80 @@
+"""Running the baselines of ``expected.yaml`` and saying what is off."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from rich.console import Console
+from ruamel.yaml import YAML
+
+from evaluation.files import InputError
+from evaluation.metrics import PRIMARY
+from recipes.evaluate import SearchOptions, evaluate_systems
+
+EXPECTED = Path(__file__).parent / "expected.yaml"
+
+
+class Baseline(BaseModel):
+    """One ``sharpen evaluate``, and what should come out."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    system: str
+    data: str
+    split: str = "test"
+    metric: str = PRIMARY
+    query_prompt: str | None = None
+    expected: float
+    tolerance: float
+    source: str
+
+    @property
+    def command(self) -> str:
+        prompt = f" --query-prompt '{self.query_prompt}'" if self.query_prompt else ""
+        return f"sharpen evaluate {self.system} --data {self.data} --split {self.split}{prompt}"
+
+
+class Expected(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    here: tuple[Baseline, ...]
+    """What needs no network where packages and datasets are installed."""
+    network: tuple[Baseline, ...]
+
+
+def read_expected(path: Path = EXPECTED) -> Expected:
+    """Raises ``InputError`` for a file that is none."""
+    try:
+        return Expected.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise InputError(f"{path}: {error}") from None
+
+
+def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) -> bool:
+    """Run the baselines, print what came out beside what is expected, and say whether all are within their tolerance.
+
+    ``network``: those too that have to fetch a model or a dataset. One that cannot be run counts as off.
+    """
+    expected = read_expected(path)
+    say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
+    say("| command | metric | expected | found | difference | tolerance | source |\n| --- | --- | --- | --- | --- | --- | --- |")
+    fine = True
+    for baseline in (*expected.here, *(expected.network if network else ())):
+        try:
+            value = _run(baseline)
+        except InputError as error:
+            fine, found = False, f"not run ({error}) |"
+        else:
+            off = abs(value - baseline.expected) > baseline.tolerance
+            fine, found = fine and not off, f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
+        say(f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {found} | {baseline.tolerance:g} | {baseline.source} |")
+    return fine
+
+
+def _run(baseline: Baseline) -> float:
+    options = SearchOptions(query_prompt=baseline.query_prompt)
+    with tempfile.TemporaryDirectory() as folder:
+        means = evaluate_systems([baseline.system], [baseline.data], baseline.split, Path(folder), Console(quiet=True), metrics=[baseline.metric], options=options)
+    return means[baseline.system][baseline.metric]
