@@ -26,14 +26,16 @@ class Baseline(BaseModel):
     split: str = "test"
     metric: str = PRIMARY
     query_prompt: str | None = None
+    max_seq_length: int | None = None
     expected: float
     tolerance: float
     source: str
 
     @property
     def command(self) -> str:
-        prompt = f" --query-prompt '{self.query_prompt}'" if self.query_prompt else ""
-        return f"sharpen evaluate {self.system} --data {self.data} --split {self.split}{prompt}"
+        more = f" --query-prompt '{self.query_prompt}'" if self.query_prompt else ""
+        more += f" --max-seq-length {self.max_seq_length}" if self.max_seq_length else ""
+        return f"sharpen evaluate {self.system} --data {self.data} --split {self.split}{more}"
 
 
 class Expected(BaseModel):
@@ -74,7 +76,7 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
 
 
 def _run(baseline: Baseline) -> float:
-    options = SearchOptions(query_prompt=baseline.query_prompt)
+    options = SearchOptions(query_prompt=baseline.query_prompt, max_seq_length=baseline.max_seq_length)
     with tempfile.TemporaryDirectory() as folder:
         means = evaluate_systems([baseline.system], [baseline.data], baseline.split, Path(folder), Console(quiet=True), metrics=[baseline.metric], options=options)
     return means[baseline.system][baseline.metric]
