@@ -124,7 +124,7 @@ STAGES = (
         part=queries_part, seeded=False,
     ),
     Stage(
-        "pairs", 3, make_pairs, needs=("corpus", "queries"), shared=True,
+        "pairs", 4, make_pairs, needs=("corpus", "queries"), shared=True,
         part=pairs_part, inputs=pairs_inputs,
     ),
     Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), more_negatives(r)]),
