@@ -154,7 +154,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     write_rows(labelled / "queries.jsonl", [{"_id": "r1", "text": "wax is full of cracks"}, {"_id": "r2", "text": "why is the strings' pitch off"}, {"_id": "r3", "text": "Flat tire, what now"}])
     (labelled / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nr1\tcandle\t1\nr2\tguitar\t1\nr2\tpiano\t1\nr3\tbicycle\t1\n")
     strategies = (
-        "[{kind: document, documents: 7}, {kind: sentence, sentences: 1, documents: 4}, {kind: document, name: several, documents: 3, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt: 2},"
+        "[{kind: document}, {kind: sentence, sentences: 1, documents: 8}, {kind: document, name: several, documents: 4, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt: 2},"
         f"{{kind: multi_hop, documents: 2, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents: 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
     )
     filters = "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
@@ -163,7 +163,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     folder = tmp_path / "topics"
     tallies = json.loads((folder / "queries" / "strategies.json").read_text())
     assert list(tallies) == ["document", "sentence", "several", "paraphrase", "multi_hop", "back_translation"]
-    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [7, 4, 6, 2]
+    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [12, 8, 8, 2]
     # the one with the text of a question that is compared on is left out
     counts = json.loads((folder / "queries" / "manifest.json").read_text())["counts"]
     assert (counts["labelled"], counts["labelled_left_out"]) == (2, {"no relevant document": 0, "evaluated on": 1})
