@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from copy import copy
 from typing import Protocol
 
-import bm25s
 import faiss
 import numpy as np
-import Stemmer
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
+from evaluation.bm25 import Progress
 from evaluation.data import Corpus, Run
 from evaluation.datasets import Task
 from evaluation.models import encode, score_pairs
 from evaluation.runs import fuse, ranking, to_documents
 
-Progress = Callable[[int], None]
 RUN_DEPTH = 100
 CELLS_LOOKED_AT = 32
 """Of an approximate index, for each query."""
@@ -38,43 +36,6 @@ def search_task(task: Task, retriever: Retriever, depth: int = RUN_DEPTH) -> Run
     if cut:
         run = to_documents(run, task.corpus)
     return {q: {d: scores[d] for d in [d for d in ranking(scores) if d != q][:depth]} for q, scores in run.items()}
-
-
-class BM25:
-    """BM25 (Lucene's variant) by ``bm25s``, over title and text.
-
-    ``k1`` 0.9 and ``b`` 0.4 are Anserini's, which BEIR's published BM25 uses. ``language``: a Snowball stemmer's name,
-    or None for no stemming; English also loses its stop words.
-    """
-
-    name = "bm25"
-
-    def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = "english") -> None:
-        self._stemmer = Stemmer.Stemmer(language) if language else None
-        self._stop_words = "english" if language == "english" else None
-        self.ids = list(corpus)
-        self._index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        tokens = self._tokenize([d.content for d in corpus.values()])
-        self._empty = not tokens.vocab  # stop words and signs only; bm25s would raise
-        if not self._empty:
-            self._index.index(tokens, show_progress=False)
-
-    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
-        """Return the ``k`` best documents of each query. Documents that share no word with the query are left out."""
-        if self._empty:
-            return {query_id: {} for query_id in queries}
-        k = min(k, len(self.ids))
-        tokens = self._tokenize(list(queries.values()))
-        rows, scores = self._index.retrieve(tokens, k=k, sorted=True, show_progress=False)
-        if progress:
-            progress(len(queries))
-        return {
-            query_id: {self.ids[row]: float(score) for row, score in zip(rows[i], scores[i], strict=True) if score > 0}
-            for i, query_id in enumerate(queries)
-        }
-
-    def _tokenize(self, texts: list[str]):
-        return bm25s.tokenize(texts, stopwords=self._stop_words or [], stemmer=self._stemmer, show_progress=False)
 
 
 class Dense:
@@ -99,18 +60,18 @@ class Dense:
         self.ids = list(corpus)
         self._model, self._dimensions, self._approximate = model, None, approximate
         self._query_prompt = _prompt(model, "query", query_prompt)
-        self._vectors = encode(model, [d.content for d in corpus.values()], prompt=_prompt(model, "document", document_prompt), progress=progress)
+        self.vectors = encode(model, [d.content for d in corpus.values()], prompt=_prompt(model, "document", document_prompt), progress=progress)
 
     def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
-        scores, rows = nearest(self.encode_queries(list(queries.values()), progress), self._vectors, k, self._approximate)
+        scores, rows = nearest(self.encode_queries(list(queries.values()), progress), self.vectors, k, self._approximate)
         return {q: {self.ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0} for q, row, score in zip(queries, rows.tolist(), scores.tolist(), strict=True)}
 
     def cut(self, dimensions: int) -> Dense:
         """The same index with the first ``dimensions`` of each embedding, of documents and queries alike."""
         other = copy(self)
         other._dimensions = dimensions
-        other._vectors = _cut(self._vectors, dimensions)
+        other.vectors = _cut(self.vectors, dimensions)
         return other
 
     def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
@@ -133,25 +94,39 @@ class Hybrid:
 
 
 class Reranked:
-    """The best ``depth`` documents of another retriever, put in order by a cross-encoder; those below follow as they were."""
+    """The best ``depth`` documents of another retriever, put in order by a cross-encoder; those below follow as they were.
+
+    ``first_share``: part that the first retriever's scores have in the new ones, both with mean 0 and deviation 1 over a
+    query's documents; 0: the cross-encoder's alone.
+    """
 
     name = "reranked"
 
-    def __init__(self, first: Retriever, corpus: Corpus, model: CrossEncoder, depth: int = 100, progress: Progress | None = None) -> None:
-        self._first, self._corpus, self._model, self._depth, self._progress = first, corpus, model, depth, progress
+    def __init__(self, first: Retriever, corpus: Corpus, model: CrossEncoder, depth: int = 100, progress: Progress | None = None, first_share: float = 0.0) -> None:
+        self._first, self._corpus, self._model, self._depth, self._progress, self._share = first, corpus, model, depth, progress, first_share
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """Return ``k`` documents of each query."""
-        found = {q: ranking(scores) for q, scores in self._first.search(queries, max(k, self._depth)).items()}
-        pairs = [(q, doc_id) for q, ranked in found.items() for doc_id in [d for d in ranked if d != q][: self._depth]]
-        scores = score_pairs(self._model, [(queries[q], self._corpus[d].content) for q, d in pairs], self._progress)
-        run: Run = {q: {} for q in queries}
-        for (q, doc_id), score in zip(pairs, scores, strict=True):
-            run[q][doc_id] = score
+        first = self._first.search(queries, max(k, self._depth))
+        found = {q: ranking(scores) for q, scores in first.items()}
+        best = {q: [d for d in ranked if d != q][: self._depth] for q, ranked in found.items()}
+        pairs = [(q, doc_id) for q, chosen in best.items() for doc_id in chosen]
+        scores = dict(zip(pairs, score_pairs(self._model, [(queries[q], self._corpus[d].content) for q, d in pairs], self._progress), strict=True))
+        run: Run = {}
         for q, ranked in found.items():
+            chosen = best[q]
+            own = np.array([scores[q, d] for d in chosen])
+            if self._share:
+                own = (1 - self._share) * standardized(own) + self._share * standardized(np.array([first[q][d] for d in chosen]))
+            run[q] = dict(zip(chosen, own.tolist(), strict=True))
             lowest = min(run[q].values(), default=0.0)
             run[q] |= {d: lowest - rank for rank, d in enumerate([d for d in ranked if d not in run[q]], start=1)}
         return {q: {d: own[d] for d in ranking(own)[:k]} for q, own in run.items()}
+
+
+def standardized(values: np.ndarray) -> np.ndarray:
+    """With mean 0 and deviation 1; all 0 where they are the same."""
+    return (values - values.mean()) / (values.std() or 1.0) if len(values) else values
 
 
 def similarities(

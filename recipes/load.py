@@ -18,10 +18,11 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from evaluation.files import InputError
 from recipes.schema import Recipe
 from sdg.multi_hop import Shown, read_example
+from sdg.negatives.llm import Example as NegativesExample
 from sdg.strategies import Example
 
 FOLDER = Path(__file__).parent
-PARTS = ("strategies", "encoders", "training")
+PARTS = ("strategies", "negatives", "encoders", "training")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -57,7 +58,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecip
     try:
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
-        raise InputError("\n".join(_explain(places, e) for e in error.errors())) from None
+        # of a list whose only item is wrong pydantic says, too, that it is empty
+        found = [e for e in error.errors() if e["type"] != "too_short" or not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in error.errors())]
+        raise InputError("\n".join(_explain(places, e) for e in found)) from None
     recipe = _locate_files(recipe, path.parent, {override.partition("=")[0] for override in overrides})
     return LoadedRecipe(path, recipe, _dump(_restore(recipe.model_dump(mode="json"), raw)))
 
@@ -74,7 +77,8 @@ class _Places:
     def of(self, keys: Sequence) -> str:
         dotted = ".".join(map(str, keys))
         for override in reversed(self.overrides):
-            if dotted and override.partition("=")[0].startswith(dotted):
+            key = override.partition("=")[0]
+            if dotted and (key.startswith(dotted) or dotted.startswith(f"{key}.")):
                 return f"override {override!r}"
         for path, raw in reversed(self.parts):
             if keys and _at(raw, keys[:2] if len(keys) > 1 else keys) is not None:
@@ -102,7 +106,12 @@ def _find_part(name: str) -> Path:
 
 def recipe_files() -> list[Path]:
     """The recipes that come with sharpen."""
-    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in ("pools", *PARTS) and p.name != "expected.yaml")
+    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in ("pools", *PARTS) and p.name != "expected.yaml" and p not in comparison_files())
+
+
+def comparison_files() -> list[Path]:
+    """The comparisons that come with sharpen, for `sharpen compare`."""
+    return sorted([*(FOLDER / "studies").glob("*.yaml"), *FOLDER.glob("study_*/c*.yaml")])
 
 
 def part_files() -> list[Path]:
@@ -123,6 +132,20 @@ def read_pool(path: Path, multi_hop: bool = False) -> list[Example] | list[Shown
         raise InputError(f"{path}: expected a list of examples, each with {'segments, artifacts and pairs' if multi_hop else 'document and query'}")
     read = _multi_hop_example if multi_hop else _example
     return [read(row, f"{path}, line {rows.lc.item(index)[0] + 1}") for index, row in enumerate(rows)]
+
+
+def read_negatives_pool(path: Path) -> list[NegativesExample]:
+    """Read a pool of ``{query, document, negatives}``. Raises ``InputError`` (file and line)."""
+    rows = _yaml(path)
+    if not isinstance(rows, list) or not rows:
+        raise InputError(f"{path}: expected a list of examples, each with query, document and negatives")
+    examples = []
+    for index, row in enumerate(rows):
+        texts = [row.get("query"), row.get("document"), *(row.get("negatives") or ())] if isinstance(row, dict) else []
+        if not isinstance(row, dict) or set(row) != {"query", "document", "negatives"} or not row["negatives"] or not all(isinstance(t, str) and t.strip() for t in texts):
+            raise InputError(f"{path}, line {rows.lc.item(index)[0] + 1}: an example has the keys query, document (which answers it) and negatives (a list of texts that do not)")
+        examples.append(NegativesExample(*(" ".join(t.split()) for t in texts[:2]), tuple(" ".join(t.split()) for t in texts[2:])))
+    return examples
 
 
 def _multi_hop_example(row: Any, place: str) -> Shown:
@@ -179,12 +202,24 @@ def _apply(raw: dict, override: str) -> None:
         raise InputError(f"override {override!r}: the value is not valid YAML: {getattr(error, 'problem', error)}") from None
     *parents, last = key.split(".")
     target = raw
-    for parent in parents:
-        if not isinstance(target.get(parent), dict):
+    for n, parent in enumerate(parents):
+        if isinstance(target, list):
+            target = target[_place(target, parent, override)]
+            if not isinstance(target, dict | list):
+                raise InputError(f"override {override!r}: {parent} is no place with keys below it")
+            continue
+        following = [*parents, last][n + 1]
+        if not isinstance(target.get(parent), list if following.isdigit() else dict):
             # `llm: embedded` and the like give way to the mapping that the override asks for
             target[parent] = {}
         target = target[parent]
-    target[last] = value
+    target[_place(target, last, override) if isinstance(target, list) else last] = value
+
+
+def _place(items: list, key: str, override: str) -> int:
+    if not key.isdigit() or int(key) >= len(items):
+        raise InputError(f"override {override!r}: {key} is no place in a list of {len(items)}, counted from 0")
+    return int(key)
 
 
 def _merge(raw: dict, part: dict) -> None:
@@ -248,6 +283,9 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
             "pool": recipe.queries.pool and near("queries.pool", recipe.queries.pool),
             "strategies": tuple(s.model_copy(update={"pool": s.pool and near("queries.strategies", s.pool)}) for s in recipe.queries.strategies),
         }),
+        "negatives": recipe.negatives.model_copy(update={
+            "miners": tuple(m.model_copy(update={"pool": near("negatives.miners", m.pool)}) if m.kind == "llm" and m.pool else m for m in recipe.negatives.miners),
+        }),
         "training": recipe.training.model_copy(update={"validation": chosen_by}),
         "labelled": labelled and labelled.model_copy(update={"data": near("labelled.data", labelled.data)}),
         "evaluation": recipe.evaluation.model_copy(update={
@@ -258,16 +296,22 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
 
 
 def _explain(places: _Places, error: dict) -> str:
-    keys = error["loc"]
+    # a part that is of several kinds has its kind in the path of an error, as a step of its own
+    keys = tuple(key for n, key in enumerate(error["loc"]) if _kind(places.raw, error["loc"][:n]) != key)
     dotted = ".".join(map(str, keys))
     place = places.of(keys)
+    if error["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        kinds = re.findall(r"'(\w+)'", error["ctx"].get("expected_tags", "")) or list(_kinds(keys))
+        said = error["ctx"].get("tag", "")
+        near = difflib.get_close_matches(said, kinds, n=1)
+        return f"{places.of((*keys, 'kind'))}: {dotted}.kind: " + (f"no kind {said!r}; " if said else "missing; ") + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kinds)}")
     if error["type"] == "extra_forbidden":
-        known = _fields(keys[:-1])
+        known = _fields(places.raw, keys[:-1])
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"the keys there are {', '.join(known)}"
         return f"{place}: unknown key {dotted!r}; {hint}"
     if error["type"] == "missing":
-        return f"{place}: the key {dotted!r} is missing ({_describe(keys)})"
+        return f"{place}: the key {dotted!r} is missing ({_describe(places.raw, keys)})"
     message = error["msg"].removeprefix("Value error, ")
     # what the recipe says, not what it was resolved to: that may hold a secret
     written = _at(places.raw, keys)
@@ -300,27 +344,50 @@ def _at(raw: Any, keys: Sequence) -> Any:
     return raw
 
 
-def _fields(keys: Sequence) -> list[str]:
-    return list(_model_at(keys).model_fields)
+def _fields(raw: Any, keys: Sequence) -> list[str]:
+    return list(_model_at(raw, keys).model_fields)
 
 
-def _model_at(keys: Sequence) -> type[BaseModel]:
-    """The part of the schema that a path of keys leads to; an empty one where it leads nowhere."""
+def _model_at(raw: Any, keys: Sequence) -> type[BaseModel]:
+    """The part of the schema that a path of keys leads to, where there are several kinds the one that ``raw`` says; an empty
+    one where it leads nowhere."""
     model: type[BaseModel] = Recipe
-    for key in keys:
+    for n, key in enumerate(keys):
         if isinstance(key, int):  # in a list, whose items are of the model found for it
+            model = _kinds(keys[: n + 1]).get(_kind(raw, keys[: n + 1]), model)
             continue
         field = model.model_fields.get(key)
-        model = next((t for t in _types(field.annotation if field else None) if isinstance(t, type) and issubclass(t, BaseModel)), BaseModel)
+        model = next(iter(_parts(field.annotation if field else None)), BaseModel)
     return model
+
+
+def _kinds(keys: Sequence) -> dict[str, type[BaseModel]]:
+    """Of a list whose items are of several kinds, the schema of each."""
+    *parents, name = [key for key in keys if isinstance(key, str)]
+    model: type[BaseModel] = Recipe
+    for key in parents:
+        model = next(iter(_parts(model.model_fields[key].annotation if key in model.model_fields else None)), BaseModel)
+    field = model.model_fields.get(name)
+    parts = _parts(field.annotation if field else None)
+    return {get_args(part.model_fields["kind"].annotation)[0]: part for part in parts} if len(parts) > 1 and all("kind" in part.model_fields for part in parts) else {}
+
+
+def _kind(raw: Any, keys: Sequence) -> Any:
+    found = _at(raw, keys)
+    return found.get("kind") if keys and isinstance(keys[-1], int) and isinstance(found, dict) else None
+
+
+def _parts(annotation: Any) -> list[type[BaseModel]]:
+    return [t for t in _types(annotation) if isinstance(t, type) and issubclass(t, BaseModel)]
 
 
 def _types(annotation: Any) -> list[Any]:
     return [annotation, *(inner for argument in get_args(annotation) for inner in _types(argument))]
 
 
-def _describe(keys: Sequence) -> str:
-    return _model_at(keys[:-1]).model_fields[keys[-1]].description or "required"
+def _describe(raw: Any, keys: Sequence) -> str:
+    field = _model_at(raw, keys[:-1]).model_fields.get(keys[-1])
+    return (field and field.description) or "required"
 
 
 def _dump(values: dict) -> str:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from sdg.multi_hop import Order, QueryType
+from sdg.negatives.draw import Mix, TooFew
 from sdg.queries import LABELLED
 from training.settings import DISTILLING, LossName, LossSettings, RerankerLoss, misfit
 
@@ -259,7 +260,7 @@ class LabelledPart(Part):
     data: str = Field(description="Queries and qrels of the same corpus: a folder in BEIR layout, or the name of a BEIR dataset.")
     split: str = Field("train", description="qrels/<split>.tsv of data. Never one that is evaluated on: queries with the text of one of those are left out.")
     unknown_documents: Literal["error", "drop"] = Field("error", description="What to do with qrels of documents that the corpus lacks.")
-    share: Annotated[float, Field(gt=0, lt=1)] = Field(0.5, description="Of the queries trained on, these; of what there is more of, some are drawn by seed.")
+    share: Annotated[float, Field(gt=0, le=1)] = Field(0.5, description="Of the queries trained on, these; of what there is more of, some are drawn by seed. 1: no queries are generated.")
 
 
 class SplitPart(Part):
@@ -274,15 +275,140 @@ class SplitPart(Part):
         return self
 
 
-class NegativesPart(Part):
-    miner: Literal["bm25"] = "bm25"
-    per_query: Annotated[int, Field(ge=0)] = Field(1, description="Hard negatives a query; 0: in-batch negatives only.")
+class MinerPart(Part):
+    """What all miners take."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")] | None = Field(None, description="Stands with its negatives. Default: the kind.")
+    share: Annotated[float, Field(gt=0)] = Field(1.0, description="Of a query's negatives, as against the shares of the other miners.")
     ranks: tuple[Count, Count] = Field((1, 20), description="First and last rank, counted over the allowed documents, to draw from.")
 
     @field_validator("ranks")
     @classmethod
     def _in_order(cls, ranks: tuple[int, int]) -> tuple[int, int]:
         return _ordered(ranks, "rank")
+
+
+class BM25Miner(MinerPart):
+    kind: Literal["bm25"]
+    language: str | None = Field("english", description="Of the Snowball stemmer, and of the stop words (English only); null: neither.")
+    backend: Literal["bm25s", "rank_bm25"] = Field("bm25s", description="The same scores by either; rank_bm25 takes many times as long.")
+
+
+class DenseMiner(MinerPart):
+    kind: Literal["dense"]
+    model: str | None = Field(None, description="An encoder's folder or name; null: the base of the training.")
+    query_prompt: str | None = Field(None, description="Of model; null: the model's own (for the base, what training says).")
+    document_prompt: str | None = Field(None, description="As query_prompt.")
+    block: Count = Field(100_000, description="Documents whose embeddings are in memory at once.")
+    approximate: bool = Field(False, description="Search only the cells of a k-means that are nearest to a query (FAISS).")
+
+
+class HybridMiner(DenseMiner):
+    """BM25 and dense by reciprocal rank fusion."""
+
+    kind: Literal["hybrid"]
+    language: str | None = Field("english", description="As of bm25.")
+
+
+class CrossEncoderMiner(MinerPart):
+    kind: Literal["cross_encoder"]
+    model: str = Field(description="A reranker: a folder (say runs/mine/reranker) or a hub name; safetensors only.")
+    of: Literal["bm25", "dense", "hybrid"] = Field("bm25", description="Who finds what is scored.")
+    depth: Count = Field(100, description="So many of the first miner's documents are scored.")
+
+    @model_validator(mode="after")
+    def _deep_enough(self):
+        if self.depth < self.ranks[1]:
+            raise ValueError(f"depth: {self.depth} documents are scored, and ranks goes to {self.ranks[1]}")
+        return self
+
+
+class LLMMiner(MinerPart):
+    """Negatives that an LLM writes; the sampling is that of the paper on LLM-written negatives (Sinha 2025)."""
+
+    kind: Literal["llm"]
+    negatives: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Written for a query, in one prompt.")
+    sees_positive: bool = Field(True, description="The LLM is shown the positive, too; false: the query alone.")
+    pool: str | None = Field(None, description="YAML file of examples ({query, document, negatives}). Models that are not asked by chat need one.")
+    examples: Annotated[int, Field(ge=0, le=8)] = Field(3, description="Drawn from the pool once, for all prompts.")
+    words: Count = Field(100, description="Of a passage in the prompt, and about what is asked for.")
+    temperature: Annotated[float, Field(ge=0, le=2)] = 0.6
+    top_p: Annotated[float, Field(gt=0, le=1)] = 0.95
+    top_k: Count | None = Field(20, description="null: not sent, for endpoints that do not know it.")
+    max_tokens: Count = 1024
+    llm: LLMPart | None = Field(None, description="Who writes, if it is another than the recipe's llm.")
+
+
+class RandomMiner(MinerPart):
+    kind: Literal["random"]
+
+
+Miner = Annotated[BM25Miner | DenseMiner | HybridMiner | CrossEncoderMiner | LLMMiner | RandomMiner, Field(discriminator="kind")]
+Auto = Literal["auto"]
+
+
+class ScoredFilter(Part):
+    scorer: str = Field("base", description="Who scores: base (the base of the training, by cosine), bm25, encoder:<name> for another bi-encoder, or a cross-encoder's folder or name.")
+
+
+class AbsoluteFilter(ScoredFilter):
+    kind: Literal["absolute"]
+    max: float | Auto = Field("auto", description="Highest score of a negative. auto: what a quarter of the known positives stay below.")
+
+
+class MarginFilter(ScoredFilter):
+    kind: Literal["margin"]
+    min: float | Auto = Field("auto", description="What a negative's score is below the positive's at least. auto: a twentieth of the way from random documents to the positive, for the query in the middle.")
+
+
+class PercentageFilter(ScoredFilter):
+    kind: Literal["percentage"]
+    max: Annotated[float, Field(gt=0)] | Auto = Field("auto", description="Highest share of the positive's score (TopK-PercPos in NV-Retriever: 0.95). auto: 0.95 of the way from random documents to the positive, which holds for any model.")
+
+
+class CrossEncoderNegativesFilter(Part):
+    kind: Literal["cross_encoder"]
+    model: str = Field(description="A reranker: a folder or a hub name; safetensors only.")
+    max: float | Auto = Field("auto", description="Highest score of a negative. auto: as of absolute.")
+
+
+class GuideFilter(Part):
+    kind: Literal["guide"]
+    model: str | None = Field(None, description="An encoder; null: the base. A negative stays below the positive by its cosine.")
+
+
+class JudgeNegativesFilter(Part):
+    kind: Literal["judge"]
+    action: Literal["drop", "relabel"] = Field("drop", description="What becomes of a candidate that the LLM calls relevant: relabel makes a positive of it, as in RLHN.")
+    per_prompt: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Candidates of one query shown together.")
+    max_document_words: Count = 200
+    llm: LLMPart | None = Field(None, description="The judge, if it is another than the recipe's llm.")
+
+
+NegativesFilter = Annotated[AbsoluteFilter | MarginFilter | PercentageFilter | CrossEncoderNegativesFilter | GuideFilter | JudgeNegativesFilter, Field(discriminator="kind")]
+
+
+class NegativesPart(Part):
+    per_query: Annotated[int, Field(ge=0)] = Field(1, description="Hard negatives a query; 0: in-batch negatives only.")
+    miners: Annotated[tuple[Miner, ...], Field(min_length=1)] = Field((BM25Miner(kind="bm25"),), description="Where negatives come from.")
+    mix: Mix = Field("instance", description="Of several miners. instance: each query has negatives of all, by their shares. concatenation: each query stands in the training once for each miner, with per_query of its negatives.")
+    filters: tuple[NegativesFilter, ...] = Field((), description="What is likely relevant and so no negative, one filter after the other, on every miner's candidates.")
+    refresh: bool = Field(False, description="Before each epoch but the first, mine again with the model as it is then (ANCE): dense and hybrid miners without a model of their own, and filters by base. Each epoch then has a constant learning rate.")
+    too_few: TooFew = Field("leave_out", description="Where a miner has fewer for a query: leave_out of the training, fill from the others, or with random documents.")
+
+    @model_validator(mode="after")
+    def _names_differ(self):
+        names = [m.name or m.kind for m in self.miners]
+        if len(set(names)) < len(names):
+            raise ValueError(f"the miners are named {', '.join(names)}; give those of the same kind different names")
+        if self.refresh and not any(m.kind in ("dense", "hybrid") and m.model is None for m in self.miners):
+            raise ValueError("refresh: it takes a dense or hybrid miner without a model of its own, which is the one that changes")
+        if self.too_few == "others" and len(self.miners) == 1:
+            raise ValueError("too_few: others are there only with several miners; say leave_out or random")
+        return self
+
+    def by_name(self) -> dict[str, Miner]:
+        return {m.name or m.kind: m for m in self.miners}
 
 
 class LoraPart(Part):
@@ -322,6 +448,7 @@ class OptimizationPart(Part):
 
 class TrainingPart(OptimizationPart):
     base: str = Field(description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2.")
+    triplets: Count | None = Field(None, description="Rows to train on at most, drawn by seed and query: to compare at equal number. null: all.")
     loss: LossName = Field("mnrl", description="mnrl; gist (leaves out what a guide takes for relevant); cached_mnrl, cached_gist (any batch size in the same memory); margin_mse, kl (learn a teacher's scores).")
     in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
     mini_batch_size: Count = Field(32, description="Rows that a cached loss embeds at a time.")
@@ -366,12 +493,16 @@ class RerankerPart(OptimizationPart):
 
     base: str = Field(description="A folder, a hub name, or packaged:all-MiniLM-L6-v2; a head for one score is put on where it has none.")
     loss: RerankerLoss = Field("bce", description="bce (binary cross-entropy), listwise (LambdaLoss), distillation (a teacher's margins).")
-    teacher: str | None = Field(None, description="Of distillation: a cross-encoder's folder or hub name, or encoder:<name>.")
+    teacher: str | None = Field(None, description="Of distillation: a cross-encoder's folder or hub name, encoder:<name>, or fused for BM25 and the retriever's base together.")
     negatives: Count = Field(4, description="Hard negatives a query.")
+    epochs: Count = Field(3, description="A head that is new has all to learn.")
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-4
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = Field(0.0, description="null: the model's own (0.1 for BERT).")
     batch_size: Count = Field(8, description="Queries of a batch, over all processes together; with bce as many pairs as so many queries have.")
     max_seq_length: Count = Field(256, description="Tokens of query and document together.")
     first_stage: Literal["bm25", "retriever"] = Field("bm25", description="Whose ranking is put in order: BM25's, or the tuned retriever's.")
     depth: Count = Field(100, description="So many of the first stage's documents.")
+    first_stage_share: Annotated[float, Field(ge=0, lt=1)] = Field(0.5, description="Part of the first stage's scores in the new ones, each on one scale; 0: the reranker's alone.")
 
     @model_validator(mode="after")
     def _teacher_fits(self):
@@ -428,6 +559,8 @@ class Recipe(Part):
     def _parts_fit(self):
         if self.labelled is None and (kind := self.queries.strategies[0].kind) in ("paraphrase", "back_translation"):
             raise ValueError(f"queries.strategies: {kind} works on the queries of earlier strategies or of labelled, so it cannot be the first")
+        if self.evaluation.data is None and not self.generates:
+            raise ValueError("evaluation.data: without it generated queries are compared on, and labelled.share is 1; give it")
         if self.evaluation.data is None and self.evaluation.split not in ("test", "dev"):
             raise ValueError(f"evaluation.split: the run's own queries are split into train, dev and test, and compared on test or dev; found {self.evaluation.split!r}")
         if self.labelled and (self.labelled.data, self.labelled.split) == (self.evaluation.data, self.evaluation.split):
@@ -442,6 +575,10 @@ class Recipe(Part):
                 raise ValueError("training.teacher: reranker is the one that is trained in the same run; give the part reranker, or a model's folder or name")
             if self.reranker.teacher:
                 raise ValueError("training.teacher: the run's reranker learns from a teacher itself; name that one here, too")
+        if self.negatives.refresh and self.training.teacher:
+            raise ValueError("negatives.refresh: a teacher has scored the first negatives only; take a loss without one")
+        if self.negatives.refresh and self.training.lora:
+            raise ValueError("negatives.refresh: adapters are merged after the first epoch; take training.lora: null")
         if reason := misfit(self.training.loss_settings(), self.negatives.per_query):
             raise ValueError(reason)
         if chosen_by := self.training.validation:
@@ -449,11 +586,18 @@ class Recipe(Part):
                 raise ValueError("training.validation: these are the labelled queries that are trained on; give another split")
             if (chosen_by.data, chosen_by.split) == (self.evaluation.data, self.evaluation.split) and chosen_by.data:
                 raise ValueError("training.validation: these are the queries that are compared on at the end, which what is chosen by them would win; give another split")
+            if chosen_by.data is None and not self.generates:
+                raise ValueError("training.validation: without data it takes generated queries, and labelled.share is 1; give data")
             if chosen_by.data is None and not self.split.dev:
                 raise ValueError("training.validation: without data it takes the generated queries that split.dev holds out, and split.dev is 0")
             if chosen_by.data is None and self.evaluation.data is None and (self.evaluation.split == "dev" or not self.split.test):
                 raise ValueError("training.validation: the generated queries of split.dev are compared on at the end; give split.test a share, too, or evaluation.data")
         return self
+
+    @property
+    def generates(self) -> bool:
+        """Whether queries are written at all."""
+        return self.labelled is None or self.labelled.share < 1
 
     @property
     def queries_seed(self) -> int:

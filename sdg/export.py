@@ -26,6 +26,11 @@ class Labelled:
     queries: Queries
     splits: Mapping[str, Qrels]
     negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    written: Corpus = field(default_factory=dict)
+    """Negatives that an LLM wrote: they stand in no corpus that is searched."""
+
+    def document(self, i: str) -> Document:
+        return self.corpus.get(i) or self.written[i]
 
     def positives(self, split: str) -> Iterator[tuple[str, list[str]]]:
         """Query ID and IDs of its relevant documents."""
@@ -53,7 +58,7 @@ def export_sentence_transformers(data: Labelled, folder: Path) -> dict[str, int]
     for split in data.splits:
         width = most if split == "train" else 0
         rows = [
-            {"anchor": data.queries[query_id].text, "positive": data.corpus[doc_id].content} | {f"negative_{n}": data.corpus[i].content for n, i in enumerate(negatives[:width], start=1)}
+            {"anchor": data.queries[query_id].text, "positive": data.document(doc_id).content} | {f"negative_{n}": data.document(i).content for n, i in enumerate(negatives[:width], start=1)}
             for query_id, positives in data.positives(split)
             if len(negatives := data.negatives.get(query_id, ())) >= width
             for doc_id in positives
@@ -70,7 +75,7 @@ def export_tevatron(data: Labelled, folder: Path) -> dict[str, int]:
     write_jsonl(folder / "corpus.jsonl", (_passage(document) for document in data.corpus.values()))
 
     def row(query_id: str, positives: list[str]) -> dict[str, Any]:
-        passages = lambda ids: [_passage(data.corpus[i]) for i in ids]  # noqa: E731
+        passages = lambda ids: [_passage(data.document(i)) for i in ids]  # noqa: E731
         return {"query_id": query_id, "query": data.queries[query_id].text, "positive_passages": passages(positives), "negative_passages": passages(data.negatives.get(query_id, ()))}
 
     return _lines(data, folder, row)
@@ -81,7 +86,7 @@ def export_flag_embedding(data: Labelled, folder: Path) -> dict[str, int]:
 
     def row(query_id: str, positives: list[str]) -> dict[str, Any]:
         negatives = list(data.negatives.get(query_id, ()))
-        texts = lambda ids: [data.corpus[i].content for i in ids]  # noqa: E731
+        texts = lambda ids: [data.document(i).content for i in ids]  # noqa: E731
         return {"query": data.queries[query_id].text, "pos": texts(positives), "neg": texts(negatives), "pos_id": positives, "neg_id": negatives}
 
     return _lines(data, folder, row)
@@ -110,7 +115,7 @@ def export_nvidia(data: Labelled, folder: Path) -> dict[str, int]:
         write_json(folder / f"{name}.json", {"corpus": {"path": "./corpus/"}, "data": rows})
         counts[name] = len(rows)
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
-    Dataset.from_list([{"id": d.id, "text": d.content} for d in data.corpus.values()]).to_parquet(folder / "corpus" / "train.parquet")
+    Dataset.from_list([{"id": d.id, "text": d.content} for d in [*data.corpus.values(), *data.written.values()]]).to_parquet(folder / "corpus" / "train.parquet")
     write_json(folder / "corpus" / "merlin_metadata.json", {"corpus_id": data.name, "class": "TextQADataset"})
     held_out = next((data.splits[split] for split in ("test", "dev") if data.splits.get(split)), {})
     judged = {query_id: data.queries[query_id] for query_id in held_out}

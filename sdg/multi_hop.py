@@ -15,8 +15,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from evaluation.bm25 import BM25
 from evaluation.data import Corpus, Document, chunks_by_document
-from evaluation.retrievers import BM25
 from evaluation.runs import ranking
 from sdg.answers import Item, Read, list_schema, object_schema, parse_json
 from sdg.filters.text import first_words

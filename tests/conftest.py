@@ -11,6 +11,7 @@ from hypothesis import settings
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx would compile for a minute to score a few queries; bm25s imports numba, so before that
 
 from evaluation.data import Corpus, Document
 
@@ -78,7 +79,7 @@ corpus: {{source: {dataset}}}
 llm: embedded
 queries: {{pool: pool.yaml, examples_per_prompt: 3, per_document: 2, temperature: 0.5, max_tokens: 32}}
 filters: {{round_trip: {{retriever: fused, top_k: 8}}}}
-negatives: {{per_query: 1, ranks: [1, 5]}}
+negatives: {{per_query: 1, miners: [{{kind: bm25, ranks: [1, 5]}}]}}
 training: {{base: "packaged:tiny-bert", batch_size: 4, epochs: 2, learning_rate: 1.0e-4}}
 evaluation: {{data: {dataset}}}
 """)

@@ -24,8 +24,6 @@ from recipes.stages.comparison import (
 )
 from recipes.stages.corpus import corpus_inputs, make_corpus
 from recipes.stages.model import (
-    BI_ENCODER,
-    FUSED,
     OWN_RERANKER,
     guide_input,
     learners,
@@ -39,9 +37,10 @@ from recipes.stages.model import (
     train_reranker_model,
     training_part,
 )
-from recipes.stages.negatives import mine_negatives, more_negatives
+from recipes.stages.negatives import mine_negatives, negatives_inputs, negatives_part, scorers_of, writing
 from recipes.stages.pairs import make_pairs, pairs_inputs, pairs_part
 from recipes.stages.queries import labelled_inputs, make_queries, queries_part, strategies
+from recipes.stages.scoring import BI_ENCODER, OWN
 from recipes.stages.validation import validation_inputs
 from sdg.documents import PYTHON_DOCS
 from sdg.embedded import locate_llm
@@ -59,14 +58,18 @@ def check_inputs(recipe: Recipe) -> None:
     if recipe.evaluation.data is None and not getattr(recipe.split, own_split(recipe)):
         raise InputError(f"evaluation.data is not given and split.{own_split(recipe)} is 0: nothing is left to compare on; give one of them")
     strategies(recipe)
-    for llm in (recipe.llm, *([recipe.filters.judge.llm] if recipe.filters.judge and recipe.filters.judge.llm else [])):
+    writing(recipe)
+    asking = [recipe.filters.judge, *(f for f in recipe.negatives.filters if f.kind == "judge"), *(m for m in recipe.negatives.miners if m.kind == "llm")]
+    for llm in (*([recipe.llm] if recipe.generates else []), *(part.llm or recipe.llm for part in asking if part)):
         if llm.embedded:
             locate_llm(llm.embedded)
         for endpoint in llm.remote():
             api_key_from(endpoint.api_key_env)
     checked = recipe.filters.cross_encoder
-    teachers = [teacher for _, teacher, _ in learners(recipe) if teacher not in (OWN_RERANKER, FUSED)]
-    for model in (recipe.training.base, checked and checked.model, recipe.training.guide, recipe.reranker and recipe.reranker.base, *teachers):
+    teachers = [teacher for _, teacher, _ in learners(recipe) if teacher != OWN_RERANKER]
+    scorers = [name for name in (*teachers, *scorers_of(recipe)) if name not in OWN]
+    miners = [m.model for m in recipe.negatives.miners if m.kind in ("dense", "hybrid", "cross_encoder")]
+    for model in (recipe.training.base, checked and checked.model, recipe.training.guide, recipe.reranker and recipe.reranker.base, *scorers, *miners):
         if model:
             resolve_encoder(model.removeprefix(BI_ENCODER))
     if recipe.training.lora and importlib.util.find_spec("peft") is None:
@@ -127,7 +130,7 @@ STAGES = (
         "pairs", 4, make_pairs, needs=("corpus", "queries"), shared=True,
         part=pairs_part, inputs=pairs_inputs,
     ),
-    Stage("negatives", 2, mine_negatives, needs=("corpus", "pairs"), part=lambda r: [r.negatives.model_dump(), more_negatives(r)]),
+    Stage("negatives", 4, mine_negatives, needs=("corpus", "pairs"), part=negatives_part, inputs=negatives_inputs, shared=True),
     Stage(
         "reranker", 2, train_reranker_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
         part=reranker_part, inputs=lambda c: {"base": model_digest(c.recipe.reranker.base)},
@@ -143,7 +146,7 @@ STAGES = (
     Stage("model", 2, make_model, needs=("corpus", "training"), part=model_part, inputs=lambda c: base_input(c) | validation_inputs(c), shared=True),
     Stage("after", 3, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=lambda c: evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
-        "reranked", 2, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
-        part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth], inputs=evaluation_inputs,
+        "reranked", 3, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
+        part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth, r.reranker.first_stage_share], inputs=evaluation_inputs,
     ),
 )  # fmt: skip

@@ -6,12 +6,13 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
+from evaluation.bm25 import BM25
 from evaluation.data import Corpus, read_qrels, read_queries
 from evaluation.datasets import Task, judged_files, load_task
 from evaluation.files import sha256_file, sha256_tree, write_json
 from evaluation.metrics import evaluate
 from evaluation.models import load_cross_encoder, load_encoder, process_state, resolve_encoder
-from evaluation.retrievers import BM25, Dense, Reranked, Retriever, search_task
+from evaluation.retrievers import Dense, Reranked, Retriever, search_task
 from evaluation.runs import write_run
 from recipes.engine import Context
 from recipes.schema import OtherPart, Recipe
@@ -47,7 +48,7 @@ def score_reranked(context: Context, folder: Path) -> dict[str, Any]:
     first = BM25(task.corpus) if part.first_stage == "bm25" else _dense(context, "tuned", str(context.stage_folder("model")), task.corpus)
     model = load_cross_encoder(str(context.stage_folder("reranker")))
     with context.progress("reranking", len(task.qrels) * part.depth) as advance:
-        return _score(folder, "reranked", Reranked(first, task.corpus, model, part.depth, advance), task)
+        return _score(folder, "reranked", Reranked(first, task.corpus, model, part.depth, advance, part.first_stage_share), task)
 
 
 def _score_others(context: Context, folder: Path, side: str, model: str) -> dict[str, Any]:

@@ -45,8 +45,13 @@ def cut_corpus(recipe: Recipe) -> Corpus:
 
 
 def read_own_corpus(context: Context) -> Corpus:
-    path = context.stage_folder("corpus") / "corpus.jsonl"
-    key = path.stat().st_ino, path.stat().st_mtime_ns
+    key = corpus_key(context)
     if context.cache.get("corpus", (None,))[0] != key:
-        context.cache["corpus"] = key, read_corpus(path)
+        context.cache["corpus"] = key, read_corpus(context.stage_folder("corpus") / "corpus.jsonl")
     return context.cache["corpus"][1]
+
+
+def corpus_key(context: Context) -> tuple[int, int]:
+    """What the corpus on the disk is told by, for what is kept in memory."""
+    state = (context.stage_folder("corpus") / "corpus.jsonl").stat()
+    return state.st_ino, state.st_mtime_ns

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import transformers
 from sentence_transformers import SentenceTransformer
 
+from evaluation.data import Queries
 from evaluation.files import InputError, read_jsonl, write_json, write_jsonl
 from evaluation.metrics import PRIMARY
-from evaluation.models import load_cross_encoder, load_encoder, process_state, score_pairs
-from evaluation.retrievers import BM25, RUN_DEPTH, similarities
-from recipes.engine import Context
+from evaluation.models import load_encoder, process_state
+from recipes.engine import Context, from_main
 from recipes.schema import Recipe
-from recipes.stages.comparison import base_input, model_digest, search_part
-from recipes.stages.corpus import read_own_corpus
+from recipes.stages.comparison import model_digest, search_part
+from recipes.stages.negatives import mine, read_training_corpus
 from recipes.stages.pairs import train_queries
+from recipes.stages.scoring import BASE, FUSED, score, scorer_digest
 from recipes.stages.validation import scorer, validation
 from sdg.filters.round_trip import positives
-from sdg.negatives import kept_negatives
+from sdg.negatives import Negative, read_negatives
 from training.merging import interpolate, weights_of
 from training.reranker import train_reranker
 from training.retriever import train_retriever
@@ -33,10 +36,6 @@ from training.settings import LoraSettings, RerankerSettings, RetrieverSettings
 from training.trainer import Progress, Training
 from training.triplets import Triplet, make_triplets
 
-BI_ENCODER = "encoder:"
-"""Before the name of a teacher that is a bi-encoder."""
-FUSED = "fused"
-"""The teacher that is BM25 and the base together."""
 OWN_RERANKER = "reranker"
 """The teacher that is trained in the same run."""
 
@@ -57,39 +56,11 @@ def score_with_teacher(context: Context, folder: Path) -> dict[str, Any]:
 
 
 def _teacher_scores(context: Context, rows: list[Triplet], teacher: str) -> dict[tuple[str, str], float]:
-    corpus, queries = read_own_corpus(context), train_queries(context)
     pairs = list(dict.fromkeys((t.query_id, i) for t in rows for i in (t.positive_id, *t.negative_ids)))
     if not pairs:
         raise InputError("no triplets for the teacher to score: no query was left with enough negatives; see the manifests of the stages before for where they went")
-    texts = [(queries[q].text, corpus[i].content) for q, i in pairs]
     with context.progress("scoring with the teacher", len(pairs)) as advance:
-        if teacher == FUSED:
-            scores = _fused(context, pairs)
-        elif teacher.startswith(BI_ENCODER):
-            scores = similarities(load_encoder(teacher.removeprefix(BI_ENCODER)), texts, progress=advance)
-        else:
-            scores = score_pairs(load_cross_encoder(teacher), texts, advance)
-    return dict(zip(pairs, scores, strict=True))
-
-
-def _fused(context: Context, pairs: list[tuple[str, str]]) -> list[float]:
-    """For each pair the sum of BM25's score and the base's cosine, each with mean 0 and deviation 1 over a query's documents:
-    neither has a scale that the other knows."""
-    corpus, queries = read_own_corpus(context), train_queries(context)
-    found = BM25(corpus).search({q.id: q.text for q in queries.values()}, min(len(corpus), 10 * RUN_DEPTH))
-    training = context.recipe.training
-    base = load_encoder(training.base, max_seq_length=training.max_seq_length, attention=training.attention)
-    lexical = [found[q].get(i, 0.0) for q, i in pairs]
-    dense = similarities(base, [(queries[q].text, corpus[i].content) for q, i in pairs], training.query_prompt, training.document_prompt)
-    rows: dict[str, list[int]] = {}
-    for row, (q, _) in enumerate(pairs):
-        rows.setdefault(q, []).append(row)
-    scores = np.zeros(len(pairs))
-    for own in rows.values():
-        for values in (lexical, dense):
-            part = np.array([values[row] for row in own])
-            scores[own] += (part - part.mean()) / (part.std() or 1.0)
-    return scores.tolist()
+        return score(context, teacher, pairs, train_queries(context), read_training_corpus(context), advance)
 
 
 def learners(recipe: Recipe) -> list[tuple[str, str, int]]:
@@ -109,7 +80,7 @@ def read_teacher(context: Context, learner: str) -> dict[tuple[str, str], float]
 
 def train_reranker_model(context: Context, folder: Path) -> dict[str, Any]:
     part = context.recipe.reranker
-    corpus, queries = read_own_corpus(context), train_queries(context)
+    corpus, queries = read_training_corpus(context), train_queries(context)
     rows, left_out = triplets(context, part.negatives)
     settings = RerankerSettings(**{name: getattr(part, name) for name in RerankerSettings.__dataclass_fields__})
     with context.progress("training the reranker", 0) as advance, _tracked(context, part.trackers, "reranker"):
@@ -118,14 +89,60 @@ def train_reranker_model(context: Context, folder: Path) -> dict[str, Any]:
 
 
 def train_model(context: Context, folder: Path) -> dict[str, Any]:
-    corpus, queries = read_own_corpus(context), train_queries(context)
-    rows, left_out = triplets(context, context.recipe.negatives.per_query)
     with context.progress("training", 0) as advance, _tracked(context, context.recipe.training.trackers, "training"):
-        done = train_retriever(
-            rows, queries, corpus, retriever_settings(context.recipe), folder, context.recipe.seed,
-            teacher=read_teacher(context, "training"), validation=validation(context), work=context.work, progress=_shown(advance),
-        )  # fmt: skip
+        if context.recipe.negatives.refresh:
+            done, rows, left_out = _trained_in_rounds(context, folder, _shown(advance))
+        else:
+            rows, left_out = triplets(context, context.recipe.negatives.per_query, context.recipe.training.triplets)
+            done = _trained(context, rows, retriever_settings(context.recipe), folder, context.work, context.recipe.seed, _shown(advance))
     return _record(folder, done, len(rows), left_out)
+
+
+def _trained(context: Context, rows: list[Triplet], settings: RetrieverSettings, folder: Path, work: Path | None, seed: int, progress: Callable[[Progress], None]) -> Training:
+    return train_retriever(
+        rows, train_queries(context), read_training_corpus(context), settings, folder, seed,
+        teacher=read_teacher(context, "training"), validation=validation(context), work=work, progress=progress,
+    )  # fmt: skip
+
+
+def _trained_in_rounds(context: Context, folder: Path, progress: Callable[[Progress], None]) -> tuple[Training, list[Triplet], int]:
+    """An epoch after the other, each on what the model before it takes for near (ANCE), and each in a folder of its own, so that a
+    training that was killed goes on in its last epoch. By validation the best epoch's model is kept."""
+    recipe, settings = context.recipe, retriever_settings(context.recipe)
+    rows, left_out = triplets(context, recipe.negatives.per_query, recipe.training.triplets)
+    rounds: list[Training] = []
+    models: list[Path] = []
+    for number in range(settings.epochs):
+        place = context.work / f"epoch-{number + 1}"
+        finished = place / "training.json"
+        if from_main(finished.exists()):
+            done = Training(**json.loads(finished.read_text(encoding="utf-8")))
+        else:
+            if number:
+                current = load_encoder(str(models[-1]), max_seq_length=settings.max_seq_length, attention=settings.attention)
+                rows, left_out = triplets_of(recipe, train_queries(context), mine(context, current).rows, recipe.negatives.per_query, recipe.training.triplets)
+            own = replace(
+                settings, epochs=1, base=str(models[-1]) if models else settings.base, learning_rate=settings.learning_rate * _left(settings.schedule, number / settings.epochs),
+                loss=replace(settings.loss, guide=settings.loss.guide or settings.base), schedule="constant", warmup=0.0 if number else min(1.0, settings.warmup * settings.epochs),
+            )  # fmt: skip
+            done = _trained(context, rows, own, place / "model", place / "checkpoints", recipe.seed + number, progress)
+            if process_state().is_main_process:
+                write_json(finished, asdict(done))
+        rounds.append(done)
+        models.append(place / "model")
+    best = max(range(len(rounds)), key=lambda n: (max((row[PRIMARY] for row in rounds[n].validated), default=0.0), n))
+    if process_state().is_main_process:
+        shutil.copytree(models[best], folder, dirs_exist_ok=True)
+    starts = [sum(done.ended for done in rounds[:n]) for n in range(len(rounds))]
+    later = lambda values, start: [row | {"step": row["step"] + start} for row in values]  # noqa: E731
+    log = [row | {"epoch": row["epoch"] + n} for n, done in enumerate(rounds) for row in later(done.log, starts[n])]
+    validated = [row for n, done in enumerate(rounds) for row in later(done.validated, starts[n])]
+    return Training(log, validated, starts[best] + rounds[best].kept_step, starts[-1] + rounds[-1].ended, sum(done.steps for done in rounds)), rows, left_out
+
+
+def _left(schedule: str, done: float) -> float:
+    """Part of the learning rate that a schedule has left when so much of the training is done."""
+    return {"linear": 1 - done, "cosine": (1 + math.cos(math.pi * done)) / 2, "constant": 1.0}[schedule]
 
 
 @contextmanager
@@ -189,10 +206,31 @@ def read_choice(context: Context) -> tuple[float, dict[float, float]]:
     return choice["base_share"], {row["base_share"]: row["value"] for row in choice[PRIMARY]}
 
 
-def triplets(context: Context, per_query: int) -> tuple[list[Triplet], int]:
+def triplets(context: Context, per_query: int, at_most: int | None = None) -> tuple[list[Triplet], int]:
     """The rows to train on, with ``per_query`` negatives, and how many queries have too few for one."""
-    negatives = kept_negatives(context.stage_folder("negatives") / "negatives.jsonl")
-    return make_triplets(positives(list(train_queries(context).values())), negatives, per_query)
+    rows = read_negatives(context.stage_folder("negatives") / "negatives.jsonl")
+    return triplets_of(context.recipe, train_queries(context), rows, per_query, at_most)
+
+
+def triplets_of(recipe: Recipe, queries: Queries, negatives: Sequence[Negative], per_query: int, at_most: int | None = None) -> tuple[list[Triplet], int]:
+    """``at_most``: so many rows, drawn by seed and query, so that two recipes with the same queries draw the same ones."""
+    part = recipe.negatives
+    known = {q: list(ids) for q, ids in positives(list(queries.values())).items()}
+    kept: dict[str, dict[str, list[str]]] = {}
+    for negative in negatives:
+        if negative.verdict == "relabelled":
+            known[negative.query_id].append(negative.doc_id)
+        elif negative.verdict == "kept":
+            source = negative.miner if part.mix == "concatenation" else ""
+            kept.setdefault(source, {}).setdefault(negative.query_id, []).append(negative.doc_id)
+    rows: list[tuple[str, Triplet]] = []
+    for source in part.by_name() if part.mix == "concatenation" and per_query else [""]:
+        rows += [(source, row) for row in make_triplets(known, kept.get(source, {}), per_query)[0]]
+    left_out = len(known) - len({row.query_id for _, row in rows})
+    if at_most is not None and at_most < len(rows):
+        key = lambda n: hashlib.sha256(f"{recipe.seed}/{rows[n][1].query_id}/{rows[n][1].positive_id}/{rows[n][0]}".encode()).digest()  # noqa: E731
+        rows = [rows[n] for n in sorted(sorted(range(len(rows)), key=key)[:at_most])]
+    return [row for _, row in rows], left_out
 
 
 def retriever_settings(recipe: Recipe) -> RetrieverSettings:
@@ -204,7 +242,7 @@ def retriever_settings(recipe: Recipe) -> RetrieverSettings:
 def training_part(recipe: Recipe) -> list[Any]:
     """What of the recipe the training depends on; the base itself is an input, and its share is for later."""
     part = recipe.training.model_dump(exclude={"base", "guide", "teacher", "base_share", "checkpoint_steps", "trackers"})
-    return [part, recipe.negatives.per_query]
+    return [part, recipe.negatives.per_query, recipe.negatives.mix, recipe.negatives.model_dump() if recipe.negatives.refresh else None]
 
 
 def model_part(recipe: Recipe) -> list[Any]:
@@ -219,14 +257,13 @@ def guide_input(context: Context) -> dict[str, str]:
 
 def teacher_part(recipe: Recipe) -> list[Any]:
     shared = learners(recipe)
-    fused = [search_part(recipe)] if any(teacher == FUSED for _, teacher, _ in shared) else []
+    fused = [search_part(recipe)] if any(teacher in (FUSED, BASE) for _, teacher, _ in shared) else []
     return [[learner, per_query] for learner, _, per_query in shared] + fused
 
 
 def teacher_input(context: Context) -> dict[str, str]:
-    own = {OWN_RERANKER: OWN_RERANKER, FUSED: base_input(context)["base"]}
-    return {f"teacher of {learner}": own.get(teacher) or f"{BI_ENCODER if teacher.startswith(BI_ENCODER) else ''}{model_digest(teacher.removeprefix(BI_ENCODER))}" for learner, teacher, _ in learners(context.recipe)}
+    return {f"teacher of {learner}": teacher if teacher == OWN_RERANKER else scorer_digest(context, teacher) for learner, teacher, _ in learners(context.recipe)}
 
 
 def reranker_part(recipe: Recipe) -> Any:
-    return recipe.reranker.model_dump(exclude={"base", "teacher", "checkpoint_steps", "trackers", "first_stage", "depth"})
+    return recipe.reranker.model_dump(exclude={"base", "teacher", "checkpoint_steps", "trackers", "first_stage", "first_stage_share", "depth"})

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import math
-import os
 import random
-import shutil
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.bm25 import BM25
 from evaluation.data import Corpus, Queries, Query, Run, read_qrels, read_queries, write_qrels, write_queries
-from evaluation.files import InputError, write_json, write_jsonl
+from evaluation.files import InputError, link_or_copy, write_json, write_jsonl
 from evaluation.models import process_state
-from evaluation.retrievers import BM25, RUN_DEPTH
+from evaluation.retrievers import RUN_DEPTH
 from evaluation.runs import fuse
 from recipes.engine import Context, from_main
 from recipes.llm import llm_identity, open_llm, uses_chat
@@ -47,7 +46,7 @@ def make_pairs(context: Context, folder: Path) -> dict[str, Any]:
     placed = {q.id for members in sides.values() for q in members}
     rejected += [rejection(q, "split: its documents are in several splits, or in none") | {"strategy": q.metadata["strategy"], "filter": "split"} for q in kept if q.id not in placed]
     passed["split"] = dict(Counter(q.metadata["strategy"] for members in sides.values() for q in members))
-    if not sides["train"]:
+    if not sides["train"] and recipe.generates:
         raise InputError(f"filters: no query of {len(generated)} is left to train on ({len(rejected)} were rejected: {dict(Counter(r['reason'] for r in rejected))}, {len(sides['dev'])} are dev, {len(sides['test'])} test). Loosen that filter, or raise queries.documents; if most are dev or test, bundles or split.near_duplicates tie too many documents together")
     if recipe.evaluation.data is None and not sides[own_split(recipe)]:
         raise InputError(f"evaluation: no query is held out to compare on. Raise split.{own_split(recipe)} or queries.documents, or give evaluation.data")
@@ -55,16 +54,14 @@ def make_pairs(context: Context, folder: Path) -> dict[str, Any]:
     real = [replace(q, metadata=q.metadata | {"positives": ids}) for q in labelled if (ids := [i for i in q.metadata["positives"] if split[i] == "train"])]
     drawn_from = len(real) + len(sides["train"])
     sides["train"] = _drawn(recipe, real, sides["train"])
+    if not sides["train"]:
+        raise InputError(f"labelled: none of {len(labelled)} queries is left to train on: the documents of all are held out (split.dev, split.test)")
     if drawn_from > 2 * len(sides["train"]) and not recipe.filters.at_most:
         context.console.print(f"[yellow]labelled.share[/]: {len(sides['train']):,} queries are trained on, at {recipe.labelled.share:.0%} real ones of {len(real):,}; {drawn_from - len(sides['train']):,} others are not drawn.", highlight=False, soft_wrap=True)
     if not process_state().is_main_process:
         return {}
     # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
-    source, target = context.stage_folder("corpus") / "corpus.jsonl", folder / "corpus.jsonl"
-    try:
-        os.link(source, target)
-    except OSError:
-        shutil.copyfile(source, target)
+    link_or_copy(context.stage_folder("corpus") / "corpus.jsonl", folder / "corpus.jsonl")
     write_queries(folder / "queries.jsonl", [q for members in sides.values() for q in members])
     write_split(folder / "split.jsonl", split)
     for side, members in sides.items():
@@ -103,7 +100,7 @@ def train_queries(context: Context) -> Queries:
 def _drawn(recipe: Recipe, real: list[Query], generated: list[Query]) -> list[Query]:
     """The queries to train on: real and generated ones at the recipe's ratio, and at most as many as it wants."""
     share = recipe.labelled.share if recipe.labelled and real else 0.0
-    total = min(len(generated) / (1 - share), len(real) / share if share else math.inf, recipe.filters.at_most or math.inf)
+    total = min(len(generated) / (1 - share) if share < 1 else math.inf, len(real) / share if share else math.inf, recipe.filters.at_most or math.inf)
     of_real = round(math.floor(total) * share)
     rng = random.Random(recipe.seed)
     chosen: set[str] = set()

@@ -6,10 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from evaluation.bm25 import BM25
 from evaluation.data import Corpus, Query, chunks_by_document, write_queries
 from evaluation.datasets import read_judged
 from evaluation.files import InputError, write_json, write_jsonl
-from evaluation.retrievers import BM25, RUN_DEPTH
+from evaluation.retrievers import RUN_DEPTH
 from recipes.engine import Context
 from recipes.llm import llm_identity, open_llm, uses_chat
 from recipes.load import read_pool
@@ -28,11 +29,16 @@ ARTIFACTS_TOKENS = 500
 def make_queries(context: Context, folder: Path) -> dict[str, Any]:
     recipe = context.recipe
     corpus = read_own_corpus(context)
+    labelled, left_out = labelled_queries(recipe, corpus)
+    if not recipe.generates:
+        write_queries(folder / "queries.jsonl", labelled)
+        write_jsonl(folder / "rejected.jsonl", [])
+        write_json(folder / "strategies.json", {})
+        return {"asked": 0, "kept": 0, "rejected": {}, "labelled": len(labelled), "labelled_left_out": left_out}
     documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     if not documents:
         raise InputError(f"{recipe.corpus.source}: no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     chosen = strategies(recipe)
-    labelled, left_out = labelled_queries(recipe, corpus)
     # bundles take long to find: for the bar it is enough to know about how many there are
     prompts = sum(2 * len(documents[: s.documents]) // s.bundle.documents if s.kind == "multi_hop" else sum(1 for _ in s.units(documents)) for s in chosen if s.kind not in OF_QUERIES)
     with context.progress("writing queries", prompts) as advance, open_llm(recipe) as llm:

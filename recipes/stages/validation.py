@@ -9,11 +9,12 @@ from statistics import fmean
 
 from sentence_transformers import SentenceTransformer
 
+from evaluation.bm25 import BM25
 from evaluation.data import Corpus, Qrels, Queries, chunks_by_document, read_qrels, read_queries
 from evaluation.datasets import read_judged
 from evaluation.files import InputError
 from evaluation.metrics import PRIMARY, evaluate
-from evaluation.retrievers import BM25, Dense
+from evaluation.retrievers import Dense
 from evaluation.runs import ranking
 from recipes.engine import Context
 from recipes.stages.comparison import evaluation_inputs, judged_inputs

@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 from evaluation.files import InputError, read_jsonl, write_jsonl
+
+Verdict = Literal["candidate", "kept", "dropped", "relabelled"]
 
 
 @dataclass(frozen=True, slots=True)
 class Negative:
     """A document that a miner offers as a negative for a query, with the verdict on it.
 
-    ``rank`` (from 1) and ``score`` are the miner's. ``verdict``: ``kept``, or ``dropped`` for ``reason``.
+    ``rank`` (from 1) and ``score`` are the miner's. ``verdict``: ``candidate`` until one is drawn, then ``kept``; ``dropped`` for
+    ``reason``; or ``relabelled``, which is a positive from then on.
     """
 
     query_id: str
@@ -21,7 +25,7 @@ class Negative:
     miner: str
     rank: int
     score: float
-    verdict: str
+    verdict: Verdict
     reason: str
     seed: int
 
@@ -31,7 +35,7 @@ def write_negatives(path: Path, negatives: Iterable[Negative]) -> None:
 
 
 def kept_negatives(path: Path) -> dict[str, list[str]]:
-    """Query ID to the IDs of its kept negatives, in their order. Raises ``InputError`` as ``read_negatives`` does."""
+    """Query ID to the IDs of its kept negatives of all miners, in their order. Raises ``InputError`` as ``read_negatives`` does."""
     kept: dict[str, list[str]] = {}
     for negative in read_negatives(path):
         if negative.verdict == "kept":

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from evaluation import datasets
+from evaluation.bm25 import BM25
 from evaluation.data import Document, Query, read_corpus, write_corpus, write_qrels, write_queries
 from evaluation.datasets import CQADUPSTACK_PARTS, find_dataset, load_task, load_tasks, read_judged
 from evaluation.files import InputError
-from evaluation.retrievers import BM25, search_task
+from evaluation.retrievers import search_task
 
 
 def _error(function, *arguments) -> str:

@@ -6,9 +6,9 @@ import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from evaluation.bm25 import BM25
 from evaluation.data import read_corpus, read_qrels, read_queries
 from evaluation.metrics import METRICS, evaluate
-from evaluation.retrievers import BM25
 from tests.conftest import shared_dataset
 
 DEPTHS = (1, 3, 5, 10, 100)

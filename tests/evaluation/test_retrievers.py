@@ -6,10 +6,11 @@ import pytest
 import torch
 from rank_bm25 import BM25Okapi
 
+from evaluation.bm25 import BM25
 from evaluation.data import Document
 from evaluation.files import InputError, sha256_file
-from evaluation.models import encode, has_bf16, in_bf16, load_encoder, resolve_encoder
-from evaluation.retrievers import BM25, Dense, Hybrid, nearest
+from evaluation.models import encode, has_bf16, in_bf16, load_cross_encoder, load_encoder, resolve_encoder
+from evaluation.retrievers import Dense, Hybrid, Reranked, nearest
 from evaluation.runs import fuse, ranking
 
 
@@ -152,3 +153,16 @@ def test_a_cut_index_ranks_by_the_first_numbers(minilm, corpus):
         expected = dict(zip(corpus, (vectors @ asked[row]).tolist(), strict=True))
         assert cut[query] == pytest.approx(expected, abs=0.02)
     assert index.search(queries, 12) != cut
+
+
+def test_a_reranker_shares_the_order_with_the_first_stage(corpus):
+    model = load_cross_encoder("packaged:tiny-bert", new_head=True)
+    queries = {"q": "water the ice slowly", "nothing": "xyzzy"}
+    bm25 = BM25(corpus).search(queries, 12)
+    alone, both, nearly = (Reranked(BM25(corpus), corpus, model, 5, first_share=share).search(queries, 12) for share in (0.0, 0.5, 0.999999))
+    first = ranking(bm25["q"])
+    assert len(first) > 5 and ranking(nearly["q"]) == first and set(ranking(alone["q"])[:5]) == set(first[:5]) and ranking(alone["q"])[5:] == first[5:]
+    z = lambda values: (np.array(values) - np.mean(values)) / np.std(values)  # noqa: E731
+    expected = (z([alone["q"][d] for d in first[:5]]) + z([bm25["q"][d] for d in first[:5]])) / 2
+    assert [both["q"][d] for d in first[:5]] == pytest.approx(expected.tolist(), abs=1e-5)
+    assert ranking(both["q"])[5:] == first[5:] and both["nothing"] == {}

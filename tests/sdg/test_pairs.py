@@ -1,15 +1,13 @@
-"""Round trip, split and mining: properties over random corpora."""
+"""Round trip and split: properties over random corpora."""
 
 import random
 
 from hypothesis import given
 from hypothesis import strategies as st
 
+from evaluation.bm25 import BM25
 from evaluation.data import Document, Query, text_key
-from evaluation.retrievers import BM25
 from sdg.filters.round_trip import round_trip
-from sdg.negatives import read_negatives, write_negatives
-from sdg.negatives.bm25 import mine
 from sdg.split import near_duplicate_documents, split_documents, split_queries
 
 WORDS = ["apple", "river", "stone", "cloud", "Apple", "glass"]
@@ -85,27 +83,6 @@ def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
     assert all(with_test[i] == "dev" for i, side in sides.items() if side == "dev")  # a test split takes from train only
 
 
-@given(corpora(), st.integers(0, 3), st.integers(1, 3), st.integers(0, 10), st.integers(0, 3))
-def test_mined_negatives_are_never_positives_copies_siblings_or_held_out(data, per_query, first, more, seed):
-    corpus, queries = data
-    held_out = {doc_id for doc_id, side in split_documents(corpus, 0.3, seed).items() if side != "train"}
-    run = BM25(corpus).search({q.id: q.text for q in queries}, len(corpus))
-    negatives = mine(queries, run, corpus, held_out, per_query, first, first + more, seed)
-    assert negatives == mine(queries, run, corpus, held_out, per_query, first, first + more, seed)
-    for query in queries:
-        positive = corpus[query.metadata["positives"][0]]
-        kept = [n for n in negatives if n.query_id == query.id and n.verdict == "kept"]
-        assert len(kept) <= per_query and len({n.doc_id for n in kept}) == len(kept)
-        for n in kept:
-            document = corpus[n.doc_id]
-            assert n.doc_id not in held_out
-            assert text_key(document.text) != text_key(positive.text)
-            assert document.doc_id != positive.doc_id
-            assert run[query.id][n.doc_id] == n.score
-        allowed = [d for d in run[query.id] if d not in {n.doc_id for n in negatives if n.query_id == query.id and n.verdict == "dropped"}]
-        assert len(kept) == min(per_query, max(0, min(len(allowed), first + more) - first + 1))
-
-
 @given(corpora(), st.integers(1, 5))
 def test_round_trip_accounts_for_every_query(data, top_k):
     corpus, queries = data
@@ -121,11 +98,3 @@ def test_round_trip_counts_a_copy_of_the_document_as_the_document(corpus):
     queries = [Query("q", "x", {"positives": ["chess"]})]
     assert round_trip(queries, {"q": {"copy": 2.0, "bread": 1.0}}, copy, 1)[0] == queries
     assert round_trip(queries, {"q": {"bread": 2.0, "chess": 1.0}}, copy, 1)[1][0]["rank"] == 2
-
-
-def test_negatives_are_read_back(tmp_path, corpus):
-    queries = [Query("q", "ice and snow on water", {"positives": ["glacier"]})]
-    negatives = mine(queries, BM25(corpus).search({"q": queries[0].text}, 12), corpus, {"bicycle"}, 2, 1, 5, 0)
-    assert {n.reason for n in negatives if n.verdict == "dropped"} == {"positive", "held-out document"}
-    write_negatives(tmp_path / "n.jsonl", negatives)
-    assert read_negatives(tmp_path / "n.jsonl") == negatives

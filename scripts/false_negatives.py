@@ -1,0 +1,110 @@
+"""How many relevant documents each miner passes off as negatives, and how many each filter finds.
+
+    .venv/bin/python scripts/false_negatives.py [--data scifact] [--split train] [--queries 300] [--models packaged:all-MiniLM-L6-v2 ...]
+
+Of the relevant documents of each query one half, at least one, is known as a positive; the others are hidden. Besides, copies of
+the known ones are planted, hidden too: one word for word under another title, and one as it would be crawled a second time (without its
+title and its last sentence, and with a line of a site around it). A miner that offers one of the hidden documents on ranks 1 to 30
+offers a false negative. Recall: what share of these a filter drops. Precision: what share of what it drops is hidden; that is a lower
+bound, as most of what is relevant was never judged. Some ten minutes on 2 cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+from collections.abc import Mapping, Sequence
+
+import sentencex
+
+from evaluation.data import Corpus, Document, Query
+from evaluation.datasets import load_task
+from evaluation.models import load_encoder
+from evaluation.retrievers import Dense
+from evaluation.runs import fuse
+from sdg.negatives import bm25, candidates
+from sdg.negatives import random as at_random
+from sdg.negatives.candidates import depth_for
+from sdg.negatives.filters import Calibration, Limit, Rows, calibrate, drop_above
+
+RANKS = (1, 30)
+SEED = 13
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="scifact")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--queries", type=int, default=300)
+    parser.add_argument("--models", nargs="+", default=["packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2", "packaged:tiny-bert"])
+    options = parser.parse_args()
+    corpus, queries, hidden = planted(options.data, options.split, options.queries)
+    print(f"{options.data}, split {options.split}: {len(queries)} queries, {sum(map(len, hidden.values())):,} hidden relevant documents of {len(corpus):,}\n")
+    print("| model | miner | filter | candidates | hidden ones left | share of the rest | recall | precision | dropped |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for name in options.models:
+        _one_model(name, corpus, queries, hidden)
+
+
+def planted(data: str, split: str, limit: int) -> tuple[Corpus, list[Query], dict[str, set[str]]]:
+    """The corpus with copies in it, queries with what is known of their relevant documents, and what is hidden."""
+    task = load_task(data, split)
+    rng = random.Random(SEED)
+    corpus, queries, hidden = dict(task.corpus), [], {}
+    for query_id in rng.sample(sorted(task.qrels), min(limit, len(task.qrels))):
+        relevant = sorted(i for i, grade in task.qrels[query_id].items() if grade > 0)
+        known = rng.sample(relevant, max(1, len(relevant) // 2))
+        hidden[query_id] = set(relevant) - set(known)
+        for i in known:
+            document = corpus[i]
+            sentences = [s.strip() for s in sentencex.segment("en", document.text)]
+            again = " ".join(["Cited by 12. Download the article.", *(sentences[:-1] or sentences), "All rights reserved."])
+            for copy in (Document(f"{i}/copy", document.text, "A copy"), Document(f"{i}/again", again)):
+                corpus[copy.id] = copy
+                hidden[query_id].add(copy.id)
+        queries.append(Query(query_id, task.queries[query_id].text, {"positives": known}))
+    return corpus, queries, hidden
+
+
+def _one_model(name: str, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
+    index = Dense(corpus, load_encoder(name))
+    texts, depth = {q.id: q.text for q in queries}, depth_for(RANKS[1], len(corpus))
+    words, near = bm25.mine(queries, corpus, depth).run, index.search(texts, depth)
+    found = {"bm25": words, "dense": near, "hybrid": fuse([words, near]), "random": at_random.mine(queries, corpus, depth, SEED).run}
+    rows = {miner: candidates(queries, run, corpus, (), miner, RANKS, SEED) for miner, run in found.items()}
+    by_chance = [(q, i) for q in texts for i in random.Random(f"{SEED}/{q}").sample(sorted(corpus), 5)]
+    pairs = {(n.query_id, n.doc_id) for own in rows.values() for found_rows in own.values() for n in found_rows} | {(q.id, i) for q in queries for i in q.metadata["positives"]} | set(by_chance)
+    vectors = dict(zip(texts, index.encode_queries(list(texts.values())), strict=True))
+    place = {i: n for n, i in enumerate(index.ids)}
+    scores = {(q, i): float(vectors[q] @ index.vectors[place[i]]) for q, i in pairs}
+    known = calibrate(queries, scores, [scores[pair] for pair in by_chance])
+    shown = name.removeprefix("packaged:")
+    for miner, own in rows.items():
+        copies = sum(n.reason == "same text as a positive" for found_rows in own.values() for n in found_rows)
+        for label, limit in limits(known).items():
+            _row(shown, miner, label, own, drop_above(own, scores, limit, label) if limit else own, hidden, copies)
+
+
+def limits(known: Calibration) -> dict[str, Limit | None]:
+    return {
+        "none": None,
+        "guide": known.positives.__getitem__,
+        "percentage 0.95": lambda q: 0.95 * known.positives[q],
+        "percentage auto": known.near_positive,
+        "margin 0.05": lambda q: known.positives[q] - 0.05,
+        "margin auto": lambda q: known.positives[q] - known.margin(),
+        "absolute 0.7": lambda _q: 0.7,
+        "absolute auto": lambda _q: known.absolute(),
+    }
+
+
+def _row(model: str, miner: str, label: str, before: Rows, after: Rows, hidden: Mapping[str, set[str]], copies: int) -> None:
+    is_hidden = lambda rows: [n.doc_id in hidden[q] for q, own in rows.items() for n in own if n.verdict == "candidate"]  # noqa: E731
+    given, left = is_hidden(before), is_hidden(after)
+    dropped, caught = len(given) - len(left), sum(given) - sum(left)
+    numbers = [f"{len(given):,}", f"{sum(left):,}" + (f" (and {copies:,} copies word for word never offered)" if label == "none" and copies else ""), f"{sum(left) / max(1, len(left)):.2%}"]
+    numbers += ["", "", ""] if label == "none" else [f"{caught / max(1, sum(given)):.2f}", f"{caught / dropped:.2f}" if dropped else "", f"{dropped / max(1, len(given)):.1%}"]
+    print("| " + " | ".join([model, miner, label, *numbers]) + " |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
