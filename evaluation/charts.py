@@ -6,6 +6,8 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 
+import numpy as np
+
 from evaluation.report import Comparison
 
 # matplotlib wants colours; the page's are put in their place
@@ -20,7 +22,8 @@ def intervals(comparison: Comparison) -> str:
     for offset, (side, values) in zip((0.17, -0.17), (("before", comparison.before), ("after", comparison.after)), strict=True):
         places = [len(names) - row + offset for row in range(len(names))]
         middle = [values[m].value for m in names]
-        ends = [[max(0, v - values[m].interval[e]) if e == 0 else max(0, values[m].interval[e] - v) for m, v in zip(names, middle, strict=True)] for e in (0, 1)]
+        lengths = [(v - values[m].interval[0], values[m].interval[1] - v) for m, v in zip(names, middle, strict=True)]
+        ends = np.maximum(0, lengths).T  # a rounding can make one negative, which is an error
         axes.errorbar(middle, places, xerr=ends, fmt="o", capsize=3, color=_COLOURS[side], label=comparison.names[side == "after"])
     axes.set_yticks([len(names) - row for row in range(len(names))], names)
     axes.set_xlim(0, 1)
@@ -56,6 +59,22 @@ def curves(losses: Sequence[tuple[float, float]], validated: Sequence[tuple[floa
         axes.axvline(kept, color=_COLOURS["line"], linestyle=":", label="kept")
     _legend(figure)
     return _svg(figure, "Learning curve")
+
+
+def arms_chart(rows: Sequence[tuple[str, float, tuple[float, float]]], baseline: str) -> str:
+    """Differences to a baseline with their intervals: name, value, interval; the first on top. A picture of its own, so in its own colours."""
+    figure, axes = _figure(7, 0.42 * len(rows) + 1.1)
+    places = list(range(len(rows), 0, -1))
+    values = [value for _, value, _ in rows]
+    ends = np.maximum(0, [(value - low, high - value) for _, value, (low, high) in rows]).T
+    axes.axvline(0, color=_COLOURS["line"])
+    axes.errorbar(values, places, xerr=ends, fmt="o", capsize=3, color=_COLOURS["after"])
+    axes.set_yticks(places, [name for name, _, _ in rows])
+    axes.set_xlabel(f"nDCG@10, difference to: {baseline} (95 % intervals)")
+    axes.grid(axis="x", color=_COLOURS["line"])
+    svg = _svg(figure, "Differences to the baseline with their intervals")
+    style = "<style>svg { color: #222; background: #fff; --line: #bbb; --after: #1f6fb2 }</style>"
+    return svg.replace(">", f">{style}", 1)
 
 
 def _figure(width: float, height: float):

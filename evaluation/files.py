@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator
@@ -51,6 +52,20 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def link_or_copy(source: Path, target: Path) -> None:
+    """The same file under a second name, or a copy where the file system has no such thing."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copyfile(source, target)
+
+
+def slug(text: str, otherwise: str = "system") -> str:
+    """A file's name made of a text; ``otherwise``, where that has only signs."""
+    return re.sub(r"[^\w.]+", "-", text).strip("-.") or otherwise
 
 
 def write_text(path: Path, text: str) -> None:

@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from evaluation import charts
 from evaluation.analysis import QueryChange
-from evaluation.report import HOW, Comparison, difference_table, power, sentence, table
+from evaluation.report import HOW, Comparison, kinds_table, power, sentence, table
 
 MOST_QUERIES = 2000
 """Queries that a page shows: more would make it slow to open."""
@@ -44,7 +44,7 @@ def page(
         scatter=Markup(charts.scatter({f"q-{n}": (c.before, c.after) for n, c in enumerate(shown, start=1)}, comparison.names)),
         changes=shown,
         total=len(changes),
-        slices=as_html(difference_table("kind", kinds) if kinds else ["None has enough queries to say anything of."]),
+        slices=as_html(kinds_table(kinds)),
         sections={name: (as_html(lines), Markup((figures or {}).get(name, ""))) for name, lines in (sections or {}).items()},
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

@@ -125,6 +125,11 @@ def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
     return lines
 
 
+def kinds_table(kinds: Mapping[str, Comparison]) -> list[str]:
+    """The same for the kinds of queries that ``slices`` tells apart."""
+    return difference_table("kind", kinds) if kinds else ["None has enough queries to say anything of."]
+
+
 def code(text: str) -> str:
     """Text of documents and queries for a Markdown page, as code, so that nothing in it is markup."""
     text = " ".join(text.split()).replace("`", "'").replace("|", "¦")

@@ -7,12 +7,13 @@ flipped; a group is one query where nothing ties it to another.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 from typing import Literal
 
 import numpy as np
 from pydantic import BaseModel
-from scipy import stats
+from scipy import optimize, stats
 
 from evaluation.data import Corpus, Qrels
 
@@ -99,6 +100,93 @@ def compare(before: Mapping[str, float], after: Mapping[str, float], seed: int =
         detectable=_quantiles() * error if error else None,
         needed=queries_needed(value, error * len(each) ** 0.5) if error and value else None,
     )  # fmt: skip
+
+
+class SeededDifference(Estimate):
+    """The second minus the first, over queries and seeds, on the mean of one or more collections."""
+
+    p: float
+    """Two-sided: the least level at which the interval leaves zero out."""
+    error_of_queries: float
+    """Standard error by which queries were drawn (by group)."""
+    error_of_seeds: float
+    """Standard error by which the training was drawn; 0 with a single seed, where it is not known."""
+    seeds: int
+    verdict: Verdict
+
+
+@dataclass(frozen=True)
+class Seeded:
+    """Two systems on one collection: of each seed the scores by query."""
+
+    first: Sequence[Mapping[str, float]]
+    second: Sequence[Mapping[str, float]]
+    groups: Groups | None = None
+
+
+@dataclass(frozen=True)
+class SeedVariance:
+    """What another seed does to a difference."""
+
+    variance: float
+    """Of the difference with one seed."""
+    freedom: int
+
+
+def seed_variance(means: Sequence[Sequence[float]]) -> SeedVariance | None:
+    """Of the difference of two of several ways of training, from the mean scores of all: a row for each with a number for each
+    seed. What a seed does to all of them alike cancels in a difference, so it is twice the residual of the two-way layout; it is
+    not for differences to something that no seed changes. None where there are fewer than two of either."""
+    table = np.asarray(means, dtype=float)
+    if min(table.shape) < 2:
+        return None
+    rest = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0, keepdims=True) + table.mean()
+    freedom = (table.shape[0] - 1) * (table.shape[1] - 1)
+    return SeedVariance(2 * float((rest**2).sum() / freedom), freedom)
+
+
+def compare_seeds(parts: Sequence[Seeded], pooled: SeedVariance | None = None) -> SeededDifference:
+    """Compare two ways of training over their seeds, on the mean of the collections' means.
+
+    What is tested is whether the one is better on other queries *and* with other seeds. Another seed shifts all queries
+    together, so drawing queries alone would find differences between a way and itself. The variance of the mean has a part of the
+    queries (by group, of each query's mean over the seeds) and one of the seeds (of the mean difference with each). Each part has the t
+    quantile of its own degrees of freedom, and the squares of both reaches are added: with three seeds, Welch and Satterthwaite's
+    degrees for the sum would call 8 of 100 comparisons of a way with itself different where seeds matter more than queries.
+    ``pooled``: the seeds' part from more than these two ways, as three seeds of two say little of it. The n-th run of the one is compared with the n-th of the other. Raises ``ValueError`` if the queries or the
+    numbers of seeds are not the same.
+    """
+    seeds = len(parts[0].first)
+    if any(len(side) != seeds for part in parts for side in (part.first, part.second)):
+        raise ValueError("the two were not run with the same number of seeds")
+    values, of_queries, by_freedom = [], [], 0.0
+    by_seed = np.zeros(seeds)
+    for part in parts:
+        queries = part.first[0].keys()
+        if any(run.keys() != queries for run in (*part.first, *part.second)):
+            raise ValueError("the two systems were not scored on the same queries")
+        each = {q: float(np.mean([after[q] - before[q] for before, after in zip(part.first, part.second, strict=True)])) for q in queries}
+        sums, sizes = _by_group(each, part.groups)
+        values.append(float(sums.sum() / sizes.sum()))
+        of_queries.append(_standard_error(sums, sizes) ** 2)
+        by_freedom += of_queries[-1] ** 2 / max(1, len(sums) - 1)
+        by_seed += [np.mean([after[q] - before[q] for q in queries]) for before, after in zip(part.first, part.second, strict=True)]
+    value, query_variance = float(np.mean(values)), sum(of_queries) / len(parts) ** 2
+    of_seeds, freedom_of_seeds = (pooled.variance / seeds, pooled.freedom) if pooled else (float(np.var(by_seed / len(parts), ddof=1)) / seeds if seeds > 1 else 0.0, seeds - 1)
+    error = (query_variance + of_seeds) ** 0.5
+    if not error:
+        return SeededDifference(value=value, interval=(value, value), p=1.0, error_of_queries=0.0, error_of_seeds=0.0, seeds=seeds, verdict="not distinguishable")
+    queries_freedom = query_variance**2 / (by_freedom / len(parts) ** 4) if query_variance else 1.0
+
+    def reach(alpha: float) -> float:
+        t_queries, t_seeds = (float(stats.t.isf(alpha / 2, freedom)) for freedom in (queries_freedom, max(1, freedom_of_seeds)))
+        return (t_queries**2 * query_variance + t_seeds**2 * of_seeds) ** 0.5
+
+    half = reach(1 - LEVEL)
+    low = 1e-12
+    p = low if abs(value) >= reach(low) else float(optimize.brentq(lambda alpha: reach(alpha) - abs(value), low, 1.0))
+    verdict: Verdict = ("better" if value > 0 else "worse") if p < 1 - LEVEL else "not distinguishable"
+    return SeededDifference(value=value, interval=(value - half, value + half), p=p, error_of_queries=query_variance**0.5, error_of_seeds=of_seeds**0.5, seeds=seeds, verdict=verdict)
 
 
 def queries_needed(gain: float, deviation: float) -> int:

@@ -46,7 +46,7 @@ def advice(context: Context, comparison: Comparison, manifests: dict[str, dict[s
         if overlap > COPIED:
             lines.append(f"{overlap:.0%} of a query's words stand in its document: people use other words. `filters.copying`, a higher `queries.temperature`, or `strategies/paraphrase`.")
     if recipe.training.teacher is None and training["first_loss"] / max(1, len(recipe.training.matryoshka)) < LOW_LOSS:
-        lines.append(f"The loss was {training['first_loss']:.2f} in the first steps: the base knew the answers. Harder negatives (`negatives.ranks` nearer to the top, `negatives.per_query`), or harder queries.")
+        lines.append(f"The loss was {training['first_loss']:.2f} in the first steps: the base knew the answers. Harder negatives (`ranks` of `negatives.miners` nearer to the top, more `negatives.per_query`), or harder queries.")
     elif training["last_loss"] > STILL * training["first_loss"]:
         lines.append(f"The loss went from {training['first_loss']:.2f} to {training['last_loss']:.2f}: little was learnt. A higher `training.learning_rate`, or more `training.epochs`.")
     if teacher := manifests.get("teacher", {}).get("counts", {}):
@@ -54,10 +54,10 @@ def advice(context: Context, comparison: Comparison, manifests: dict[str, dict[s
             if rows := teacher.get(f"{learner}_triplets"):
                 wrong = 1 - teacher[f"{learner}_positive_first"] / rows
                 if wrong > TEACHER_DISAGREES:
-                    lines.append(f"The teacher puts a negative above the positive in {wrong:.0%} of the rows: false negatives, or a weak teacher. `negatives.ranks` further down helps against the first.")
+                    lines.append(f"The teacher puts a negative above the positive in {wrong:.0%} of the rows: false negatives, or a weak teacher. `negatives.filters` help against the first, or `ranks` of `negatives.miners` further down.")
     dropped = sum(1 for _, row in read_jsonl(context.stage_folder("negatives") / "negatives.jsonl") if row["verdict"] == "dropped" and row["reason"] == "same text as a positive")
     if dropped:
-        lines.append(f"{dropped:,} documents that BM25 found have the text of a positive: there are copies in the corpus, and near-copies may be among the negatives. `negatives.ranks` further down.")
+        lines.append(f"{dropped:,} documents that BM25 found have the text of a positive: there are copies in the corpus, and near-copies may be among the negatives. `negatives.filters`, or `ranks` of `negatives.miners` further down.")
     share, scores = read_choice(context)
     if scores and scores[1] > scores[share]:
         lines.append(f"On validation the base scored {scores[1]:.4f} and what was kept {scores[share]:.4f}: put 1 into `training.base_share`, and the base is kept in such a case.")

@@ -45,10 +45,10 @@ def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 @app.command()
 def recipes() -> None:
-    """List the recipes that come with sharpen, and the parts that can be added to one."""
-    from recipes.load import FOLDER, first_line, part_files, recipe_files
+    """List the recipes and comparisons that come with sharpen, and the parts that can be added to a recipe."""
+    from recipes.load import FOLDER, comparison_files, first_line, part_files, recipe_files
 
-    for path in [*recipe_files(), *part_files()]:
+    for path in [*recipe_files(), *comparison_files(), *part_files()]:
         print(f"{path.relative_to(FOLDER).with_suffix('').as_posix():28} {first_line(path)}")
 
 
@@ -154,6 +154,18 @@ def diff(
     from recipes.evaluate import diff_runs
 
     diff_runs(first, second, Console(), data=data, split=split, out=out, seed=seed)
+
+
+@app.command()
+def compare(
+    matrix: Annotated[Path, typer.Argument(metavar="FILE", help="A comparison: a recipe, seeds, datasets and arms with their overrides, as recipes/study_small/compare.yaml.")],
+    overrides: Overrides = None,
+) -> None:
+    """Run all arms of a comparison with all seeds, at equal numbers of triplets, and say which differ from the baseline."""
+    _quiet_libraries()
+    from recipes.compare import compare_arms
+
+    compare_arms(matrix, Console(), overrides or [])
 
 
 @app.command()

@@ -26,7 +26,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from evaluation.files import InputError, atomic_folder, sha256_file, write_json
+from evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
 from evaluation.models import process_state
 from recipes.schema import Recipe
 
@@ -64,10 +64,14 @@ class Context:
     """What one stage read and the next one needs again, kept in memory."""
     work: Path | None = None
     """Where a stage that goes on after it was killed keeps what it has so far."""
+    place: Path | None = None
+    """The run's folder, where it is another than the recipe says."""
+    siblings: Sequence[Path] = ()
+    """Folders of other runs, whose stages are taken over where they are the same."""
 
     @property
     def folder(self) -> Path:
-        return Path(self.recipe.runs) / self.recipe.name
+        return self.place or Path(self.recipe.runs) / self.recipe.name
 
     def stage_folder(self, name: str) -> Path:
         return self.folder / name
@@ -110,7 +114,7 @@ def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str]
             decision = None
             if state.is_main_process:
                 fingerprint = _fingerprint(stage, context, manifests)
-                decision = (fingerprint, _up_to_date(folder, fingerprint["sha256"]))
+                decision = (fingerprint, _up_to_date(folder, fingerprint["sha256"]) or _taken_over(stage, context, folder, fingerprint["sha256"]))
             fingerprint, manifest = from_main(decision)
             if manifest is None:
                 for name in results if state.is_main_process else ():
@@ -167,6 +171,18 @@ def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not a manifest: run the stage
         return None
     return manifest if same else None
+
+
+def _taken_over(stage: Stage, context: Context, folder: Path, fingerprint: str) -> dict[str, Any] | None:
+    """The stage of another run with the same fingerprint, linked into this one's folder (copied where the file system cannot)."""
+    for sibling in context.siblings:
+        source = sibling / stage.name
+        if sibling != context.folder and (manifest := _up_to_date(source, fingerprint)):
+            with atomic_folder(folder) as partial:
+                for name in (*manifest["outputs"], MANIFEST):
+                    link_or_copy(source / name, partial / name)
+            return manifest
+    return None
 
 
 def _summary(manifest: dict[str, Any]) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +11,15 @@ from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
 from evaluation.analysis import query_changes, slices
+from evaluation.bm25 import BM25
 from evaluation.data import Corpus, Run, read_corpus
-from evaluation.datasets import Task, load_task, load_tasks
-from evaluation.files import InputError, write_json, write_text
+from evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
+from evaluation.files import InputError, slug, write_json, write_text
 from evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
 from evaluation.models import load_cross_encoder, load_encoder, process_state
 from evaluation.page import page
-from evaluation.report import Comparison, make_comparison, markdown
-from evaluation.retrievers import BM25, RUN_DEPTH, Dense, Hybrid, Reranked, Retriever, search_task
+from evaluation.report import Comparison, kinds_table, make_comparison, markdown
+from evaluation.retrievers import RUN_DEPTH, Dense, Hybrid, Reranked, Retriever, search_task
 from evaluation.runs import read_run, write_run
 from evaluation.significance import estimate
 from recipes.engine import Context, show_progress
@@ -82,20 +82,20 @@ def evaluate_systems(
             for system in systems:
                 mean = {metric: fmean(values.values()) for metric, values in scores[system].items()}
                 parts.setdefault(system, []).append(mean)
-                folder = out / _slug(task.name) / _slug(system)
-                write_run(folder / "run.trec", found[system], tag=_slug(system))
+                folder = out / slug(task.name) / slug(system)
+                write_run(folder / "run.trec", found[system], tag=slug(system))
                 write_json(folder / "queries.json", scores[system])
-                source = task.name.removesuffix(f", split {split}") if name == "cqadupstack" else name
+                source = task.name.removesuffix(f", split {split}") if name == CQADUPSTACK else name
                 write_json(folder / "evaluation.json", Evaluated(system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=mean).model_dump(mode="json"))
             if len(systems) == 2:
                 second, first = systems
-                compare_runs(task, (found[first], found[second]), (scores[first], scores[second]), (_short(first), _short(second)), out / _slug(task.name), console, seed)
+                compare_runs(task, (found[first], found[second]), (scores[first], scores[second]), (_short(first), _short(second)), out / slug(task.name), console, seed)
                 compared.append((task, scores[first], scores[second]))
             else:
                 _print_means(systems[0], task, scores[systems[0]], console, seed)
         if len(compared) > 1:
             overall = _averaged(name, compared, (_short(systems[1]), _short(systems[0])), seed)
-            write_json(out / _slug(name) / "metrics.json", overall.model_dump(mode="json"))
+            write_json(out / slug(name) / "metrics.json", overall.model_dump(mode="json"))
             print_comparison(overall, console)
         for system, rows in parts.items():
             for metric in wanted:
@@ -111,7 +111,7 @@ def evaluate_systems(
 
 
 def default_folder(systems: Sequence[str]) -> Path:
-    return Path("runs") / f"evaluate-{'-'.join(_slug(_short(s)) for s in systems)}"
+    return Path("runs") / f"evaluate-{'-'.join(slug(_short(s)) for s in systems)}"
 
 
 def diff_runs(first: Path, second: Path, console: Console, *, data: str | None = None, split: str = "test", out: Path | None = None, seed: int = 13) -> Comparison:
@@ -122,7 +122,7 @@ def diff_runs(first: Path, second: Path, console: Console, *, data: str | None =
         raise InputError(f"{first} was evaluated on {task.name} and {second} on {other.name}, or their judgments differ; compare runs of the same queries")
     scores = (evaluate(task.qrels, run), evaluate(task.qrels, other_run))
     names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
-    return compare_runs(task, (run, other_run), scores, names, out or second.parent / f"diff-{_slug(first.name)}-{_slug(second.name)}", console, seed)
+    return compare_runs(task, (run, other_run), scores, names, out or second.parent / f"diff-{slug(first.name)}-{slug(second.name)}", console, seed)
 
 
 def compare_runs(task: Task, runs: tuple[Run, Run], scores: tuple[PerQuery, PerQuery], names: tuple[str, str], out: Path, console: Console, seed: int) -> Comparison:
@@ -132,7 +132,7 @@ def compare_runs(task: Task, runs: tuple[Run, Run], scores: tuple[PerQuery, PerQ
     kinds = slices(task, changes, scores, seed, comparison)
     title = f"{names[0]} and {names[1]} on {task.name}"
     write_json(out / "metrics.json", comparison.model_dump(mode="json"))
-    write_text(out / "report.md", markdown(title, comparison, {}))
+    write_text(out / "report.md", markdown(title, comparison, {"Kinds of queries": kinds_table(kinds)}))
     write_text(out / "report.html", page(title, comparison, changes, kinds))
     print_comparison(comparison, console)
     console.print(f"\nreport   {out / 'report.html'}", highlight=False, soft_wrap=True)
@@ -208,7 +208,3 @@ def _print_means(system: str, task: Task, scores: PerQuery, console: Console, se
 def _short(system: str) -> str:
     """A path by its last name."""
     return Path(system).name if Path(system).is_absolute() or system.startswith((".", "~")) else system
-
-
-def _slug(text: str) -> str:
-    return re.sub(r"[^\w.]+", "-", text).strip("-.") or "system"

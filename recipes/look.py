@@ -38,7 +38,7 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[Estimate]:
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(recipe.training.base), trust_remote_code=False)
     count_tokens = lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])  # noqa: E731
     with open_journal(recipe) as known:
-        rows = estimate(strategies(recipe), documents, recipe.queries_seed, count_tokens, known, corpus=corpus, given=len(labelled_queries(recipe, corpus)[0]))
+        rows = [] if not recipe.generates else estimate(strategies(recipe), documents, recipe.queries_seed, count_tokens, known, corpus=corpus, given=len(labelled_queries(recipe, corpus)[0]))
     prices = prices_of(recipe.llm)
     concurrency = 1 if recipe.llm.embedded else sum(e.concurrency for e in recipe.llm.remote())
     view = _numbers("strategy", "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")

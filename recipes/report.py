@@ -14,12 +14,13 @@ from evaluation.datasets import Task
 from evaluation.files import write_text
 from evaluation.metrics import PRIMARY
 from evaluation.page import page
-from evaluation.report import Comparison, code, difference_table, markdown
+from evaluation.report import Comparison, code, kinds_table, markdown
 from evaluation.runs import read_run
 from recipes.engine import Context
 from recipes.stages.comparison import read_scores
 from recipes.stages.corpus import read_own_corpus
 from recipes.stages.model import read_choice
+from recipes.stages.negatives import read_training_corpus
 from recipes.stages.pairs import train_queries
 from sdg.negatives import kept_negatives
 from sdg.queries import LABELLED
@@ -36,7 +37,7 @@ def write_report(context: Context, comparison: Comparison, task: Task, first: di
     kinds = slices(task, changes, scores, context.recipe.seed, comparison)
     about = _about(context, manifests, overlaps)
     queries = {WON: _moved([c for c in changes if c.difference > 0]), LOST: _moved([c for c in changes if c.difference < 0])}
-    shown = {"Kinds of queries": difference_table("kind", kinds) if kinds else ["None has enough queries to say anything of."]}
+    shown = {"Kinds of queries": kinds_table(kinds)}
     recipe = ["`recipe.yaml` in this folder is the recipe with every default filled in; `sharpen run` with it repeats the run."]
     pictures = {"What was kept": [*about["What was kept"], "", "![learning curves](curves.png)"]}
     write_text(context.folder / "report.md", markdown(context.recipe.name, comparison, first | shown | about | pictures | queries | {"The recipe": recipe}))
@@ -119,7 +120,7 @@ def _overlapping(overlaps: dict[str, Overlap]) -> list[str]:
 
 
 def _samples(context: Context) -> list[str]:
-    corpus, negatives = read_own_corpus(context), kept_negatives(context.stage_folder("negatives") / "negatives.jsonl")
+    corpus, negatives = read_training_corpus(context), kept_negatives(context.stage_folder("negatives") / "negatives.jsonl")
     queries = read_queries(context.stage_folder("pairs") / "queries.jsonl")
     generated = [q for q in train_queries(context) if queries[q].metadata["strategy"] != LABELLED]
     lines = []

@@ -31,21 +31,23 @@ from recipes.load import LoadedRecipe
 from recipes.report import counts_line, train_overlaps, write_report
 from recipes.stages import STAGES, check_inputs, stages_of
 from recipes.stages.comparison import evaluated_on, read_evaluation, read_other, read_scores
+from recipes.stages.negatives import read_written
 from sdg.export import EXPORTS, Labelled
 from sdg.negatives import kept_negatives
 
 RESULTS = ("metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png")
 
 
-def run_recipe(loaded: LoadedRecipe, console: Console, cache: dict[str, Any] | None = None) -> Comparison | None:
+def run_recipe(loaded: LoadedRecipe, console: Console, context: Context | None = None) -> Comparison | None:
     """Run what is not up to date and write ``recipe.yaml``, ``metrics.json`` and ``report.md`` into the run's folder.
 
-    ``cache``: what an earlier run of this program left in it (the base model's index of the corpus) is used again. Every process of ``accelerate launch`` must call this; the comparison is returned on the first one only.
+    ``context``: where the run's folder is, and what earlier runs of this program left in memory (default: as the recipe says, and
+    nothing). Every process of ``accelerate launch`` must call this; the comparison is returned on the first one only.
     """
     recipe = loaded.recipe
     with process_state().main_process_first():  # it fetches a dataset that is not there
         check_inputs(recipe)
-    context = Context(recipe, console, {} if cache is None else cache)
+    context = context or Context(recipe, console)
     manifests = run_stages(stages_of(recipe), context, RESULTS)
     if not process_state().is_main_process:
         return None
@@ -133,7 +135,7 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     mined = folder / "negatives" / "negatives.jsonl"
     negatives = kept_negatives(mined) if mined.exists() else {}
     with atomic_folder(target) as partial:
-        counts = EXPORTS[layout](Labelled(folder.name, read_corpus(pairs / "corpus.jsonl"), read_queries(pairs / "queries.jsonl"), splits, negatives), partial)
+        counts = EXPORTS[layout](Labelled(folder.name, read_corpus(pairs / "corpus.jsonl"), read_queries(pairs / "queries.jsonl"), splits, negatives, read_written(folder / "negatives")), partial)
     console.print(f"{target}: {counts_line(counts)}", highlight=False, soft_wrap=True)
     return counts
 

@@ -26,11 +26,12 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
 from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
+from evaluation.bm25 import BM25
 from evaluation.data import read_corpus, read_qrels, read_queries
 from evaluation.datasets import find_dataset
 from evaluation.metrics import PRIMARY, evaluate
 from evaluation.models import load_encoder, resolve_encoder
-from evaluation.retrievers import BM25, Dense
+from evaluation.retrievers import Dense
 from evaluation.runs import ranking
 from evaluation.significance import compare
 from training.retriever import train_retriever

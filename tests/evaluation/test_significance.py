@@ -2,7 +2,17 @@ import numpy as np
 import pytest
 
 from evaluation.data import Document
-from evaluation.significance import compare, document_groups, estimate, holm, queries_needed
+from evaluation.significance import (
+    Seeded,
+    SeedVariance,
+    compare,
+    compare_seeds,
+    document_groups,
+    estimate,
+    holm,
+    queries_needed,
+    seed_variance,
+)
 
 
 def _per_query(values) -> dict[str, float]:
@@ -108,3 +118,88 @@ def test_one_query_or_none():
     assert compare({"a": 0.0}, {"a": 1.0}).verdict == "not distinguishable"
     with pytest.raises(ValueError, match="no query"):
         compare({}, {})
+
+
+def _runs(rng: np.random.Generator, base: np.ndarray, group: np.ndarray, gain: float, seeds: int, by_seed: float) -> list[dict[str, float]]:
+    """Of a way of training: each seed shifts all queries, and each query by itself."""
+    runs = []
+    for _ in range(seeds):
+        moved = rng.standard_normal(len(base)) * (rng.random(len(base)) < 0.3) * 0.15
+        runs.append(_per_query(np.clip(base + gain + by_seed * rng.standard_normal() + moved, 0, 1)))
+    return runs
+
+
+def _aa(rng: np.random.Generator, ways: int, seeds: int, by_seed: float, collections: int = 1) -> tuple[list[Seeded], SeedVariance | None]:
+    """The same strategy ``ways`` times with other seeds: the first two of them, and what all say of seeds."""
+    parts, means = [], np.zeros((ways, seeds))
+    for _ in range(collections):
+        group = np.repeat(np.arange(120), rng.integers(1, 3, 120))
+        base = rng.choice([0.0, 0.39, 0.5, 0.63, 1.0], len(group))
+        sides = [_runs(rng, base, group, 0.0, seeds, by_seed) for _ in range(ways)]
+        means += [[float(np.mean(list(run.values()))) / collections for run in side] for side in sides]
+        parts.append(Seeded(sides[0], sides[1], {f"q{i}": str(g) for i, g in enumerate(group)}))
+    return parts, seed_variance(means) if ways > 2 else None
+
+
+@pytest.mark.parametrize(("ways", "seeds", "by_seed", "collections"), [(2, 3, 0.0, 1), (2, 3, 0.005, 1), (2, 5, 0.02, 1), (6, 3, 0.005, 2), (6, 3, 0.03, 1)])
+def test_a_way_of_training_compared_with_itself_is_called_better_or_worse_at_most_5_times_in_100(ways, seeds, by_seed, collections):
+    """A/A, many times. By the queries alone it would be more often where seeds matter."""
+    rng, times = np.random.default_rng(11), 400
+    false, naive = 0, 0
+    for n in range(times):
+        parts, pooled = _aa(rng, ways, seeds, by_seed, collections)
+        false += compare_seeds(parts, pooled).verdict != "not distinguishable"
+        if n < 100 and by_seed >= 0.02:
+            means = [{q: float(np.mean([run[q] for run in side])) for q in side[0]} for side in (parts[0].first, parts[0].second)]
+            naive += compare(*means, n, parts[0].groups, 300).verdict != "not distinguishable"
+    assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5
+    assert naive > 15 or by_seed < 0.02
+
+
+def test_a_real_gain_over_seeds_is_found_and_its_interval_covers_it():
+    rng = np.random.default_rng(5)
+    found, covered = 0, 0
+    for _ in range(400):
+        base, group = rng.choice([0.1, 0.39, 0.5, 0.63], 300), np.arange(300)
+        first, second = (_runs(rng, base, group, gain, 3, 0.004) for gain in (0.0, 0.03))
+        result = compare_seeds([Seeded(first, second)])
+        found += result.verdict == "better"
+        covered += result.interval[0] <= 0.03 <= result.interval[1]
+    assert found > 300 and covered > 0.93 * 400
+
+
+def test_seeds_are_paired_and_one_seed_says_nothing_of_seeds():
+    first, second = [{"a": 0.1, "b": 0.5}, {"a": 0.2, "b": 0.5}], [{"a": 0.3, "b": 0.5}, {"a": 0.4, "b": 0.6}]
+    d = compare_seeds([Seeded(first, second)])
+    assert d.value == pytest.approx(0.125) and d.error_of_seeds == pytest.approx(np.std([0.1, 0.15], ddof=1) / 2**0.5) and d.interval[0] < d.value < d.interval[1]
+    assert compare_seeds([Seeded(first[:1], second[:1])]).error_of_seeds == 0
+    assert compare_seeds([Seeded(first, first)]).verdict == "not distinguishable"
+    two = compare_seeds([Seeded(first, second), Seeded(first, first)])
+    assert two.value == pytest.approx(0.0625) and two.error_of_queries == pytest.approx(d.error_of_queries / 2)
+    with pytest.raises(ValueError, match="same queries"):
+        compare_seeds([Seeded(first, [{"a": 1.0}, {"a": 1.0}])])
+    with pytest.raises(ValueError, match="number of seeds"):
+        compare_seeds([Seeded(first, second[:1])])
+
+
+def test_what_a_seed_does_to_all_ways_alike_counts_against_the_untuned_model_and_not_between_them():
+    rng, times = np.random.default_rng(3), 500
+    false = {"gain": 0, "difference": 0}
+    for _ in range(times):
+        base = rng.choice([0.2, 0.39, 0.5, 0.63], 400)
+        before = _per_query(base)
+        shifts = 0.02 * rng.standard_normal(3)  # of the seed: the data that it draws, say
+        ways = [[_per_query(base + shift + 0.002 * rng.standard_normal() + 0.05 * rng.standard_normal(400)) for shift in shifts] for _ in range(4)]
+        means = [[float(np.mean(list(run.values()))) for run in way] for way in ways]
+        false["gain"] += compare_seeds([Seeded([before] * 3, ways[0])]).verdict != "not distinguishable"
+        false["difference"] += compare_seeds([Seeded(ways[0], ways[1])], seed_variance(means)).verdict != "not distinguishable"
+    assert max(false.values()) / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5, false
+
+
+def test_a_small_noisy_collection_is_not_taken_for_a_large_quiet_one():
+    rng, times, false = np.random.default_rng(9), 600, 0
+    for _ in range(times):
+        sizes, noises = (6, 500), (0.3, 0.001)
+        parts = [Seeded([_per_query(np.zeros(n))], [_per_query(noise * rng.standard_normal(n))]) for n, noise in zip(sizes, noises, strict=True)]
+        false += compare_seeds(parts).verdict != "not distinguishable"
+    assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5

@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.bm25 import BM25
 from evaluation.datasets import CQADUPSTACK_PARTS, load_task
 from evaluation.metrics import evaluate
-from evaluation.retrievers import BM25, search_task
+from evaluation.retrievers import search_task
 from tests.processes import sharpen
 
 

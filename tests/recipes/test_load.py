@@ -5,7 +5,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from evaluation.files import InputError
-from recipes.load import first_line, load_recipe, part_files, read_pool, recipe_files
+from recipes.load import FOLDER, first_line, load_recipe, part_files, read_pool, recipe_files
 
 
 def _error(*arguments) -> str:
@@ -19,7 +19,7 @@ def test_every_recipe_is_valid_and_opens_with_what_it_does_needs_and_how_to_run_
     loaded = load_recipe(str(path))
     opening = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert all(part in opening for part in ("What it does:", "What it needs:", "How to run it:", "How to change it:"))
-    assert f"sharpen run recipes/{path.name}" in opening and first_line(path).endswith(".")
+    assert f"sharpen run recipes/{path.relative_to(FOLDER)}" in opening and first_line(path).endswith(".")
     assert len(read_pool(Path(loaded.recipe.queries.pool))) >= 20
 
 
@@ -69,7 +69,12 @@ def _with(recipe_file: Path, old: str, new: str) -> str:
         ("llm: embedded", "llm: {base_url: 'http://x/v1'}", ["line 6", "need model"]),
         ("llm: embedded", "llm: {embedded: gemma-3-270m, budget: 5}", ["line 6", "budget needs prices"]),
         ("name: topics", "name: ../up", ["line 2", "name"]),
-        ("ranks: [1, 5]", "ranks: [5, 1]", ["line 9", "first rank"]),
+        ("ranks: [1, 5]", "ranks: [5, 1]", ["line 9", "negatives.miners.0.ranks", "first rank"]),
+        ("ranks: [1, 5]", "rank: [1, 5]", ["line 9", "unknown key 'negatives.miners.0.rank'", "did you mean 'ranks'?"]),
+        ("kind: bm25", "kind: bm52", ["line 9", "negatives.miners.0.kind", "did you mean 'bm25'?"]),
+        ("kind: bm25, ", "", ["line 9", "negatives.miners.0.kind: missing", "cross_encoder"]),
+        ("kind: bm25", "kind: cross_encoder", ["line 9", "'negatives.miners.0.model' is missing", "A reranker"]),
+        ("kind: bm25", "kind: llm, pool: pools/none.yaml, temperature: hot", ["line 9", "negatives.miners.0.temperature", "found 'hot'"]),
         ("retriever: fused", "retriever: bm52", ["line 8", "filters.round_trip.retriever", "'bm25'"]),
     ],
 )
@@ -85,8 +90,13 @@ def test_all_mistakes_at_once_and_missing_keys(recipe_file: Path):
 
 
 def test_overrides(recipe_file: Path):
-    recipe = load_recipe(str(recipe_file), ["llm.base_url=http://h/v1", "llm.model=m", "negatives.ranks=[2, 9]", "corpus.chunk=null"]).recipe
-    assert (recipe.llm.base_url, recipe.llm.embedded, recipe.negatives.ranks, recipe.corpus.chunk) == ("http://h/v1", None, (2, 9), None)
+    recipe = load_recipe(str(recipe_file), ["llm.base_url=http://h/v1", "llm.model=m", "negatives.miners=[{kind: bm25, ranks: [2, 9]}]", "corpus.chunk=null"]).recipe
+    assert (recipe.llm.base_url, recipe.llm.embedded, recipe.negatives.miners[0].ranks, recipe.corpus.chunk) == ("http://h/v1", None, (2, 9), None)
+    assert load_recipe(str(recipe_file), ["negatives.miners.0.ranks=[3, 4]"]).recipe.negatives.miners[0].ranks == (3, 4)
+    message = _error(str(recipe_file), ["negatives.miners=[{kind: bm25, rank: [3, 4]}]"])
+    assert message.startswith("override 'negatives.miners=[{kind: bm25, rank: [3, 4]}]'") and "did you mean 'ranks'?" in message and len(message.splitlines()) == 1
+    assert "no place with keys below it" in _error(str(recipe_file), ["training.matryoshka=[64, 32]", "training.matryoshka.0.x=1"])
+    assert "no place in a list of 1" in _error(str(recipe_file), ["negatives.miners.1.ranks=[3, 4]"])
     assert "override 'training.epoch=1'" in _error(str(recipe_file), ["training.epoch=1"])
     assert "expected key.path=value" in _error(str(recipe_file), ["training.epochs"])
     assert "not valid YAML" in _error(str(recipe_file), ["seed=[1"])

@@ -3,10 +3,11 @@ import sys
 
 import pytest
 
+from evaluation.bm25 import BM25
 from evaluation.data import Query
 from evaluation.files import InputError, sha256_file
 from evaluation.models import load_cross_encoder, score_pairs
-from evaluation.retrievers import BM25, Reranked
+from evaluation.retrievers import Reranked
 from evaluation.runs import ranking
 from sdg.filters.cross_encoder import cross_encoder
 from training.reranker import train_reranker
