@@ -1,6 +1,6 @@
 """How many relevant documents each miner passes off as negatives, and how many each filter finds.
 
-    .venv/bin/python scripts/false_negatives.py [--data scifact] [--split train] [--queries 300] [--models packaged:all-MiniLM-L6-v2 ...]
+    .venv/bin/python scripts/false_negatives.py [--data scifact] [--split train] [--queries 300] [--models packaged:all-MiniLM-L6-v2 ...] [--cross-encoders FOLDER ...]
 
 Of the relevant documents of each query one half, at least one, is known as a positive; the others are hidden. Besides, copies of
 the known ones are planted, hidden too: one word for word under another title, and one as it would be crawled a second time (without its
@@ -13,22 +13,25 @@ from __future__ import annotations
 
 import argparse
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import sentencex
 
-from evaluation.data import Corpus, Document, Query
+from evaluation.data import Corpus, Document, Query, Run
 from evaluation.datasets import load_task
-from evaluation.models import load_encoder
+from evaluation.models import load_cross_encoder, load_encoder, score_pairs
 from evaluation.retrievers import Dense
 from evaluation.runs import fuse
-from sdg.negatives import bm25, candidates
+from sdg.negatives import bm25, candidates, cross_encoder
 from sdg.negatives import random as at_random
 from sdg.negatives.candidates import depth_for
 from sdg.negatives.filters import Calibration, Limit, Rows, calibrate, drop_above
 
 RANKS = (1, 30)
+RESCORED = 50
+"""Of BM25's documents, so many are put in order by a cross-encoder."""
 SEED = 13
+Score = Callable[[Collection[tuple[str, str]]], Mapping[tuple[str, str], float]]
 
 
 def main() -> None:
@@ -37,12 +40,15 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--queries", type=int, default=300)
     parser.add_argument("--models", nargs="+", default=["packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2", "packaged:tiny-bert"])
+    parser.add_argument("--cross-encoders", nargs="*", default=[], help="folders, as of the rerankers that runs have trained")
     options = parser.parse_args()
     corpus, queries, hidden = planted(options.data, options.split, options.queries)
     print(f"{options.data}, split {options.split}: {len(queries)} queries, {sum(map(len, hidden.values())):,} hidden relevant documents of {len(corpus):,}\n")
     print("| model | miner | filter | candidates | hidden ones left | share of the rest | recall | precision | dropped |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for name in options.models:
-        _one_model(name, corpus, queries, hidden)
+        _by_encoder(name, corpus, queries, hidden)
+    for path in options.cross_encoders:
+        _by_cross_encoder(path, corpus, queries, hidden)
 
 
 def planted(data: str, split: str, limit: int) -> tuple[Corpus, list[Query], dict[str, set[str]]]:
@@ -65,19 +71,37 @@ def planted(data: str, split: str, limit: int) -> tuple[Corpus, list[Query], dic
     return corpus, queries, hidden
 
 
-def _one_model(name: str, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
+def _by_encoder(name: str, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
     index = Dense(corpus, load_encoder(name))
     texts, depth = {q.id: q.text for q in queries}, depth_for(RANKS[1], len(corpus))
     words, near = bm25.mine(queries, corpus, depth).run, index.search(texts, depth)
     found = {"bm25": words, "dense": near, "hybrid": fuse([words, near]), "random": at_random.mine(queries, corpus, depth, SEED).run}
-    rows = {miner: candidates(queries, run, corpus, (), miner, RANKS, SEED) for miner, run in found.items()}
-    by_chance = [(q, i) for q in texts for i in random.Random(f"{SEED}/{q}").sample(sorted(corpus), 5)]
-    pairs = {(n.query_id, n.doc_id) for own in rows.values() for found_rows in own.values() for n in found_rows} | {(q.id, i) for q in queries for i in q.metadata["positives"]} | set(by_chance)
     vectors = dict(zip(texts, index.encode_queries(list(texts.values())), strict=True))
     place = {i: n for n, i in enumerate(index.ids)}
-    scores = {(q, i): float(vectors[q] @ index.vectors[place[i]]) for q, i in pairs}
+    _rows(name.removeprefix("packaged:"), found, lambda pairs: {(q, i): float(vectors[q] @ index.vectors[place[i]]) for q, i in pairs}, corpus, queries, hidden)
+
+
+def _by_cross_encoder(path: str, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
+    model = load_cross_encoder(path)
+    texts = {q.id: q.text for q in queries}
+    known: dict[tuple[str, str], float] = {}
+
+    def score(pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], float]:
+        new = [pair for pair in pairs if pair not in known]
+        known.update(zip(new, score_pairs(model, [(texts[q], corpus[i].content) for q, i in new]), strict=True))
+        return {pair: known[pair] for pair in pairs}
+
+    found = {"bm25": bm25.mine(queries, corpus, RESCORED).run, "cross_encoder of bm25": cross_encoder.mine(queries, corpus, RESCORED, score=score, of=bm25.mine).run}
+    _rows("cross-encoder", found, score, corpus, queries, hidden)
+
+
+def _rows(shown: str, found: Mapping[str, Run], score: Score, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
+    """The table's rows of some miners whose candidates ``score`` filters."""
+    rows = {miner: candidates(queries, run, corpus, (), miner, RANKS, SEED) for miner, run in found.items()}
+    by_chance = [(q.id, i) for q in queries for i in random.Random(f"{SEED}/{q.id}").sample(sorted(corpus), 5)]
+    offered = [(n.query_id, n.doc_id) for own in rows.values() for found_rows in own.values() for n in found_rows]
+    scores = score(dict.fromkeys([*offered, *((q.id, i) for q in queries for i in q.metadata["positives"]), *by_chance]))
     known = calibrate(queries, scores, [scores[pair] for pair in by_chance])
-    shown = name.removeprefix("packaged:")
     for miner, own in rows.items():
         copies = sum(n.reason == "same text as a positive" for found_rows in own.values() for n in found_rows)
         for label, limit in limits(known).items():

@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -29,6 +30,16 @@ def start(target: Callable[..., Any], *arguments: Any) -> BaseProcess:
     process = _context.Process(target=target, args=arguments)
     process.start()
     return process
+
+
+def kill_when(process: BaseProcess, reached: Callable[[], object], seconds: float = 240) -> None:
+    """Kill a process in the midst of its work; it is an error if it ends by itself before that."""
+    deadline = time.monotonic() + seconds
+    while not reached():
+        assert process.is_alive() and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.kill()
+    process.join()
 
 
 def _sharpen(arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:

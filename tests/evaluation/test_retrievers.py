@@ -37,7 +37,17 @@ def test_bm25_leaves_out_documents_that_share_no_word_and_stems(corpus):
 
 def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
     texts = [("word " * n).strip() + f" number {n}" for n in (1, 90, 3, 40, 200, 2, 7)]
-    mine = encode(minilm, texts, batch_size=3)
+    found = torch.get_num_threads()
+    by_cores = {}
+    try:
+        for cores in (1, 3):
+            torch.set_num_threads(cores)
+            by_cores[cores] = encode(minilm, texts, batch_size=3)
+            assert torch.get_num_threads() == cores
+    finally:
+        torch.set_num_threads(found)
+    mine = by_cores[1]
+    assert np.array_equal(by_cores[3], mine)
     theirs = minilm.encode(texts, normalize_embeddings=True)
     assert mine.dtype == np.float32 and mine.shape == (7, 384)
     assert np.allclose(np.linalg.norm(mine, axis=1), 1, atol=1e-5)

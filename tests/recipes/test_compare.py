@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import shutil
-import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from evaluation.models import load_cross_encoder
 from recipes.compare import cells_of, read_matrix
 from recipes.load import comparison_files
 from sdg.negatives import read_negatives
-from tests.processes import sharpen, start_sharpen
+from tests.processes import kill_when, sharpen, start_sharpen
 
 POOL = Path(__file__).parents[2] / "recipes" / "pools" / "negatives.yaml"
 
@@ -105,12 +104,7 @@ def test_negatives_are_mined_again_before_each_epoch_and_a_killed_training_goes_
     assert rates[-1] == pytest.approx(1e-3 / 3) and sum(rate == pytest.approx(1e-3 * 2 / 3) for rate in rates) >= 2
     process = start_sharpen("run", str(recipe_file), "name=killed", f"negatives={negatives}", *more, cwd=folder)
     works = folder / "runs" / "killed" / ".training.work"
-    deadline = time.monotonic() + 120
-    while not list(works.glob("*/epoch-1/training.json")):
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.kill()
-    process.join()
+    kill_when(process, lambda: list(works.glob("*/epoch-1/training.json")))
     first = {path: path.stat().st_mtime_ns for path in works.glob("*/epoch-1/training.json")}
     again, _ = _run(place, "killed", negatives, *more)
     assert first and sha256_file(again / "training" / "model.safetensors") == sha256_file(whole / "training" / "model.safetensors")
@@ -157,12 +151,7 @@ def test_a_matrix_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_
     matrix.write_text(MATRIX.replace("recipe: topics", "recipe: ../topics"))
     process = start_sharpen("compare", str(matrix), cwd=folder)
     root = folder / "runs" / "small" / "topics"
-    deadline = time.monotonic() + 240
-    while not list(root.glob("*/scores.json")):
-        assert process.is_alive() and time.monotonic() < deadline
-        time.sleep(0.05)
-    process.kill()
-    process.join()
+    kill_when(process, lambda: list(root.glob("*/scores.json")))
     first = {path: path.stat().st_mtime_ns for path in root.glob("*/scores.json")}
     done = sharpen("compare", str(matrix), cwd=folder)
     assert done.returncode == 0, done.stderr

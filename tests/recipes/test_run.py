@@ -155,7 +155,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     (labelled / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nr1\tcandle\t1\nr2\tguitar\t1\nr2\tpiano\t1\nr3\tbicycle\t1\n")
     strategies = (
         "[{kind: document}, {kind: sentence, sentences: 1, documents: 8}, {kind: document, name: several, documents: 4, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt: 2},"
-        f"{{kind: multi_hop, documents: 2, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents: 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
+        f"{{kind: multi_hop, documents: 1, max_tokens: 200, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents: 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
     )
     filters = "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
     result = sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", f"labelled={{data: {labelled}, share: 0.2}}", "split.test=0.2", "queries.per_document=1", cwd=source)
@@ -163,7 +163,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     folder = tmp_path / "topics"
     tallies = json.loads((folder / "queries" / "strategies.json").read_text())
     assert list(tallies) == ["document", "sentence", "several", "paraphrase", "multi_hop", "back_translation"]
-    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [12, 8, 8, 2]
+    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [12, 8, 8, 1]
     # the one with the text of a question that is compared on is left out
     counts = json.loads((folder / "queries" / "manifest.json").read_text())["counts"]
     assert (counts["labelled"], counts["labelled_left_out"]) == (2, {"no relevant document": 0, "evaluated on": 1})

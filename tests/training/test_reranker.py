@@ -1,3 +1,5 @@
+import os
+import signal
 import subprocess
 import sys
 
@@ -10,6 +12,7 @@ from evaluation.models import load_cross_encoder, score_pairs
 from evaluation.retrievers import Reranked
 from evaluation.runs import ranking
 from sdg.filters.cross_encoder import cross_encoder
+from tests.processes import start
 from training.reranker import train_reranker
 from training.settings import RerankerSettings
 from training.triplets import Triplet
@@ -49,6 +52,25 @@ def test_the_same_seed_gives_the_same_reranker_which_loads_without_us(tmp_path, 
     assert sha256_file(tmp_path / "a" / "model.safetensors") == sha256_file(tmp_path / "b" / "model.safetensors")
     script = f"from sentence_transformers import CrossEncoder as C; print(C({str(tmp_path / 'a')!r}).predict([('a', 'b')]).shape)"
     assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout == "(1,)\n"
+
+
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = RerankerSettings("packaged:tiny-bert", epochs=4, batch_size=4, learning_rate=3e-4, dropout=0.1, checkpoint_steps=2)
+    whole = train_reranker(triplets, queries, corpus, settings, tmp_path / "whole", 1)
+    process = start(_train_and_die, task, corpus, settings, tmp_path)
+    process.join()
+    assert process.exitcode == -9 and not (tmp_path / "m").exists()
+    resumed = train_reranker(triplets, queries, corpus, settings, tmp_path / "m", 1, work=tmp_path / "work")
+    assert resumed.resumed_from == 6 and resumed.log == whole.log
+    assert sha256_file(tmp_path / "m" / "model.safetensors") == sha256_file(tmp_path / "whole" / "model.safetensors")
+
+
+def _train_and_die(task, corpus, settings, folder):
+    def kill(p):
+        return os.kill(os.getpid(), signal.SIGKILL) if p.step == 7 else None
+
+    train_reranker(*task, corpus, settings, folder / "m", 1, work=folder / "work", progress=kill)
 
 
 def test_errors(tmp_path, corpus, task):

@@ -134,9 +134,10 @@ def test_what_a_loss_is_made_of(corpus, task):
         assert value(LossSettings(matryoshka=(128, 64))) == pytest.approx(float(cut(128) + cut(64)), abs=1e-3)
 
 
-def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, corpus, task):
+@pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8)], ids=["all-weights", "lora"])
+def test_a_killed_training_goes_on_and_ends_with_the_same_weights(lora, tmp_path, corpus, task):
     triplets, queries = task
-    settings = RetrieverSettings("packaged:tiny-bert", epochs=6, batch_size=4, learning_rate=3e-4, checkpoint_steps=2)
+    settings = RetrieverSettings("packaged:tiny-bert", epochs=6, batch_size=4, learning_rate=3e-4, checkpoint_steps=2, lora=lora)
     validation = Validation("ndcg@10", _closeness(queries, corpus), evaluations=6, patience=None)
     whole = train_retriever(triplets, queries, corpus, settings, tmp_path / "whole", 1, validation=validation)
     process = start(_train_and_die, task, corpus, settings, tmp_path)
