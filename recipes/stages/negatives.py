@@ -107,6 +107,8 @@ def _counts(recipe: Recipe, drawn: Drawn, rejected: list[dict[str, Any]], spent:
     counts: dict[str, Any] = {"negatives": len(kept), "queries_with_too_few": drawn.too_few, "dropped": dict(Counter(n.reason for n in drawn.rows if n.verdict == "dropped").most_common())}
     if len(recipe.negatives.miners) > 1:
         counts["by_miner"] = dict(Counter(n.miner for n in kept).most_common())
+    if filled := Counter(n.reason for n in kept if n.reason):  # by_miner counts these for the one whose place they take
+        counts["filled"] = dict(filled.most_common())
     if relabelled := sum(n.verdict == "relabelled" for n in drawn.rows):
         counts["relabelled"] = relabelled
     if spent:

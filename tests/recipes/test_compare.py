@@ -54,6 +54,7 @@ def test_every_miner_and_every_filter_in_one_run(place):
     kept = [n for n in rows if n.verdict == "kept"]
     assert len(kept) == counts["negatives"] == 2 * counts["queries"] and sum(counts["by_miner"].values()) == len(kept)
     assert all(n.doc_id not in qrels[n.query_id] for n in kept)
+    assert sum(counts.get("filled", {}).values()) == sum("had too few" in n.reason for n in kept)
     assert sum(counts["dropped"].values()) == sum(n.verdict == "dropped" for n in rows)
     written = [json.loads(line) for line in (run / "negatives" / "written.jsonl").open()]
     rejected = [json.loads(line) for line in (run / "negatives" / "rejected.jsonl").open()]
