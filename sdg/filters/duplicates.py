@@ -7,7 +7,6 @@ from typing import Any
 
 import faiss
 import numpy as np
-from faiss.contrib.ivf_tools import add_preassigned, search_preassigned
 
 from evaluation.data import Query
 from evaluation.retrievers import cell_index
@@ -29,15 +28,12 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
     the nearest cells of a k-means only are compared, so that time grows with little more than their number; almost no
     pair is missed by that. Returns the kept queries, and the rejected ones with ``of`` (the kept query) and ``similarity``.
     """
-    cells = cell_index(vectors, CELLS_LOOKED_AT) if len(vectors) > EXACT else None
-    index = cells or faiss.IndexFlatIP(vectors.shape[1])
+    index = faiss.IndexFlatIP(vectors.shape[1]) if len(vectors) <= EXACT else cell_index(vectors, CELLS_LOOKED_AT)
     kept: list[int] = []
     rejected: list[dict[str, Any]] = []
     for start in range(0, len(queries), BLOCK):
         block = vectors[start : start + BLOCK]
-        own_cells = cells.quantizer.search(block, CELLS_LOOKED_AT)[1] if cells else None  # found once, to search in and to add to
-        found = search_preassigned(cells, block, 1, own_cells) if cells else index.search(block, 1)
-        similarity, nearest = (part[:, 0] for part in found)  # -1 where there is none
+        similarity, nearest = (found[:, 0] for found in index.search(block, 1))  # -1 where there is none
         own = block @ block.T
         here: list[int] = []  # kept of this block, as places in it
         for place in range(len(block)):
@@ -48,9 +44,6 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
                 rejected.append(rejection(queries[start + place], "near-duplicate of another query", of=queries[of].id, similarity=round(float(best), 4)))
             else:
                 here.append(place)
-        if cells:
-            add_preassigned(cells, block[here], np.ascontiguousarray(own_cells[here, 0]))
-        else:
-            index.add(block[here])
+        index.add(block[here])
         kept += [start + place for place in here]
     return [queries[i] for i in kept], rejected
