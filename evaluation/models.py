@@ -16,7 +16,7 @@ from accelerate.utils import gather_object
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoConfig
 
-from evaluation.attention import use_cpu_attention
+from evaluation.cpu import fused_linears, use_cpu_attention
 from evaluation.files import InputError
 from evaluation.packaged import PACKAGED, packaged_encoder
 
@@ -119,7 +119,8 @@ def in_bf16(model: torch.nn.Module) -> Iterator[None]:
     try:
         for tensor in tensors:
             tensor.data = tensor.data.to(torch.bfloat16)
-        yield
+        with fused_linears(model):
+            yield
     finally:
         for tensor, data in zip(tensors, kept, strict=True):
             tensor.data = data

@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
 from torch import nn
 
-from evaluation.attention import CPUDropout
+from evaluation.cpu import CPUDropout
 from evaluation.files import InputError
 from evaluation.models import has_bf16, process_state
 from training import checkpoints

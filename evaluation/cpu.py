@@ -1,19 +1,23 @@
-"""Attention and dropout on CPUs.
+"""Attention, dropout and linear layers on CPUs.
 
 torch's own attention is made for GPUs first. On a CPU it is half again as slow in bf16 as its few matrix products, taken of one
 text at a time so that what lies between them stays in the cache; with dropout, whose random numbers torch draws one by one, it
-is three times as slow.
+is three times as slow. Of a linear layer in bf16, torch writes the bias, the product and GELU to memory one after the other,
+which oneDNN does in one.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -22,6 +26,9 @@ AT_ONCE = 2**20
 """Weights that are computed together: what fits a cache."""
 LARGEST = 2**26
 """Weights of one text from which on torch's own, which never holds all of them, is taken where there is no dropout."""
+FOLLOWED = {"dense": "intermediate_act_fn", "lin1": "activation"}
+"""The wide linear layer of an encoder's block and what comes next, as transformers names them: in BERT and those made after
+it (RoBERTa, MPNet, ELECTRA, ...), and in DistilBERT."""
 
 
 def use_cpu_attention(model: nn.Module) -> None:
@@ -56,7 +63,67 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
+        if not dropout and not torch.is_grad_enabled():
+            return _attend_forward(query, key, value, attention_mask, scaling), None
         return _Attention.apply(query, key, value, attention_mask, scaling, dropout), None
+
+
+@contextmanager
+def fused_linears(model: nn.Module) -> Iterator[None]:
+    """Let linear layers in ``model`` that are in bf16 on a CPU add their bias, and take the GELU that follows, within the
+    product. For inference only: nothing of it can be differentiated.
+
+    Measured on 2 cores with the shape of MiniLM-L6: 1.1 times as fast as a whole. The operator is the one that
+    ``torch.compile`` uses for this; where a build of torch lacks it, nothing is changed.
+    """
+    forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
+    for module in model.modules() if hasattr(torch.ops.mkldnn, "_linear_pointwise") else ():
+        for name, layer in module.named_children():
+            # what is of a subclass, or was changed by others, may do more
+            if type(layer) is not nn.Linear or "forward" in vars(layer) or (layer.weight.device.type, layer.weight.dtype) != ("cpu", torch.bfloat16):
+                continue
+            activation = getattr(module, FOLLOWED.get(name, ""), None)
+            fused = isinstance(activation, GELUActivation) and "forward" not in vars(activation)
+            forwards[layer] = partial(_linear, layer, fused)
+            if fused:
+                forwards[activation] = nn.Identity().forward
+    try:
+        for module, forward in forwards.items():
+            module.forward = forward
+        yield
+    finally:
+        for module in forwards:
+            vars(module).pop("forward", None)
+
+
+def _linear(layer: nn.Linear, gelu: bool, input: Tensor) -> Tensor:
+    return torch.ops.mkldnn._linear_pointwise.default(input, layer.weight, layer.bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+
+
+def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
+    """Attention with what softmax does besides exponentials left out: nothing is subtracted from the scores, and what comes
+    out is divided instead of the weights. The scores of a model that are too large for that are taken again, with it.
+
+    Measured in bf16 on one core: 1.8 times as fast with 208 tokens, 2.3 times with 512. In bf16 these steps are rounded as
+    softmax is.
+    """
+    mask = _of_padding(mask)
+    output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    for part in _parts(query):
+        summed = None
+        if mask is None or mask.shape[2] == 1:
+            weights = _scores(query, key, scaling, part).exp_()
+            seen = torch.ones(1, 1, weights.shape[-1], 1, dtype=weights.dtype) if mask is None else _of(mask, part).transpose(2, 3).to(weights.dtype)
+            # padding counts nothing, neither in the sum nor in the values; if it is infinite, the sum is no number
+            sums = weights @ seen.expand(*weights.shape[:2], -1, -1)
+            least, most = (float(s) for s in sums.aminmax())
+            limits = torch.finfo(weights.dtype)
+            if least > limits.tiny * 1e8 and most < limits.max / 10:  # so what was too small for the type weighs nothing
+                summed = (weights @ (value[part] * seen)) / sums
+        if summed is None:
+            summed = _weights(query, key, mask, scaling, part) @ value[part]
+        output[part] = summed.transpose(1, 2)
+    return output
 
 
 class _Attention(torch.autograd.Function):
@@ -64,8 +131,7 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
-        if mask is not None and mask.stride(2) == 0:  # of padding only: the same for all tokens of a text
-            mask = mask[:, :, :1]
+        mask = _of_padding(mask)
         ctx.seed = int(torch.randint(2**62, ())) if dropout else None
         ctx.scaling, ctx.dropout = scaling, dropout
         ctx.save_for_backward(query, key, value, mask)
@@ -108,10 +174,24 @@ def _parts(query: Tensor) -> Iterator[slice]:
     return (slice(start, start + together) for start in range(0, texts, together))
 
 
+def _of_padding(mask: Tensor | None) -> Tensor | None:
+    """A mask that is the same for all tokens of a text, as one of padding only is, once for all of them."""
+    same = mask is not None and (mask.stride(2) == 0 or bool((mask == mask[:, :, :1]).all()))
+    return mask[:, :, :1] if same else mask
+
+
+def _of(mask: Tensor, part: slice) -> Tensor:
+    return mask if len(mask) == 1 else mask[part]
+
+
+def _scores(query: Tensor, key: Tensor, scaling: float, part: slice) -> Tensor:
+    return (query[part] * scaling) @ key[part].transpose(2, 3)
+
+
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, part: slice) -> Tensor:
-    scores = (query[part] * scaling) @ key[part].transpose(2, 3)
+    scores = _scores(query, key, scaling, part)
     if mask is not None:
-        seen = mask if len(mask) == 1 else mask[part]
+        seen = _of(mask, part)
         scores += torch.zeros(seen.shape, dtype=scores.dtype).masked_fill_(~seen, torch.finfo(scores.dtype).min)
     return scores.softmax(-1)
 

@@ -1,0 +1,163 @@
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import DistilBertConfig, DistilBertModel
+from transformers.activations import GELUActivation
+
+from evaluation.cpu import NAME, CPUDropout, attend, fused_linears
+from evaluation.models import has_bf16, load_encoder
+
+
+class Layer(nn.Module):
+    is_causal = False
+
+
+def _inputs(dtype: torch.dtype, tokens: int = 20) -> tuple[list[torch.Tensor], torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    tensors = [torch.randn(3, tokens, 4, 8, dtype=dtype, generator=generator).transpose(1, 2).requires_grad_() for _ in range(3)]
+    mask = torch.rand(3, 1, tokens, tokens, generator=generator) > 0.3
+    mask[..., 0] = True
+    return tensors, mask
+
+
+@pytest.mark.parametrize("at_once", [1, 10**6])
+def test_attention_is_torchs_forward_and_backward(monkeypatch, at_once):
+    monkeypatch.setattr("evaluation.cpu.AT_ONCE", at_once)
+    tensors, mask = _inputs(torch.float64, tokens=7)
+    expected = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=mask).transpose(1, 2)
+    torch.testing.assert_close(attend(Layer(), *tensors, mask)[0], expected)
+    assert torch.autograd.gradcheck(lambda *t: attend(Layer(), *t, mask)[0], tensors)
+    torch.testing.assert_close(attend(Layer(), *tensors, None)[0], nn.functional.scaled_dot_product_attention(*tensors).transpose(1, 2))
+
+
+def test_dropout_within_attention_goes_back_the_way_it_came():
+    tensors, mask = _inputs(torch.float64, tokens=7)
+
+    def dropped(*inputs: torch.Tensor) -> torch.Tensor:
+        torch.manual_seed(3)
+        return attend(Layer(), *inputs, mask, dropout=0.3)[0]
+
+    assert torch.autograd.gradcheck(dropped, tensors)
+    torch.testing.assert_close(dropped(*tensors), dropped(*tensors), rtol=0, atol=0)
+    mean = torch.stack([attend(Layer(), *tensors, mask, dropout=0.3)[0].detach() for _ in range(1500)]).mean(0)
+    expected = attend(Layer(), *tensors, mask)[0].detach()
+    assert (mean - expected).abs().max() < 0.15 < expected.abs().max() / 2
+
+
+def test_what_is_more_than_plain_attention_is_left_to_torch():
+    tensors, mask = _inputs(torch.bfloat16)
+    causal = Layer()
+    causal.is_causal = True
+    expected = nn.functional.scaled_dot_product_attention(*tensors, is_causal=True).transpose(1, 2)
+    torch.testing.assert_close(attend(causal, *tensors, None)[0], expected)
+    bias = torch.randn(1, 4, 20, 20, dtype=torch.bfloat16)  # as T5's positions
+    whole = bias.expand(3, -1, -1, -1).masked_fill(~mask, -torch.inf)
+    expected = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=whole).transpose(1, 2)
+    torch.testing.assert_close(attend(Layer(), *tensors, mask, position_bias=bias)[0], expected, rtol=0.02, atol=0.02)
+
+
+def test_a_mask_of_padding_is_the_same_for_all_tokens_of_a_text():
+    tensors, _ = _inputs(torch.float64)
+    padding = torch.arange(20) < torch.tensor([20, 12, 5])[:, None]
+    seen = padding[:, None, None].expand(3, 1, 20, 20)
+    expected = nn.functional.scaled_dot_product_attention(*tensors, attn_mask=seen).transpose(1, 2)
+    torch.testing.assert_close(attend(Layer(), *tensors, seen)[0], expected)
+    torch.testing.assert_close(attend(Layer(), *tensors, seen[1:2])[0][1], expected[1])
+
+
+def _padded(dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
+    tensors, _ = _inputs(dtype)
+    padding = torch.arange(20) < torch.tensor([20, 12, 5])[:, None]
+    seen = padding[:, None, None].expand(3, 1, 20, 20).clone()  # each token's own, as transformers hands it over
+    tensors = [t.detach() for t in tensors]
+    return tensors, seen, nn.functional.scaled_dot_product_attention(*[t.double() for t in tensors], attn_mask=seen).transpose(1, 2)
+
+
+@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.02), (torch.float64, 1e-6)])
+@pytest.mark.parametrize("at_once", [1, 10**6])
+def test_attention_without_a_way_back_is_torchs(monkeypatch, dtype, near, at_once):
+    monkeypatch.setattr("evaluation.cpu.AT_ONCE", at_once)
+    tensors, seen, expected = _padded(dtype)
+    with torch.inference_mode():
+        torch.testing.assert_close(attend(Layer(), *tensors, seen)[0].double(), expected, rtol=near, atol=near)
+        torch.testing.assert_close(attend(Layer(), *tensors, seen[1:2])[0][1].double(), expected[1], rtol=near, atol=near)
+        unmasked = nn.functional.scaled_dot_product_attention(*[t.double() for t in tensors]).transpose(1, 2)
+        torch.testing.assert_close(attend(Layer(), *tensors, None)[0].double(), unmasked, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("scale", [1e3, -1e3])  # exponentials that are infinite, or all of them nothing
+@pytest.mark.parametrize("where", ["everywhere", "padding"])
+def test_scores_beyond_the_range_of_the_type(scale, where):
+    tensors, seen, _ = _padded(torch.bfloat16)
+    tensors[0] = tensors[0].abs()
+    tensors[1] = tensors[1].abs()
+    if where == "everywhere":
+        tensors[1] *= scale
+    else:
+        tensors[1][2, :, 5:] *= scale
+    expected = nn.functional.scaled_dot_product_attention(*[t.double() for t in tensors], attn_mask=seen).transpose(1, 2)
+    with torch.inference_mode():
+        actual = attend(Layer(), *tensors, seen)[0].double()
+    assert actual.isfinite().all()
+    if where == "padding":
+        torch.testing.assert_close(actual, expected, rtol=0.02, atol=0.02)
+    else:  # one token has nearly all of the weight, and which one of near ones is a matter of rounding
+        assert (actual - expected).abs().mean() < 0.05 * expected.abs().mean()
+
+
+def test_a_text_of_padding_alone_is_as_with_softmax():
+    tensors, seen, _ = _padded(torch.bfloat16)
+    seen[1] = False
+    with torch.inference_mode():
+        alone = attend(Layer(), *tensors, seen)[0]
+    torch.testing.assert_close(alone, attend(Layer(), *tensors, seen)[0])
+
+
+@pytest.mark.skipif(not has_bf16("cpu"), reason="no bf16 instructions")
+@pytest.mark.parametrize("name", ["packaged:tiny-bert", "distilbert"])
+def test_fused_linears_give_what_the_layers_give_and_leave_them_as_they_were(name):
+    if name == "distilbert":
+        torch.manual_seed(0)
+        model = DistilBertModel(DistilBertConfig(vocab_size=100, dim=32, hidden_dim=64, n_heads=4, n_layers=2))
+    else:
+        model = load_encoder(name, device="cpu")[0].auto_model
+    model = model.eval().to(torch.bfloat16)
+    ids = torch.arange(1, 25).view(2, 12)
+    before = {n: vars(m).copy() for n, m in model.named_modules()}
+    with torch.inference_mode():
+        plain = model(ids).last_hidden_state
+        products = []
+        with fused_linears(model):
+            for module in model.modules():
+                if isinstance(module, nn.GELU | GELUActivation):
+                    assert module(plain[:1, :1]) is not None and torch.equal(module(plain), plain), "GELU is taken within the product"
+                elif isinstance(module, nn.Linear):
+                    products.append("forward" in vars(module))
+            fused = model(ids).last_hidden_state
+    assert products and all(products)
+    exact = model.float()(ids).last_hidden_state.detach()
+    assert (fused - exact).abs().mean() <= 1.1 * (plain - exact).abs().mean()
+    assert all(set(vars(m)) == set(before[n]) for n, m in model.named_modules())
+
+
+def test_dropout_drops_its_share_and_keeps_the_mean():
+    dropout, ones = CPUDropout(0.25), torch.ones(1000, 1001, requires_grad=True)
+    torch.manual_seed(1)
+    first = dropout(ones)
+    assert float((first == 0).double().mean()) == pytest.approx(0.25, abs=2e-3) and float(first.detach().mean()) == pytest.approx(1, abs=2e-3)
+    first.sum().backward()
+    assert torch.equal(ones.grad, first.detach())
+    torch.manual_seed(1)
+    assert torch.equal(dropout(ones), first) and not torch.equal(dropout(ones), first)
+    assert dropout.eval()(ones) is ones
+
+
+def test_a_model_saved_after_training_here_knows_nothing_of_it(tmp_path):
+    model = load_encoder("packaged:tiny-bert", device="cpu")
+    assert model[0].auto_model.config._attn_implementation == NAME
+    model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    assert plain[0].auto_model.config._attn_implementation == "sdpa" and NAME not in (tmp_path / "model" / "config.json").read_text(encoding="utf-8")
+    texts = ["how long is bread kneaded", "knead " * 60]
+    torch.testing.assert_close(model.encode(texts, convert_to_tensor=True), plain.encode(texts, convert_to_tensor=True))
