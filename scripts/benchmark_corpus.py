@@ -3,7 +3,7 @@
     .venv/bin/python scripts/benchmark_corpus.py [documents ...]
 
 Writes a corpus of short documents, one in twenty a near-duplicate of another, and reads, cuts, samples, asks (every answer
-is in the journal already), deduplicates the queries and splits. Each size runs in a process of its own. 50,000, 100,000 and
+is in the journal already), deduplicates the queries and splits, as a run does. Each size runs in a process of its own. 50,000, 100,000 and
 200,000 documents (the default) take some ten minutes on 2 cores.
 """
 
@@ -23,6 +23,7 @@ from pathlib import Path
 import numpy as np
 
 from evaluation.data import Query
+from recipes.engine import few_full_collections
 from recipes.load import read_pool
 from sdg.chunking import chunk
 from sdg.documents import read_documents
@@ -110,6 +111,7 @@ def _write_corpus(path: Path, size: int) -> None:
 
 if __name__ == "__main__":
     if sys.argv[1:2] == ["--one"]:
-        one(Path(sys.argv[2]))
+        with few_full_collections():
+            one(Path(sys.argv[2]))
     else:
         main([int(a.replace(",", "")) for a in sys.argv[1:]] or [50_000, 100_000, 200_000])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import re
 import shutil
@@ -19,6 +20,7 @@ from sentence_transformers import SentenceTransformer
 
 from evaluation.data import read_qrels
 from evaluation.models import load_encoder
+from recipes.engine import few_full_collections
 from sdg.embedded import locate_llm, serve
 from tests.conftest import write_rows
 from tests.processes import environment, sharpen, start_sharpen
@@ -389,6 +391,14 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     assert shown.returncode == 0 and "The reranker over its first 6 is" in shown.stdout and "Elsewhere: The tuned model is" in shown.stdout
     assert "give the part reranker" in _fails(str(recipe_file), "training.loss=kl", "training.teacher=reranker", cwd=tmp_path)
     assert "evaluation.bm25 is false" in _fails(str(recipe_file), part, "evaluation.bm25=false", cwd=tmp_path)
+
+
+def test_full_collections_are_rare_within_a_run_and_as_before_after_it():
+    before = gc.get_threshold()
+    with pytest.raises(RuntimeError, match="stop"), few_full_collections():
+        assert gc.get_threshold() == (*before[:2], 100 * before[2]) and gc.isenabled()
+        raise RuntimeError("stop")
+    assert gc.get_threshold() == before
 
 
 def test_the_model_card_says_where_the_model_comes_from(undisturbed):
