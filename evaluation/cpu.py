@@ -110,20 +110,23 @@ def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
     mask = _of_padding(mask)
     output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     for part in _parts(query):
-        summed = None
-        if mask is None or mask.shape[2] == 1:
-            weights = _scores(query, key, scaling, part).exp_()
-            seen = torch.ones(1, 1, weights.shape[-1], 1, dtype=weights.dtype) if mask is None else _of(mask, part).transpose(2, 3).to(weights.dtype)
-            # padding counts nothing, neither in the sum nor in the values; if it is infinite, the sum is no number
-            sums = weights @ seen.expand(*weights.shape[:2], -1, -1)
-            least, most = (float(s) for s in sums.aminmax())
-            limits = torch.finfo(weights.dtype)
-            if least > limits.tiny * 1e8 and most < limits.max / 10:  # so what was too small for the type weighs nothing
-                summed = (weights @ (value[part] * seen)) / sums
+        summed = _by_exponentials(query, key, value, mask, scaling, part) if mask is None or mask.shape[2] == 1 else None
         if summed is None:
             summed = _weights(query, key, mask, scaling, part) @ value[part]
         output[part] = summed.transpose(1, 2)
     return output
+
+
+def _by_exponentials(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, part: slice) -> Tensor | None:
+    """The values summed by their weights; None where the type does not hold the exponentials."""
+    weights = _scores(query, key, scaling, part).exp_()
+    seen = torch.ones(1, 1, weights.shape[-1], 1, dtype=weights.dtype) if mask is None else _of(mask, part).transpose(2, 3).to(weights.dtype)
+    # padding counts nothing, neither in the sum nor in the values; if it is infinite, the sum is no number
+    sums = weights @ seen.expand(*weights.shape[:2], -1, -1)
+    least, most = sums.aminmax()
+    limits = torch.finfo(weights.dtype)
+    held = least > limits.tiny * 1e8 and most < limits.max / 10  # so what was too small for the type weighs nothing
+    return (weights @ (value[part] * seen)) / sums if held else None
 
 
 class _Attention(torch.autograd.Function):

@@ -127,15 +127,16 @@ def test_fused_linears_give_what_the_layers_give_and_leave_them_as_they_were(nam
     before = {n: vars(m).copy() for n, m in model.named_modules()}
     with torch.inference_mode():
         plain = model(ids).last_hidden_state
-        products = []
+        products, activations = [], 0
         with fused_linears(model):
             for module in model.modules():
                 if isinstance(module, nn.GELU | GELUActivation):
-                    assert module(plain[:1, :1]) is not None and torch.equal(module(plain), plain), "GELU is taken within the product"
+                    activations += 1
+                    assert torch.equal(module(plain), plain), "GELU is taken within the product"
                 elif isinstance(module, nn.Linear):
                     products.append("forward" in vars(module))
             fused = model(ids).last_hidden_state
-    assert products and all(products)
+    assert products and all(products) and activations == 2
     exact = model.float()(ids).last_hidden_state.detach()
     assert (fused - exact).abs().mean() <= 1.1 * (plain - exact).abs().mean()
     assert all(set(vars(m)) == set(before[n]) for n, m in model.named_modules())
