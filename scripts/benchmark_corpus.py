@@ -4,7 +4,7 @@
 
 Writes a corpus of short documents, one in twenty a near-duplicate of another, and reads, cuts, samples, asks (every answer
 is in the journal already), deduplicates the queries and splits, as a run does. Each size runs in a process of its own. 50,000, 100,000 and
-200,000 documents (the default) take some ten minutes on 2 cores.
+200,000 documents (the default) take some five minutes on 2 cores.
 """
 
 from __future__ import annotations

@@ -3,8 +3,8 @@
     .venv/bin/python scripts/benchmark_mining.py [--parts bm25 dense large] [--model packaged:all-MiniLM-L6-v2]
 
 Each way runs in a process of its own, and its time is from texts to negatives: indexing or encoding, searching, leaving positives
-out. `large` repeats both on 50,000 and 200,000 made-up passages with a small encoder, for the growth. Some fifteen minutes on 2
-cores.
+out. `large` repeats both on 50,000 and 200,000 made-up passages with a small encoder, for the growth. Some half an hour on 2
+cores, most of it for these.
 """
 
 from __future__ import annotations
