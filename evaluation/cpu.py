@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import partial
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -69,13 +69,14 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
 
 
 @contextmanager
-def fused_linears(model: nn.Module) -> Iterator[None]:
+def fused_linears(model: nn.Module) -> Iterator[dict[nn.Linear, FusedLinear]]:
     """Let linear layers in ``model`` that are in bf16 on a CPU add their bias, and take the GELU that follows, within the
-    product. For inference only: nothing of it can be differentiated.
+    product. For inference only: nothing of it can be differentiated. Yields those layers, and what they now compute by.
 
     Measured on 2 cores with MiniLM-L6, together with what attention leaves out (below): encoding is 1.07 times as fast. The
     operator is the one that ``torch.compile`` uses for this; where a build of torch lacks it, nothing is changed.
     """
+    layers: dict[nn.Linear, FusedLinear] = {}
     forwards: dict[nn.Module, Callable[[Tensor], Tensor]] = {}
     for module in model.modules() if hasattr(torch.ops.mkldnn, "_linear_pointwise") else ():
         for name, layer in module.named_children():
@@ -84,20 +85,28 @@ def fused_linears(model: nn.Module) -> Iterator[None]:
                 continue
             activation = getattr(module, FOLLOWED.get(name, ""), None)
             fused = isinstance(activation, GELUActivation) and "forward" not in vars(activation)
-            forwards[layer] = partial(_linear, layer, fused)
+            layers[layer] = forwards[layer] = FusedLinear(layer, fused)
             if fused:
                 forwards[activation] = nn.Identity().forward
     try:
         for module, forward in forwards.items():
             module.forward = forward
-        yield
+        yield layers
     finally:
         for module in forwards:
             vars(module).pop("forward", None)
 
 
-def _linear(layer: nn.Linear, gelu: bool, input: Tensor) -> Tensor:
-    return torch.ops.mkldnn._linear_pointwise.default(input, layer.weight, layer.bias, "gelu" if gelu else "none", [], "none" if gelu else "")
+@dataclass(frozen=True)
+class FusedLinear:
+    """A linear layer, and whether GELU follows."""
+
+    layer: nn.Linear
+    gelu: bool
+
+    def __call__(self, input: Tensor) -> Tensor:
+        after = ("gelu", [], "none") if self.gelu else ("none", [], "")
+        return torch.ops.mkldnn._linear_pointwise.default(input, self.layer.weight, self.layer.bias, *after)
 
 
 def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:

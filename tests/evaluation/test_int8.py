@@ -1,0 +1,172 @@
+import argparse
+import collections
+import datetime
+import inspect
+import random
+import statistics
+import subprocess
+import threading
+import unittest
+
+import numpy as np
+import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from torch import nn
+from transformers import BertConfig, BertModel
+
+from evaluation import int8, models
+from evaluation.cpu import FusedLinear
+from evaluation.int8 import has_int8, int8_linears
+from evaluation.models import encode, has_bf16
+
+pytestmark = pytest.mark.skipif(not (has_int8() and has_bf16("cpu")), reason="no int8 or bf16 instructions")
+
+
+@pytest.fixture(scope="module")
+def texts():
+    """Long texts as people write them: the documentation of Python's own modules."""
+    documented = {
+        inspect.getdoc(getattr(module, name)) or ""
+        for module in (argparse, collections, datetime, random, statistics, subprocess, threading, unittest)
+        for name in dir(module)
+    }
+    return sorted(text for text in documented if len(text) > 500)
+
+
+@pytest.fixture
+def minilm_on_cpu():
+    return models.load_encoder("packaged:all-MiniLM-L6-v2", device="cpu")
+
+
+def _by_int8(monkeypatch, model: SentenceTransformer, texts: list[str]) -> tuple[np.ndarray, list[bool]]:
+    used = []
+
+    class Watched:
+        def __init__(self, *arguments):
+            self._inner = int8_linears(*arguments)
+
+        def __enter__(self):
+            used.append(self._inner.__enter__())
+
+        def __exit__(self, *error):
+            return self._inner.__exit__(*error)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(models, "ENOUGH_FOR_INT8", 1000)
+        patched.setattr(models, "int8_linears", Watched)
+        return encode(model, texts), used
+
+
+def test_vectors_by_int8_are_near_and_the_model_is_as_it_was(monkeypatch, minilm_on_cpu, texts):
+    before = {n: vars(m).copy() for n, m in minilm_on_cpu.named_modules()}
+    weights = {n: p.clone() for n, p in minilm_on_cpu.named_parameters()}
+    vectors, used = _by_int8(monkeypatch, minilm_on_cpu, texts)
+    assert used == [True]
+    cosine = (vectors * minilm_on_cpu.encode(texts, normalize_embeddings=True)).sum(1)
+    assert cosine.mean() >= 0.999 and cosine.min() > 0.997
+    assert not np.array_equal(vectors, encode(minilm_on_cpu, texts)), "few texts are encoded in bf16"
+    assert np.array_equal(vectors, _by_int8(monkeypatch, minilm_on_cpu, texts)[0])
+    assert all(set(vars(m)) == set(before[n]) and not m._forward_pre_hooks for n, m in minilm_on_cpu.named_modules())
+    assert all(torch.equal(p, weights[n]) for n, p in minilm_on_cpu.named_parameters())
+
+
+def test_where_int8_is_not_near_enough_bf16_is_kept(monkeypatch, minilm_on_cpu, texts):
+    monkeypatch.setattr(int8, "LEAST_COSINE", 1.1)
+    vectors, used = _by_int8(monkeypatch, minilm_on_cpu, texts)
+    assert used == [False] and np.array_equal(vectors, encode(minilm_on_cpu, texts))
+
+
+def test_narrow_layers_stay_in_bf16(monkeypatch, texts):
+    model = models.load_encoder("packaged:tiny-bert", device="cpu")
+    vectors, used = _by_int8(monkeypatch, model, texts)
+    assert used == [True], "the two of 512 channels"
+    monkeypatch.setattr(int8, "NARROWEST", 1024)
+    plain, used = _by_int8(monkeypatch, model, texts)
+    assert used == [False] and np.array_equal(plain, encode(model, texts)) and not np.array_equal(plain, vectors)
+
+
+@pytest.mark.parametrize("gelu", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
+def test_a_token_with_large_inputs_is_as_exact_as_the_others_and_takes_nothing_from_them(gelu, bias):
+    torch.manual_seed(0)
+    layer = nn.Linear(256, 80, bias=bias)
+    nn.init.normal_(layer.weight)
+    exact = layer.weight.detach().clone()
+    layer = layer.to(torch.bfloat16)
+    inputs = torch.randn(4, 50, 256) * torch.rand(256).mul(3).exp()
+    outlying = inputs.clone()
+    outlying[1, 7] *= 30
+    outlying[3, 49] *= -500
+
+    def error(given: torch.Tensor) -> torch.Tensor:
+        expected = given @ exact.T + (layer.bias.float() if bias else 0)
+        expected = nn.functional.gelu(expected) if gelu else expected
+        return (layer(given.bfloat16()).float() - expected).norm(dim=-1) / expected.norm(dim=-1)
+
+    layers = {layer: FusedLinear(layer, gelu)}
+    layer.forward = layers[layer]
+    given = iter([inputs, inputs, inputs])
+
+    def run(sample: list[str]) -> torch.Tensor:
+        with torch.inference_mode():
+            return layer(next(given).bfloat16()).flatten(0, 1).float()
+
+    with int8_linears(layers, run, ["a text"] * 12) as used, torch.inference_mode():
+        assert used
+        plain, wide = error(inputs), error(outlying)
+    ordinary = torch.ones(4, 50, dtype=torch.bool)
+    ordinary[1, 7] = ordinary[3, 49] = False
+    assert plain.max() < 0.03
+    torch.testing.assert_close(wide[ordinary], plain[ordinary])
+    assert wide[~ordinary].max() < 0.01, "by bf16"
+    assert layer.forward is layers[layer]
+
+
+def test_layers_that_are_given_the_same_and_what_comes_after_pooling(monkeypatch):
+    """A BERT with a pooling layer, whose inputs are of two dimensions, and query, key and value, which are rounded once."""
+    torch.manual_seed(0)
+    model = BertModel(
+        BertConfig(vocab_size=200, hidden_size=256, intermediate_size=512, num_hidden_layers=2, num_attention_heads=4)
+    ).eval()
+    ids = torch.randint(0, 200, (6, 32))
+    with torch.inference_mode():
+        expected = model(ids).last_hidden_state
+        rounded = []
+        round_ = int8._Rounding.round
+
+        def counted(self, rows):
+            rounded.append(len(rows))
+            return round_(self, rows)
+
+        with (
+            models.in_bf16(model) as layers,
+            int8_linears(
+                layers, lambda sample: model(ids).last_hidden_state.flatten(0, 1).float(), ["a text"] * 12
+            ) as used,
+        ):
+            assert used
+            monkeypatch.setattr(int8._Rounding, "round", counted)
+            output = model(ids).last_hidden_state.float()
+    assert rounded == [6 * 32] * 8, "four times a layer"
+    assert nn.functional.cosine_similarity(output, expected, dim=-1).mean() > 0.999
+
+
+def test_padding_is_taken_from_the_longest_text_and_batches_hold_all_texts():
+    features = {
+        "input_ids": torch.tensor([[5, 6, 7, 0, 0], [8, 0, 0, 0, 0]]),
+        "attention_mask": torch.tensor([[1, 1, 1, 0, 0], [1, 0, 0, 0, 0]]),
+    }
+    assert models._without_padding(features)["input_ids"].tolist() == [[5, 6, 7, 5, 6], [8, 6, 7, 5, 6]]
+    empty = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "attention_mask": torch.zeros(1, 2)}
+    assert models._without_padding(empty)["input_ids"].tolist() == [[0, 0]]
+    model = models.load_encoder("packaged:tiny-bert", device="cpu")
+    lengths = [9000, 2000, 2000] + [400] * 50 + [3] * 700 + [0]
+    batches = models._batches(model, lengths, None)
+    assert [i for batch in batches for i in batch] == list(range(len(lengths)))
+    assert len(batches[0]) == 8 and max(map(len, batches)) == 256
+    assert models._batches(model, [], None) == [] and [len(b) for b in models._batches(model, lengths[:7], 3)] == [
+        3,
+        3,
+        1,
+    ]
