@@ -9,6 +9,7 @@ off by the bias (Nagel et al. 2019). Then a second sample tells whether the vect
 
 from __future__ import annotations
 
+import os
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -37,8 +38,9 @@ ROWS_STEP = 8
 
 
 def has_int8() -> bool:
-    """Whether this CPU multiplies int8 with one instruction, and this build of torch has the operator."""
-    return any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_vnni_supported", "_is_amx_tile_supported")) and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    """Whether this CPU multiplies int8 with one instruction, this build of torch has the operator, and nobody said
+    ``SHARPEN_INT8=0``."""
+    return os.environ.get("SHARPEN_INT8") != "0" and any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_vnni_supported", "_is_amx_tile_supported")) and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 @contextmanager

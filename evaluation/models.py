@@ -157,7 +157,7 @@ def encode(
     3,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate launch`` every
     process encodes a share and all of them get the whole. ``progress`` is called with the number of texts of each finished
     batch. Weights are taken in bf16 where the device multiplies in it; from half a million characters on, on a CPU that
-    multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``).
+    multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``; ``SHARPEN_INT8=0`` in the environment keeps bf16).
     """
     state = process_state()
     order = np.argsort([-len(text) for text in texts], kind="stable")

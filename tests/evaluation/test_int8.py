@@ -77,6 +77,12 @@ def test_where_int8_is_not_near_enough_bf16_is_kept(monkeypatch, minilm_on_cpu, 
     assert used == [False] and np.array_equal(vectors, encode(minilm_on_cpu, texts))
 
 
+def test_int8_can_be_switched_off(monkeypatch, minilm_on_cpu, texts):
+    monkeypatch.setenv("SHARPEN_INT8", "0")
+    vectors, used = _by_int8(monkeypatch, minilm_on_cpu, texts)
+    assert used == [] and np.array_equal(vectors, encode(minilm_on_cpu, texts))
+
+
 def test_narrow_layers_stay_in_bf16(monkeypatch, texts):
     model = models.load_encoder("packaged:tiny-bert", device="cpu")
     vectors, used = _by_int8(monkeypatch, model, texts)
