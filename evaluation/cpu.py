@@ -104,9 +104,13 @@ class FusedLinear:
     layer: nn.Linear
     gelu: bool
 
+    @property
+    def after(self) -> tuple[str, list[None], str]:
+        """What follows, as oneDNN's operators name it."""
+        return ("gelu", [], "none") if self.gelu else ("none", [], "")
+
     def __call__(self, input: Tensor) -> Tensor:
-        after = ("gelu", [], "none") if self.gelu else ("none", [], "")
-        return torch.ops.mkldnn._linear_pointwise.default(input, self.layer.weight, self.layer.bias, *after)
+        return torch.ops.mkldnn._linear_pointwise.default(input, self.layer.weight, self.layer.bias, *self.after)
 
 
 def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:

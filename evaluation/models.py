@@ -157,15 +157,19 @@ def encode(
     3,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate launch`` every
     process encodes a share and all of them get the whole. ``progress`` is called with the number of texts of each finished
     batch. Weights are taken in bf16 where the device multiplies in it; from half a million characters on, on a CPU that
-    multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``; ``SHARPEN_INT8=0`` in the environment keeps bf16).
+    multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``;
+    ``SHARPEN_INT8=0`` in the environment keeps bf16).
     """
     state = process_state()
     order = np.argsort([-len(text) for text in texts], kind="stable")
     mine = order[state.process_index :: state.num_processes]
     vectors = np.empty((len(mine), model.get_embedding_dimension()), dtype=np.float32)
 
+    in_int8 = False
+
     def embed(batch: list[str]) -> torch.Tensor:
-        output = model(_without_padding(_features(model, batch, prompt=prompt or None)))["sentence_embedding"].float()
+        features = _features(model, batch, prompt=prompt or None)
+        output = model(_without_padding(features) if in_int8 else features)["sentence_embedding"].float()
         # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
         return torch.nn.functional.normalize(output, dim=-1)
 
@@ -179,10 +183,11 @@ def encode(
 
     model.eval()
     with in_bf16(model) as layers, ExitStack() as stack:
-        read = np.minimum([len(text) for text in texts], CHARACTERS_PER_TOKEN * (model.max_seq_length or np.inf)).sum() if texts else 0
+        read = np.minimum([len(text) for text in texts], CHARACTERS_PER_TOKEN * (model.max_seq_length or np.inf)).sum()
         if layers and read >= ENOUGH_FOR_INT8 and has_int8():
             apart = max(1, round(len(texts) / max(12, len(texts) * SAMPLED / read)))
-            stack.enter_context(int8_linears(layers, embed_sample, [texts[i] for i in order[apart // 2 :: apart]]))
+            in_int8 = True  # for the sample, too
+            in_int8 = stack.enter_context(int8_linears(layers, embed_sample, [texts[i] for i in order[apart // 2 :: apart]]))
         _each(model, compute, _batches(model, [len(texts[i]) for i in mine], batch_size), progress)
     if state.num_processes > 1:
         shares = gather_object([(mine, vectors)])

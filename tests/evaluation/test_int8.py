@@ -48,6 +48,7 @@ def _by_int8(monkeypatch, model: SentenceTransformer, texts: list[str]) -> tuple
 
         def __enter__(self):
             used.append(self._inner.__enter__())
+            return used[-1]
 
         def __exit__(self, *error):
             return self._inner.__exit__(*error)
