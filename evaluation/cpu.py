@@ -8,6 +8,7 @@ which oneDNN does in one.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -132,14 +133,17 @@ def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 def _by_exponentials(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, part: slice) -> Tensor | None:
     """The values summed by their weights; None where the type does not hold the exponentials."""
-    weights = _scores(query, key, scaling, part).exp_()
-    seen = torch.ones(1, 1, weights.shape[-1], 1, dtype=weights.dtype) if mask is None else _of(mask, part).transpose(2, 3).to(weights.dtype)
-    # padding counts nothing, neither in the sum nor in the values; if it is infinite, the sum is no number
-    sums = weights @ seen.expand(*weights.shape[:2], -1, -1)
+    weights = _scores(query, key, scaling * math.log2(math.e), part).exp2_()  # takes two thirds of the time of exp_
+    values, seen = value[part], None if mask is None else _of(mask, part)
+    if seen is None or seen.all():
+        sums = weights.sum(-1, keepdim=True)
+    else:  # padding counts nothing, neither in the sum nor in the values; if it is infinite, the sum is no number
+        seen = seen.transpose(2, 3).to(weights.dtype)
+        sums, values = weights @ seen.expand(*weights.shape[:2], -1, -1), values * seen
     least, most = sums.aminmax()
     limits = torch.finfo(weights.dtype)
     held = least > limits.tiny * 1e8 and most < limits.max / 10  # so what was too small for the type weighs nothing
-    return (weights @ (value[part] * seen)) / sums if held else None
+    return (weights @ values) / sums if held else None
 
 
 class _Attention(torch.autograd.Function):
