@@ -25,9 +25,9 @@ from evaluation.packaged import PACKAGED, packaged_encoder
 # as some ten batches (measured: training steps of 11 s instead of 3).
 WIDTH_STEP = 16
 CHARACTERS_PER_TOKEN = 4
-TOKENS_AT_ONCE = 6144
-"""On a CPU. Measured on 2 cores with texts of 240 tokens in int8: with a quarter as many it takes a tenth longer, with half as
-many a thirtieth."""
+TOKENS_AT_ONCE = 2048
+"""On a CPU. Measured on 2 cores with texts of 240 tokens in int8: with half as many it takes some tenth longer; three times as
+many gain a twentieth, and take 0.2 GiB."""
 SHARES = 16
 """Batches that few texts are still divided into, so that no core waits long for another's last."""
 ENOUGH_FOR_INT8 = 2**19
@@ -157,7 +157,7 @@ def encode(
     """Encode to unit vectors: float32 of shape (len(texts), dimension), in the order of ``texts``.
 
     ``prompt`` is put before every text. ``batch_size``: texts at once (default: 256; on a CPU, 8 and as many more as make some
-    6,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate launch`` every
+    2,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate launch`` every
     process encodes a share and all of them get the whole. ``progress`` is called with the number of texts of each finished
     batch. Weights are taken in bf16 where the device multiplies in it; from half a million characters on, on a CPU that
     multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``;

@@ -214,7 +214,7 @@ def test_padding_is_taken_from_the_longest_text_and_batches_hold_all_texts():
     lengths = [9000, 2000, 2000] + [400] * 50 + [3] * 700 + [0]
     batches = models._batches(model, lengths, None)
     assert [i for batch in batches for i in batch] == list(range(len(lengths)))
-    assert len(batches[0]) == models.TOKENS_AT_ONCE // 512 and max(map(len, batches)) == len(lengths) // models.SHARES
+    assert len(batches[0]) == 8 and max(map(len, batches)) == len(lengths) // models.SHARES
     assert max(map(len, models._batches(model, lengths * 10, None))) == 256
     assert models._batches(model, [], None) == [] and [len(b) for b in models._batches(model, lengths[:7], 3)] == [
         3,
