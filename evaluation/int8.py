@@ -74,10 +74,10 @@ def int8_linears(layers: dict[nn.Linear, FusedLinear], encode: Callable[[Sequenc
         with torch.inference_mode():
             for inputs, group, maker in observed.groups():
                 inputs = inputs.float()
-                if maker is None:
-                    rounding = _Rounding.smooth(inputs, torch.cat([layer.weight for layer in group]).float(), threads)
-                else:
+                if maker and isinstance(maker.forward, _Int8Linear):  # one that is given now this, now that, stays in bf16
                     rounding = maker.forward.hands_on = _Rounding.of_gelu(inputs, threads)
+                else:
+                    rounding = _Rounding.smooth(inputs, torch.cat([layer.weight for layer in group]).float(), threads)
                 for layer in group:
                     layer.forward = _Int8Linear(layers[layer], rounding, inputs)
         near = bool(nn.functional.cosine_similarity(encode(compared), expected).mean() >= LEAST_COSINE)
@@ -133,7 +133,8 @@ class _Observed:
         for first, inputs in self._inputs.items():
             group = [layer for layer, sources in self._sources.items() if {source for source, _ in sources} == {first}]
             makers = {maker for layer in group for _, maker in self._sources[layer]}
-            yield torch.cat(inputs), group, makers.pop() if len(makers) == 1 else None
+            if group:
+                yield torch.cat(inputs), group, makers.pop() if len(makers) == 1 else None
 
 
 class _Rounding:

@@ -25,7 +25,8 @@ def make_loss(settings: LossSettings, model: SentenceTransformer, guide: Callabl
     """The loss for ``SentenceTransformerTrainer``; ``negatives`` is how many a row has.
 
     ``guide`` loads the guide when it is needed. ``gather``: the documents of all processes are each other's negatives,
-    where the loss uses any but the row's own; the queries, which gist contrasts too, are not. Raises ``InputError`` for an unknown name and for settings that do not fit.
+    where the loss uses any but the row's own; the queries, which gist contrasts too, are not. Raises ``InputError`` for an
+    unknown name and for settings that do not fit.
     """
     if reason := misfit(settings, negatives):
         raise InputError(reason)

@@ -159,10 +159,11 @@ def test_layers_that_are_given_the_same_and_what_comes_after_pooling(monkeypatch
     assert nn.functional.cosine_similarity(output, expected, dim=-1).mean() > 0.999
 
 
-@pytest.mark.parametrize("beside", [False, True])
+@pytest.mark.parametrize("beside", ["", "narrow", "wide"])
 def test_what_gelu_gives_to_the_next_layer_is_handed_on_in_int8(monkeypatch, beside):
-    """A token whose outputs of GELU do not fit, and one whose inputs do not, go through both layers in bf16; the outputs of
-    GELU that another layer than this one's next is given at times stay in bf16."""
+    """A token whose outputs of GELU do not fit, and one whose inputs do not, go through both layers in bf16. Outputs of GELU
+    stay in bf16 where the next layer is at times given something else (``narrow``), or the layer that they come out of is at
+    times given what another one was given before it (``wide``)."""
     torch.manual_seed(0)
     wide, narrow = nn.Linear(256, 512), nn.Linear(512, 256)
     nn.init.normal_(wide.weight, std=1 / 16)
@@ -176,7 +177,8 @@ def test_what_gelu_gives_to_the_next_layer_is_handed_on_in_int8(monkeypatch, bes
     def by(given: torch.Tensor) -> torch.Tensor:
         return nn.functional.linear(nn.functional.gelu(nn.functional.linear(given, *exact[:2])), *exact[2:])
 
-    layers = {layer: FusedLinear(layer, layer is wide) for layer in (wide, narrow)}
+    other = nn.Linear(256, 8).to(torch.bfloat16)
+    layers = {layer: FusedLinear(layer, layer is wide) for layer in (wide, narrow, other)}
     for layer in layers:
         layer.forward = layers[layer]
     runs, types = iter(range(10)), []
@@ -189,8 +191,13 @@ def test_what_gelu_gives_to_the_next_layer_is_handed_on_in_int8(monkeypatch, bes
 
     def sample(texts: list[str]) -> torch.Tensor:
         if beside and next(runs) == 0:
+            given = inputs.bfloat16()
             with torch.inference_mode():
-                narrow(torch.randn(4, 50, 512).bfloat16())
+                if beside == "narrow":
+                    narrow(torch.randn(4, 50, 512).bfloat16())
+                else:
+                    other(given)
+                    narrow(wide(given))
         return run(inputs).flatten(0, 1)
 
     with int8_linears(layers, sample, ["a text"] * 12) as used:
