@@ -188,9 +188,10 @@ class _Attention(torch.autograd.Function):
 
 
 def _parts(query: Tensor) -> Iterator[slice]:
-    """Texts that are taken together: one, or as many short ones as are worth the calls."""
+    """Texts that are taken together: one, or as many short ones as are worth the calls, about as many each time."""
     texts, heads, tokens, _ = query.shape
-    together = max(1, AT_ONCE // (heads * tokens**2))
+    parts = -(-texts // max(1, AT_ONCE // (heads * tokens**2)))
+    together = -(-texts // parts)
     return (slice(start, start + together) for start in range(0, texts, together))
 
 

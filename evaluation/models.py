@@ -20,14 +20,19 @@ from evaluation.cpu import FusedLinear, fused_linears, use_cpu_attention
 from evaluation.files import InputError
 from evaluation.int8 import has_int8, int8_linears
 from evaluation.packaged import PACKAGED, packaged_encoder
+from evaluation.tokens import Tokens, is_right_padded_text, join, split
 
-# Widths of batches are multiples of this: the CPU's matrix library prepares itself for each new shape, which takes as long
-# as some ten batches (measured: training steps of 11 s instead of 3).
-WIDTH_STEP = 16
 CHARACTERS_PER_TOKEN = 4
-TOKENS_AT_ONCE = 2048
-"""On a CPU. Measured on 2 cores with texts of 240 tokens in int8: with half as many it takes some tenth longer; three times as
-many gain a twentieth, and take 0.2 GiB."""
+TOKENISED_AT_ONCE = 256
+SORTED_AT_ONCE = 4096
+"""Texts, the longest first by their characters, that are tokenised and sorted by their tokens before the next are: what is kept
+of these takes some 10 MiB. Measured with functions of code, sorted by characters alone: a quarter of all was padding."""
+WIDTH_STEP = 8
+"""Widths of batches are multiples of this, and those of the same width have as many texts: for each shape, the CPU's matrix
+library keeps some 0.4 MiB."""
+TOKENS_AT_ONCE = 3072
+"""On a CPU. Measured on 2 cores with texts of 240 tokens in int8: half as many take some tenth longer, twice as many are no
+faster and take 0.1 GiB."""
 SHARES = 16
 """Batches that few texts are still divided into, so that no core waits long for another's last."""
 ENOUGH_FOR_INT8 = 2**19
@@ -166,26 +171,23 @@ def encode(
     multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``;
     ``SHARPEN_INT8=0`` in the environment keeps bf16).
     """
-    state = process_state()
-    order = np.argsort([-len(text) for text in texts], kind="stable")
-    mine = order[state.process_index :: state.num_processes]
-    vectors = np.empty((len(mine), model.get_embedding_dimension()), dtype=np.float32)
+    order, mine = _order([len(text) for text in texts])
+    vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
 
     in_int8 = False
 
-    def embed(batch: list[str]) -> torch.Tensor:
-        features = _features(model, batch, prompt=prompt or None)
+    def embed(features: dict[str, Any]) -> torch.Tensor:
         output = model(_without_padding(features) if in_int8 else features)["sentence_embedding"].float()
         # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
         return torch.nn.functional.normalize(output, dim=-1)
 
-    def compute(rows: range) -> int:
-        vectors[rows.start : rows.stop] = embed([texts[i] for i in mine[rows.start : rows.stop]]).cpu().numpy()
-        return len(rows) * state.num_processes
+    def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
+        vectors[rows] = embed(features).cpu().numpy()
 
     def embed_sample(sample: Sequence[str]) -> torch.Tensor:
+        read = _Inputs(model, sample, prompt)
         with torch.inference_mode():
-            return torch.cat([embed(list(sample[rows.start : rows.stop])) for rows in _batches(model, [len(t) for t in sample], batch_size)])
+            return torch.cat([embed(read.features(rows)) for rows in _batches(model, read.lengths, batch_size)])
 
     model.eval()
     with in_bf16(model) as layers, ExitStack() as stack:
@@ -194,13 +196,11 @@ def encode(
             apart = max(1, round(len(texts) / max(12, len(texts) * SAMPLED / read)))
             in_int8 = True  # for the sample, too
             in_int8 = stack.enter_context(int8_linears(layers, embed_sample, [texts[i] for i in order[apart // 2 :: apart]]))
-        _each(model, compute, _batches(model, [len(texts[i]) for i in mine], batch_size), progress)
-    if state.num_processes > 1:
-        shares = gather_object([(mine, vectors)])
-        mine, vectors = np.concatenate([s[0] for s in shares]), np.concatenate([s[1] for s in shares])
-    result = np.empty_like(vectors)
-    result[mine] = vectors
-    return result
+        _each(model, texts, mine, compute, batch_size, progress, prompt)
+    if process_state().num_processes > 1:
+        for rows, share in gather_object([(mine, vectors[mine])]):
+            vectors[rows] = share
+    return vectors
 
 
 def score_pairs(
@@ -211,72 +211,117 @@ def score_pairs(
     all of them get the whole. Raises ``InputError`` for a model with several outputs."""
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
-    state = process_state()
-    lengths = [sum(map(len, pair)) for pair in pairs]
-    order = sorted(range(len(pairs)), key=lambda i: -lengths[i])[state.process_index :: state.num_processes]
-    scores: dict[int, float] = {}
+    _, mine = _order([sum(map(len, pair)) for pair in pairs])
+    scores = np.empty(len(pairs), dtype=np.float32)
 
-    def compute(rows: range) -> int:
-        batch = order[rows.start : rows.stop]
-        scores.update(zip(batch, model(_features(model, [pairs[i] for i in batch]))["scores"].float().flatten().tolist(), strict=True))
-        return len(rows) * state.num_processes
+    def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
+        scores[rows] = model(features)["scores"].float().flatten().cpu().numpy()
 
     model.eval()
     with in_bf16(model):
-        _each(model, compute, _batches(model, [lengths[i] for i in order], batch_size), progress)
-    shares = gather_object([scores]) if state.num_processes > 1 else [scores]
-    whole = {i: score for share in shares for i, score in share.items()}
-    return [whole[i] for i in range(len(pairs))]
+        _each(model, pairs, mine, compute, batch_size, progress)
+    if process_state().num_processes > 1:
+        for rows, share in gather_object([(mine, scores[mine])]):
+            scores[rows] = share
+    return scores.tolist()
 
 
-def _batches(model: torch.nn.Module, lengths: Sequence[int], batch_size: int | None) -> list[range]:
-    """Which of the texts, whose ``lengths`` in characters go down, are taken at once."""
+def _order(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The numbers of all inputs, the longest first, and those that are for this process."""
+    state = process_state()
+    order = np.argsort(-np.asarray(characters, dtype=np.int64), kind="stable")
+    return order, order[state.process_index :: state.num_processes]
+
+
+class _Inputs:
+    """Texts, or pairs of them, as a model reads them; tokenised once, unless it reads more than right-padded token IDs."""
+
+    def __init__(self, model: SentenceTransformer | CrossEncoder, inputs: Sequence[Any], prompt: str = "") -> None:
+        self._model, self._inputs, self._prompt = model, inputs, prompt or None
+        self._tokens: list[Tokens] | None = []
+        for start in range(0, len(inputs), TOKENISED_AT_ONCE):
+            found = self._read(inputs[start : start + TOKENISED_AT_ONCE])
+            if not is_right_padded_text(found):
+                self._tokens = None
+                break
+            self._tokens += split(found)
+        self.lengths = [len(row["input_ids"]) for row in self._tokens] if self._tokens is not None else [_estimate(model, each) for each in inputs]
+        """In tokens."""
+
+    def features(self, rows: Sequence[int]) -> dict[str, Any]:
+        """What the model reads of some of them, on its device."""
+        if self._tokens is None:
+            found = self._read([self._inputs[i] for i in rows])
+        else:
+            found = join([self._tokens[i] for i in rows], self._model.tokenizer.pad_token_id or 0, WIDTH_STEP)
+        return {key: value.to(self._model.device) if torch.is_tensor(value) else value for key, value in found.items()}
+
+    def _read(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        return self._model.preprocess(list(inputs), **({"prompt": self._prompt} if self._prompt else {}))
+
+
+def _estimate(model: SentenceTransformer | CrossEncoder, given: str | tuple[str, str]) -> float:
+    characters = len(given) if isinstance(given, str) else sum(map(len, given))
+    return min(characters / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf)
+
+
+def _batches(model: torch.nn.Module, lengths: Sequence[float], batch_size: int | None) -> list[range]:
+    """Which of the inputs, whose ``lengths`` in tokens go down, are taken at once."""
     batches, start = [], 0
     while start < len(lengths):
         rows = batch_size or 256
         if not batch_size and model.device.type == "cpu":
-            longest = min(lengths[start] / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf)
-            rows = min(256, max(8, min(len(lengths) // SHARES, int(TOKENS_AT_ONCE / max(1.0, longest)))))
+            width = max(1, -(-int(lengths[start]) // WIDTH_STEP)) * WIDTH_STEP  # the same rows for the same width
+            rows = min(256, max(8, min(len(lengths) // SHARES, TOKENS_AT_ONCE // width)))
         batches.append(range(start, min(start + rows, len(lengths))))
         start += rows
     return batches
 
 
-def _each(model: torch.nn.Module, compute: Callable[[range], int], batches: Sequence[range], progress: Callable[[int], None] | None) -> None:
-    """Call ``compute`` for each batch, in inference mode; what it returns goes to ``progress``.
+def _each(
+    model: SentenceTransformer | CrossEncoder,
+    inputs: Sequence[Any],
+    order: np.ndarray,
+    compute: Callable[[np.ndarray, dict[str, Any]], None],
+    batch_size: int | None,
+    progress: Callable[[int], None] | None,
+    prompt: str = "",
+) -> None:
+    """Call ``compute``, in inference mode, with the numbers of some inputs and what the model reads of them, until all of
+    ``order`` had their turn.
 
     On a CPU, each core computes a batch of its own, which stays in its cache: measured a tenth faster than all cores at one
     batch. It also makes the result the same for any number of cores.
     """
-    cores = torch.get_num_threads() if model.device.type == "cpu" else 1
 
-    def one(batch: range) -> int:
+    def one(batch: tuple[_Inputs, np.ndarray, np.ndarray]) -> int:
+        read, numbers, rows = batch
         with torch.inference_mode():
-            return compute(batch)
+            compute(numbers[rows], read.features(rows))
+        return len(rows) * process_state().num_processes
 
+    with _workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
+        for start in range(0, len(order), SORTED_AT_ONCE):
+            numbers = order[start : start + SORTED_AT_ONCE]
+            read = _Inputs(model, [inputs[i] for i in numbers], prompt)
+            down = np.argsort(-np.asarray(read.lengths), kind="stable")
+            batches = _batches(model, [read.lengths[i] for i in down], batch_size)
+            for done in run(one, [(read, numbers, down[rows.start : rows.stop]) for rows in batches]):
+                if progress:
+                    progress(done)
+
+
+@contextmanager
+def _workers(cores: int) -> Iterator[Callable]:
+    """``map`` over threads, one for each core, in which torch takes no others."""
     if cores == 1:
-        for batch in batches:
-            done = one(batch)
-            if progress:
-                progress(done)
+        yield map
         return
     try:
         with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            for done in pool.map(one, batches):
-                if progress:
-                    progress(done)
+            yield pool.map
     finally:
         torch.set_num_threads(cores)  # a thread that starts later takes the number that was set last
-
-
-def _features(model: SentenceTransformer | CrossEncoder, inputs: list[Any], **options: Any) -> dict[str, Any]:
-    """What the model reads of texts or pairs, on its device."""
-    return {k: _widen(v).to(model.device) if torch.is_tensor(v) else v for k, v in model.preprocess(inputs, **options).items()}
-
-
-def _widen(tensor: torch.Tensor) -> torch.Tensor:
-    """Pad token IDs and masks of shape (rows, width) on the right with 0, which the mask's 0 makes unseen."""
-    return torch.nn.functional.pad(tensor, (0, -tensor.shape[1] % WIDTH_STEP)) if tensor.dim() == 2 else tensor
 
 
 def _without_padding(features: dict[str, Any]) -> dict[str, Any]:

@@ -13,12 +13,16 @@ from sentence_transformers.sentence_transformer import losses as st
 from torch import Tensor, nn
 
 from evaluation.files import InputError
-from evaluation.models import WIDTH_STEP, autocast
+from evaluation.models import autocast
+from evaluation.tokens import is_right_padded_text
 from training.settings import LossSettings, misfit
 
 # Rows of one forward pass on a CPU. A batch of documents padded to its longest is mostly padding; passes of few rows of
 # like length are not, and a CPU is as busy with 8 rows as with 64. A GPU is not, so there a quarter of the rows go at once.
 CPU_ROWS = 8
+# Widths of passes are multiples of this: the CPU's matrix library prepares itself for each new shape, and for the way back
+# that takes as long as some ten passes (measured: training steps of 11 s instead of 3).
+WIDTH_STEP = 16
 
 
 def make_loss(settings: LossSettings, model: SentenceTransformer, guide: Callable[[], SentenceTransformer], negatives: int, gather: bool = False) -> nn.Module:
@@ -164,18 +168,6 @@ def _embed_group(model: nn.Module, columns: list[dict[str, Any]], settings: dict
 def _settings(column: dict[str, Any]) -> tuple[tuple[str, Any], ...]:
     """What goes with the token IDs: the modality, and the prompt's length where there is one."""
     return tuple(sorted((key, value) for key, value in column.items() if not isinstance(value, Tensor)))
-
-
-def is_right_padded_text(column: dict[str, Any]) -> bool:
-    """Whether a column holds token IDs, with all padding on the right, and nothing else that a model reads."""
-    mask = column.get("attention_mask")
-    tensors = {key: value for key, value in column.items() if isinstance(value, Tensor)}
-    return (
-        set(tensors) <= {"input_ids", "attention_mask", "token_type_ids"}
-        and isinstance(mask, Tensor)
-        and all(value.shape == mask.shape for value in tensors.values())
-        and bool((mask[:, 1:] <= mask[:, :-1]).all())
-    )
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -11,14 +11,9 @@ import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-from torch import Tensor
-from torch.nn.utils.rnn import pad_sequence
 
 from evaluation.data import Corpus, Query
-from training.losses import is_right_padded_text
-
-Tokens = dict[str, Any]
-"""Of one text: token IDs and what goes with them, of shape (length,), and the settings of its prompt."""
+from evaluation.tokens import Tokens, is_right_padded_text, join, split
 
 
 @dataclass(frozen=True)
@@ -80,16 +75,8 @@ class TextCollator(SentenceTransformerDataCollator):
             found = self.preprocess_fn([self._text(is_query, i) for i in new], prompt=self.prompts.get(column))
             if not is_right_padded_text(found):  # flattened, or more than token IDs: as the model wants it
                 return self.preprocess_fn([self._text(is_query, i) for i in ids], prompt=self.prompts.get(column))
-            lengths = found["attention_mask"].sum(dim=1).tolist()
-            for row, (i, length) in enumerate(zip(new, lengths, strict=True)):
-                self._tokens[is_query, i] = {k: v[row, :length].clone() if isinstance(v, Tensor) else v for k, v in found.items()}
-        return self._padded([self._tokens[is_query, i] for i in ids])
-
-    def _padded(self, rows: list[Tokens]) -> dict[str, Any]:
-        return {
-            key: pad_sequence([row[key] for row in rows], batch_first=True, padding_value=self._padding_id if key == "input_ids" else 0) if isinstance(value, Tensor) else value
-            for key, value in rows[0].items()
-        }
+            self._tokens |= zip([(is_query, i) for i in new], split(found), strict=True)
+        return join([self._tokens[is_query, i] for i in ids], self._padding_id)
 
     def _text(self, is_query: bool, i: str) -> str:
         return self._queries[i].text if is_query else self._corpus[i].content

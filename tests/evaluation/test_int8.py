@@ -218,10 +218,11 @@ def test_padding_is_taken_from_the_longest_text_and_batches_hold_all_texts():
     empty = {"input_ids": torch.zeros(1, 2, dtype=torch.long), "attention_mask": torch.zeros(1, 2)}
     assert models._without_padding(empty)["input_ids"].tolist() == [[0, 0]]
     model = models.load_encoder("packaged:tiny-bert", device="cpu")
-    lengths = [9000, 2000, 2000] + [400] * 50 + [3] * 700 + [0]
+    lengths = [512, 500, 500] + [100] * 50 + [3] * 700 + [0]
     batches = models._batches(model, lengths, None)
     assert [i for batch in batches for i in batch] == list(range(len(lengths)))
     assert len(batches[0]) == 8 and max(map(len, batches)) == len(lengths) // models.SHARES
+    assert len({len(batch) for batch in batches if lengths[batch[0]] == 100}) == 1
     assert max(map(len, models._batches(model, lengths * 10, None))) == 256
     assert models._batches(model, [], None) == [] and [len(b) for b in models._batches(model, lengths[:7], 3)] == [
         3,
