@@ -165,7 +165,7 @@ def encode(
     """Encode to unit vectors: float32 of shape (len(texts), dimension), in the order of ``texts``.
 
     ``prompt`` is put before every text. ``batch_size``: texts at once (default: 256; on a CPU, 8 and as many more as make some
-    2,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate launch`` every
+    3,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate launch`` every
     process encodes a share and all of them get the whole. ``progress`` is called with the number of texts of each finished
     batch. Weights are taken in bf16 where the device multiplies in it; from half a million characters on, on a CPU that
     multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``;

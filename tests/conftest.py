@@ -17,7 +17,10 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
 os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx would compile for a minute to score a few queries; bm25s imports numba, so before that
 
+import torch
+
 from evaluation.data import Corpus, Document
+from evaluation.models import load_encoder
 
 # what a busy machine takes is no property of the code
 settings.register_profile("sharpen", deadline=None)
@@ -99,3 +102,8 @@ def shared_dataset(name: str) -> Path:
     if not (folder / "corpus.jsonl").exists():
         pytest.skip(f"the dataset {name} is not at {SHARED.name}/{name} beside the repository")
     return folder
+
+
+def encoder_weights(name: str) -> torch.Tensor:
+    """All in a row but the pooling layer's, which `packaged:tiny-bert` has none of: they are drawn anew for each loading."""
+    return torch.cat([p.detach().flatten() for n, p in load_encoder(name, device="cpu").named_parameters() if "pooler" not in n])

@@ -12,6 +12,7 @@ from sentence_transformers.base.losses.merged_forward import column_merging_disa
 from sentence_transformers.sentence_transformer import losses as st
 from torch import Tensor, nn
 
+from evaluation.cpu import gathered_lookups, trained_linears
 from evaluation.files import InputError
 from evaluation.models import autocast
 from evaluation.tokens import is_right_padded_text
@@ -144,7 +145,8 @@ def embed_by_length(model: nn.Module, columns: list[dict[str, Any]]) -> list[Ten
     for i, column in enumerate(columns):
         groups.setdefault(_settings(column) if is_right_padded_text(column) else i, []).append(i)
     result: dict[int, Tensor] = {}
-    with autocast(columns[0]["input_ids"].device):  # one context: the bf16 copies of the weights serve every pass
+    # one context for every pass: the bf16 copies of the weights serve them all
+    with autocast(columns[0]["input_ids"].device), gathered_lookups(model), trained_linears(model):
         for key, members in groups.items():
             if isinstance(key, int):
                 result[key] = model(columns[key])["sentence_embedding"]

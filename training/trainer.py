@@ -187,7 +187,7 @@ class Careful:
         """Raise ``InputError`` if a loss or a weight was not a number."""
         step = int(self._bad_step)
         what = f"the loss was not a number at step {step}" if step else ""
-        if not what and not all(torch.isfinite(p).all() for p in self.model.parameters()):
+        if not what and not all(p.detach().sum().isfinite() for p in self.model.parameters()):
             what = f"a weight is not a number after step {self.state.global_step}"
         if what:
             kept = checkpoints.newest(self._folder) if self.args.save_strategy != "no" else None

@@ -19,10 +19,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from evaluation.data import read_qrels
-from evaluation.models import load_encoder
 from recipes.engine import few_full_collections
 from sdg.embedded import locate_llm, serve
-from tests.conftest import write_rows
+from tests.conftest import encoder_weights, write_rows
 from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies
 
@@ -274,7 +273,7 @@ def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_pa
     assert trained_on[0] == trained_on[1]
     # the last batches are smaller, and two processes leave a row out where its size is odd: they learn nearly the same
     folders = ("packaged:tiny-bert", *(str(runs / "topics" / "model") for runs in (source / "runs", tmp_path)))
-    base, alone, together = (torch.nn.utils.parameters_to_vector(load_encoder(f, device="cpu").parameters()) for f in folders)
+    base, alone, together = (encoder_weights(f) for f in folders)
     assert torch.cosine_similarity(alone - base, together - base, dim=0) > 0.9
 
 

@@ -12,8 +12,8 @@ import torch
 
 from evaluation.data import Document, Query
 from evaluation.files import sha256_file
-from evaluation.models import encode, end_processes, load_encoder, process_state
-from tests.conftest import TOPICS
+from evaluation.models import encode, end_processes, process_state
+from tests.conftest import TOPICS, encoder_weights
 from tests.processes import environment
 from training.retriever import train_retriever
 from training.settings import LossSettings, RetrieverSettings
@@ -38,7 +38,7 @@ def test_two_processes_learn_what_one_does_and_go_on_where_one_of_them_was_kille
     together = _train(loss, tmp_path / "together", processes=2)
     assert [row["step"] for row in alone["validated"]] == [row["step"] for row in together["validated"]]
     assert alone["validated"][-1]["closeness"] > alone["validated"][0]["closeness"], "something was learnt"
-    base, one, two = (_encoder(f) for f in ("packaged:tiny-bert", str(tmp_path / "alone" / "m"), str(tmp_path / "together" / "m")))
+    base, one, two = (encoder_weights(f) for f in ("packaged:tiny-bert", str(tmp_path / "alone" / "m"), str(tmp_path / "together" / "m")))
     assert torch.cosine_similarity(one - base, two - base, dim=0) > alike
 
     assert _train(loss, tmp_path / "killed", processes=2, killed_at=8) is None
@@ -48,11 +48,6 @@ def test_two_processes_learn_what_one_does_and_go_on_where_one_of_them_was_kille
     assert resumed == together
     weights = [sha256_file(tmp_path / n / "m" / "model.safetensors") for n in ("killed", "together")]
     assert weights[0] == weights[1]
-
-
-def _encoder(name: str) -> torch.Tensor:
-    """All weights but the pooling layer's, which this base has none of: they are drawn anew for each loading."""
-    return torch.cat([p.detach().flatten() for n, p in load_encoder(name, device="cpu").named_parameters() if "pooler" not in n])
 
 
 def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict | None:
