@@ -12,7 +12,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
@@ -28,6 +27,8 @@ AT_ONCE = 2**20
 """Weights that are computed together: what fits a cache."""
 LARGEST = 2**26
 """Weights of one text from which on torch's own, which never holds all of them, is taken where there is no dropout."""
+LARGE = 4096
+"""Rows of an embedding from which on its gradients are gathered."""
 FOLLOWED = {"dense": "intermediate_act_fn", "lin1": "activation"}
 """The wide linear layer of an encoder's block and what comes next, as transformers names them: in BERT and those made after
 it (RoBERTa, MPNet, ELECTRA, ...), and in DistilBERT."""
@@ -132,19 +133,15 @@ class FusedLinear:
 
 @contextmanager
 def gathered_lookups(model: nn.Module) -> Iterator[None]:
-    """Let the embeddings in ``model`` that are trained on a CPU have one gradient for all calls within.
+    """Let the large embeddings in ``model`` that are trained on a CPU have one gradient for all calls within.
 
     torch makes one as large as the vocabulary for each call, and adds them up: measured with DistilBERT, of whose training step
     of 96 texts in passes of 8 this was a fifteenth.
     """
     lookups = [m for m in model.modules() if _is_plain(m, nn.Embedding) and m.max_norm is None and not (m.scale_grad_by_freq or m.sparse)]
-    with _forwards(
-        {
-            m: partial(nn.functional.embedding, weight=_Gathered.apply(m.weight), padding_idx=m.padding_idx, sparse=True)
-            for m in lookups
-            if m.weight.device.type == "cpu" and m.weight.requires_grad and torch.is_grad_enabled()
-        }
-    ):
+    able = torch.is_grad_enabled() and not _computes_again(model)
+    trained = [m for m in lookups if able and m.weight.device.type == "cpu" and m.weight.requires_grad and m.num_embeddings >= LARGE]
+    with _forwards({module: _Gathered(module) for module in trained}):
         yield
 
 
@@ -152,33 +149,84 @@ def gathered_lookups(model: nn.Module) -> Iterator[None]:
 def trained_linears(model: nn.Module) -> Iterator[None]:
     """Let linear layers in ``model`` on a CPU, under autocast to bf16, add their bias within the product, and what several of
     them are given, as query, key and value are, be taken in bf16 once. Their weights are taken in it once for all calls."""
-    able = _has_linear() and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16
-    layers = [m for m in model.modules() if _is_plain(m, nn.Linear) and (m.weight.device.type, m.weight.dtype) == ("cpu", torch.float32)]
+    able = _has_linear() and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16 and not _computes_again(model)
+    layers = [m for m in model.modules() if able and _is_plain(m, nn.Linear) and (m.weight.device.type, m.weight.dtype) == ("cpu", torch.float32)]
     narrow = _Narrow()
-    with _forwards({layer: _TrainedLinear(layer, narrow) for layer in layers if able}):
+    with _forwards({layer: _TrainedLinear(layer, narrow) for layer in layers}):
         yield
+
+
+def _computes_again(model: nn.Module) -> bool:
+    """Whether parts of it will be computed anew on the way back, when none of this is in place any more."""
+    return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+class _Gathered:
+    """What an embedding gives; the gradients of all calls are kept until the last, and summed at once."""
+
+    def __init__(self, embedding: nn.Embedding) -> None:
+        self._padding = -1 if embedding.padding_idx is None else embedding.padding_idx
+        self._kept: list[tuple[Tensor, Tensor]] = []
+        self._weight = _Summed.apply(embedding.weight, self._kept, self._padding)
+
+    def __call__(self, ids: Tensor) -> Tensor:
+        return _Lookup.apply(self._weight, ids, self._kept)
+
+
+class _Lookup(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, ids: Tensor, kept: list[tuple[Tensor, Tensor]]) -> Tensor:
+        ctx.save_for_backward(ids)
+        ctx.kept, ctx.shape = kept, weight.shape
+        return nn.functional.embedding(ids, weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (ids,) = ctx.saved_tensors
+        ctx.kept.append((gradient.flatten(0, -2), ids.flatten()))
+        # says that there is one, and adds nothing
+        return torch.sparse_coo_tensor(size=ctx.shape, dtype=gradient.dtype, check_invariants=False), None, None
+
+
+class _Summed(torch.autograd.Function):
+    """The weights as they are; their gradient is made of what the lookups kept."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, kept: list[tuple[Tensor, Tensor]], padding: int) -> Tensor:
+        ctx.kept, ctx.padding = kept, padding
+        return weight.view_as(weight)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        gradients, ids = (torch.cat(each) for each in zip(*ctx.kept, strict=True))
+        ctx.kept.clear()
+        return torch.ops.aten.embedding_dense_backward(gradients, ids, len(gradient), ctx.padding, False), None, None
 
 
 class _Narrow:
     """Tensors in bf16; the same one asked for again is not computed again."""
 
     def __init__(self) -> None:
-        self._last: tuple[Tensor, Tensor] | None = None
+        self._last: tuple[Tensor, int, Tensor] | None = None
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        if self._last is None or self._last[0] is not tensor:
-            self._last = (tensor, tensor.to(torch.bfloat16))
-        return self._last[1]
+        if self._last is None or self._last[0] is not tensor or self._last[1] != tensor._version:
+            self._last = (tensor, tensor._version, tensor.to(torch.bfloat16))
+        return self._last[2]
 
 
 class _TrainedLinear:
     """What a linear layer computes, with its weights in bf16 once for all calls."""
 
     def __init__(self, layer: nn.Linear, narrow: _Narrow) -> None:
-        self._narrow = narrow
+        self._layer, self._narrow = layer, narrow
         self._weight, self._bias = (None if t is None else t.to(torch.bfloat16) for t in (layer.weight, layer.bias))
 
     def __call__(self, input: Tensor) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):  # where a model wants it exact
+            return nn.functional.linear(input, self._layer.weight, self._layer.bias)
         return _Linear.apply(self._narrow(input), self._weight, self._bias)
 
 
@@ -198,21 +246,6 @@ class _Linear(torch.autograd.Function):
             rows.T @ input.flatten(0, -2) if of_weight else None,
             rows.sum(0) if of_bias else None,
         )
-
-
-class _Gathered(torch.autograd.Function):
-    """The weights as they are; of their gradient, which is the rows of each call one after the other, the sums."""
-
-    @staticmethod
-    def forward(ctx: Any, weight: Tensor) -> Tensor:
-        return weight.view_as(weight)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        if not gradient.is_sparse:
-            return gradient
-        return torch.ops.aten.embedding_dense_backward(gradient._values(), gradient._indices()[0], len(gradient), -1, False)
 
 
 def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
@@ -292,7 +325,7 @@ def _parts(query: Tensor) -> Iterator[slice]:
     """Texts that are taken together: one, or as many short ones as are worth the calls, about as many each time."""
     texts, heads, tokens, _ = query.shape
     parts = -(-texts // max(1, AT_ONCE // (heads * tokens**2)))
-    together = -(-texts // parts)
+    together = -(-texts // max(1, parts)) or 1
     return (slice(start, start + together) for start in range(0, texts, together))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from datetime import timedelta
@@ -23,10 +23,12 @@ from evaluation.packaged import PACKAGED, packaged_encoder
 from evaluation.tokens import Tokens, is_right_padded_text, join, split
 
 CHARACTERS_PER_TOKEN = 4
-TOKENISED_AT_ONCE = 256
 SORTED_AT_ONCE = 4096
 """Texts, the longest first by their characters, that are tokenised and sorted by their tokens before the next are: what is kept
-of these takes some 10 MiB. Measured with functions of code, sorted by characters alone: a quarter of all was padding."""
+of these takes some 50 MiB at most. Measured with functions of code, sorted by characters alone: a quarter of all was padding."""
+TOKENISED_AT_ONCE = 256
+CHARACTERS_AT_ONCE = 2**20
+"""Of texts that are tokenised together: a tokenizer holds all of a text, also what it cuts off."""
 WIDTH_STEP = 8
 """Widths of batches are multiples of this, and those of the same width have as many texts: for each shape, the CPU's matrix
 library keeps some 0.4 MiB."""
@@ -187,7 +189,8 @@ def encode(
     def embed_sample(sample: Sequence[str]) -> torch.Tensor:
         read = _Inputs(model, sample, prompt)
         with torch.inference_mode():
-            return torch.cat([embed(read.features(rows)) for rows in _batches(model, read.lengths, batch_size)])
+            found = [(rows, embed(read.features(rows))) for rows in read.batches(batch_size)]
+        return torch.cat([each for _, each in found])[np.argsort(np.concatenate([rows for rows, _ in found]))]
 
     model.eval()
     with in_bf16(model) as layers, ExitStack() as stack:
@@ -234,19 +237,22 @@ def _order(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 class _Inputs:
-    """Texts, or pairs of them, as a model reads them; tokenised once, unless it reads more than right-padded token IDs."""
+    """Texts, or pairs of them, the longest first, as a model reads them; tokenised once, unless it reads more than token IDs
+    that are padded on the right."""
 
     def __init__(self, model: SentenceTransformer | CrossEncoder, inputs: Sequence[Any], prompt: str = "") -> None:
         self._model, self._inputs, self._prompt = model, inputs, prompt or None
-        self._tokens: list[Tokens] | None = []
-        for start in range(0, len(inputs), TOKENISED_AT_ONCE):
-            found = self._read(inputs[start : start + TOKENISED_AT_ONCE])
-            if not is_right_padded_text(found):
-                self._tokens = None
-                break
-            self._tokens += split(found)
-        self.lengths = [len(row["input_ids"]) for row in self._tokens] if self._tokens is not None else [_estimate(model, each) for each in inputs]
-        """In tokens."""
+        self._tokens: list[Tokens] | None = None
+        self._lengths = [min(_characters(each) / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf) for each in inputs]
+        # two of them tell, as unlike as there are: where they are padded, if at all
+        if inputs and getattr(getattr(model, "tokenizer", None), "padding_side", "") == "right" and is_right_padded_text(self._read([inputs[0], inputs[-1]])):
+            self._tokens = [row for part in _runs(inputs, TOKENISED_AT_ONCE) for row in split(self._read(inputs[part]))]
+            self._lengths = [len(row["input_ids"]) for row in self._tokens]
+
+    def batches(self, batch_size: int | None) -> list[np.ndarray]:
+        """The numbers of those that are taken at once."""
+        down = np.argsort(-np.asarray(self._lengths), kind="stable")
+        return [down[rows.start : rows.stop] for rows in _batches(self._model, [self._lengths[i] for i in down], batch_size)]
 
     def features(self, rows: Sequence[int]) -> dict[str, Any]:
         """What the model reads of some of them, on its device."""
@@ -260,9 +266,21 @@ class _Inputs:
         return self._model.preprocess(list(inputs), **({"prompt": self._prompt} if self._prompt else {}))
 
 
-def _estimate(model: SentenceTransformer | CrossEncoder, given: str | tuple[str, str]) -> float:
-    characters = len(given) if isinstance(given, str) else sum(map(len, given))
-    return min(characters / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf)
+def _characters(given: str | tuple[str, str]) -> int:
+    return len(given) if isinstance(given, str) else sum(map(len, given))
+
+
+def _runs(inputs: Sequence[Any], most: int) -> Iterator[slice]:
+    """Inputs one after the other: as many as ``most``, or fewer where these have more characters than ``CHARACTERS_AT_ONCE`` for
+    each 256."""
+    start = characters = 0
+    for i, each in enumerate(inputs):
+        characters += _characters(each)
+        if i + 1 - start == most or characters >= CHARACTERS_AT_ONCE * most // TOKENISED_AT_ONCE:
+            yield slice(start, i + 1)
+            start, characters = i + 1, 0
+    if start < len(inputs):
+        yield slice(start, len(inputs))
 
 
 def _batches(model: torch.nn.Module, lengths: Sequence[float], batch_size: int | None) -> list[range]:
@@ -300,15 +318,20 @@ def _each(
             compute(numbers[rows], read.features(rows))
         return len(rows) * process_state().num_processes
 
+    def finish(under_way: Iterable[int]) -> None:
+        for done in under_way:
+            if progress:
+                progress(done)
+
     with _workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
-        for start in range(0, len(order), SORTED_AT_ONCE):
-            numbers = order[start : start + SORTED_AT_ONCE]
+        under_way: Iterable[int] = ()
+        for part in _runs([inputs[i] for i in order], SORTED_AT_ONCE):
+            numbers = order[part]
             read = _Inputs(model, [inputs[i] for i in numbers], prompt)
-            down = np.argsort(-np.asarray(read.lengths), kind="stable")
-            batches = _batches(model, [read.lengths[i] for i in down], batch_size)
-            for done in run(one, [(read, numbers, down[rows.start : rows.stop]) for rows in batches]):
-                if progress:
-                    progress(done)
+            following = run(one, [(read, numbers, rows) for rows in read.batches(batch_size)])
+            finish(under_way)  # only now, so that no core waited for what was tokenised
+            under_way = following
+        finish(under_way)
 
 
 @contextmanager

@@ -181,12 +181,20 @@ def _gradients(model: nn.Module, context, dtype: torch.dtype | None) -> dict[str
     return {name: p.grad for name, p in model.named_parameters()}
 
 
-def test_gradients_of_embeddings_that_are_gathered_are_torchs():
+def test_gradients_of_embeddings_that_are_gathered_are_torchs(monkeypatch):
+    monkeypatch.setattr("evaluation.cpu.LARGE", 50)
     torch.manual_seed(0)
     model = Texts()
     expected = _gradients(model, lambda _: nullcontext(), None)
     found = _gradients(model, gathered_lookups, None)
     assert found["words.weight"].layout == torch.strided and not found["words.weight"][0].any() and found["words.weight"][3].any()
+    with gathered_lookups(model):
+        assert "forward" in vars(model.words) and "forward" not in vars(model.kinds)
+        model.gradient_checkpointing = True
+        del model.words.forward
+        with gathered_lookups(model):
+            assert "forward" not in vars(model.words)
+        model.gradient_checkpointing = False
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient)
     model.words.weight.requires_grad = False

@@ -29,6 +29,16 @@ def test_what_is_split_is_joined_again(rows, step):
     assert [row["input_ids"].tolist() for row in split(joined)] == rows
 
 
+@given(st.lists(st.integers(0, 60)), st.integers(1, 5))
+def test_texts_are_taken_in_runs_of_so_many_or_so_many_characters(lengths, most):
+    texts = ["x" * length for length in lengths]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(models, "CHARACTERS_AT_ONCE", 50 * models.TOKENISED_AT_ONCE)
+        runs = [texts[run] for run in models._runs(texts, most)]
+    assert [text for run in runs for text in run] == texts
+    assert all(1 <= len(run) <= most and sum(map(len, run[:-1])) < 50 * most for run in runs)
+
+
 @pytest.mark.parametrize("at_once", [2, 3, 100])
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(monkeypatch, at_once, padding_side):
