@@ -324,8 +324,8 @@ class _Attention(torch.autograd.Function):
 def _parts(query: Tensor) -> Iterator[slice]:
     """Texts that are taken together: one, or as many short ones as are worth the calls, about as many each time."""
     texts, heads, tokens, _ = query.shape
-    parts = -(-texts // max(1, AT_ONCE // (heads * tokens**2)))
-    together = -(-texts // max(1, parts)) or 1
+    most = max(1, AT_ONCE // (heads * tokens**2))
+    together = max(1, -(-texts // max(1, -(-texts // most))))
     return (slice(start, start + together) for start in range(0, texts, together))
 
 

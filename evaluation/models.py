@@ -27,8 +27,8 @@ SORTED_AT_ONCE = 4096
 """Texts, the longest first by their characters, that are tokenised and sorted by their tokens before the next are: what is kept
 of these takes some 50 MiB at most. Measured with functions of code, sorted by characters alone: a quarter of all was padding."""
 TOKENISED_AT_ONCE = 256
-CHARACTERS_AT_ONCE = 2**20
-"""Of texts that are tokenised together: a tokenizer holds all of a text, also what it cuts off."""
+CHARACTERS_EACH = 4096
+"""In the mean: where texts have more, fewer are taken, as a tokenizer holds all of a text, also what it cuts off."""
 WIDTH_STEP = 8
 """Widths of batches are multiples of this, and those of the same width have as many texts: for each shape, the CPU's matrix
 library keeps some 0.4 MiB."""
@@ -173,7 +173,7 @@ def encode(
     multiplies int8 with one instruction, in int8 if the vectors of a sample stay near (``evaluation.int8``;
     ``SHARPEN_INT8=0`` in the environment keeps bf16).
     """
-    order, mine = _order([len(text) for text in texts])
+    order, mine = _order(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
 
     in_int8 = False
@@ -194,15 +194,13 @@ def encode(
 
     model.eval()
     with in_bf16(model) as layers, ExitStack() as stack:
-        read = np.minimum([len(text) for text in texts], CHARACTERS_PER_TOKEN * (model.max_seq_length or np.inf)).sum()
-        if layers and read >= ENOUGH_FOR_INT8 and has_int8():
-            apart = max(1, round(len(texts) / max(12, len(texts) * SAMPLED / read)))
+        characters = np.minimum([len(text) for text in texts], CHARACTERS_PER_TOKEN * (model.max_seq_length or np.inf)).sum()
+        if layers and characters >= ENOUGH_FOR_INT8 and has_int8():
+            apart = max(1, round(len(texts) / max(12, len(texts) * SAMPLED / characters)))
             in_int8 = True  # for the sample, too
             in_int8 = stack.enter_context(int8_linears(layers, embed_sample, [texts[i] for i in order[apart // 2 :: apart]]))
         _each(model, texts, mine, compute, batch_size, progress, prompt)
-    if process_state().num_processes > 1:
-        for rows, share in gather_object([(mine, vectors[mine])]):
-            vectors[rows] = share
+    _exchange(vectors, mine)
     return vectors
 
 
@@ -214,7 +212,7 @@ def score_pairs(
     all of them get the whole. Raises ``InputError`` for a model with several outputs."""
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
-    _, mine = _order([sum(map(len, pair)) for pair in pairs])
+    _, mine = _order(pairs)
     scores = np.empty(len(pairs), dtype=np.float32)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
@@ -223,17 +221,22 @@ def score_pairs(
     model.eval()
     with in_bf16(model):
         _each(model, pairs, mine, compute, batch_size, progress)
-    if process_state().num_processes > 1:
-        for rows, share in gather_object([(mine, scores[mine])]):
-            scores[rows] = share
+    _exchange(scores, mine)
     return scores.tolist()
 
 
-def _order(characters: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+def _order(inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     """The numbers of all inputs, the longest first, and those that are for this process."""
     state = process_state()
-    order = np.argsort(-np.asarray(characters, dtype=np.int64), kind="stable")
+    order = np.argsort([-_characters(each) for each in inputs], kind="stable")
     return order, order[state.process_index :: state.num_processes]
+
+
+def _exchange(values: np.ndarray, mine: np.ndarray) -> None:
+    """Give the other processes the rows of ``values`` that are this one's, and put theirs beside them."""
+    if process_state().num_processes > 1:
+        for rows, share in gather_object([(mine, values[mine])]):
+            values[rows] = share
 
 
 class _Inputs:
@@ -243,11 +246,12 @@ class _Inputs:
     def __init__(self, model: SentenceTransformer | CrossEncoder, inputs: Sequence[Any], prompt: str = "") -> None:
         self._model, self._inputs, self._prompt = model, inputs, prompt or None
         self._tokens: list[Tokens] | None = None
-        self._lengths = [min(_characters(each) / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf) for each in inputs]
         # two of them tell, as unlike as there are: where they are padded, if at all
         if inputs and getattr(getattr(model, "tokenizer", None), "padding_side", "") == "right" and is_right_padded_text(self._read([inputs[0], inputs[-1]])):
             self._tokens = [row for part in _runs(inputs, TOKENISED_AT_ONCE) for row in split(self._read(inputs[part]))]
             self._lengths = [len(row["input_ids"]) for row in self._tokens]
+        else:
+            self._lengths = [min(_characters(each) / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf) for each in inputs]
 
     def batches(self, batch_size: int | None) -> list[np.ndarray]:
         """The numbers of those that are taken at once."""
@@ -271,12 +275,11 @@ def _characters(given: str | tuple[str, str]) -> int:
 
 
 def _runs(inputs: Sequence[Any], most: int) -> Iterator[slice]:
-    """Inputs one after the other: as many as ``most``, or fewer where these have more characters than ``CHARACTERS_AT_ONCE`` for
-    each 256."""
+    """Inputs one after the other: as many as ``most``, or fewer where these have more than ``CHARACTERS_EACH`` for each."""
     start = characters = 0
     for i, each in enumerate(inputs):
         characters += _characters(each)
-        if i + 1 - start == most or characters >= CHARACTERS_AT_ONCE * most // TOKENISED_AT_ONCE:
+        if i + 1 - start == most or characters >= CHARACTERS_EACH * most:
             yield slice(start, i + 1)
             start, characters = i + 1, 0
     if start < len(inputs):
@@ -325,10 +328,10 @@ def _each(
 
     with _workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
         under_way: Iterable[int] = ()
-        for part in _runs([inputs[i] for i in order], SORTED_AT_ONCE):
-            numbers = order[part]
-            read = _Inputs(model, [inputs[i] for i in numbers], prompt)
-            following = run(one, [(read, numbers, rows) for rows in read.batches(batch_size)])
+        ordered = [inputs[i] for i in order]
+        for part in _runs(ordered, SORTED_AT_ONCE):
+            read = _Inputs(model, ordered[part], prompt)
+            following = run(one, [(read, order[part], rows) for rows in read.batches(batch_size)])
             finish(under_way)  # only now, so that no core waited for what was tokenised
             under_way = following
         finish(under_way)

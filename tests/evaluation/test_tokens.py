@@ -33,7 +33,7 @@ def test_what_is_split_is_joined_again(rows, step):
 def test_texts_are_taken_in_runs_of_so_many_or_so_many_characters(lengths, most):
     texts = ["x" * length for length in lengths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "CHARACTERS_AT_ONCE", 50 * models.TOKENISED_AT_ONCE)
+        patch.setattr(models, "CHARACTERS_EACH", 50)
         runs = [texts[run] for run in models._runs(texts, most)]
     assert [text for run in runs for text in run] == texts
     assert all(1 <= len(run) <= most and sum(map(len, run[:-1])) < 50 * most for run in runs)
@@ -58,7 +58,7 @@ def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(mo
         assert (found @ expected.T).argmax(1).tolist() == list(range(len(TEXTS)))
 
 
-def test_scores_of_pairs_are_those_of_sentence_transformers(monkeypatch, tmp_path):
+def test_scores_of_pairs_are_those_of_sentence_transformers(monkeypatch):
     monkeypatch.setattr(models, "SORTED_AT_ONCE", 3)
     torch.manual_seed(0)
     model = load_cross_encoder("packaged:tiny-bert", device="cpu", new_head=True)

@@ -271,11 +271,10 @@ def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_pa
     assert two["before"] == one["before"] and two["bm25"] == one["bm25"]
     trained_on = [json.loads((runs / "topics" / "training" / "manifest.json").read_text())["counts"]["triplets"] for runs in (tmp_path, source / "runs")]
     assert trained_on[0] == trained_on[1]
-    # each process draws its own dropout, and two leave a row of the last batches out where their size is odd: they learn much
-    # the same, 0.74; how near it is without these, tests/training/test_two_processes.py says
+    # the last batches are smaller, and two processes leave a row out where its size is odd: they learn nearly the same
     folders = ("packaged:tiny-bert", *(str(runs / "topics" / "model") for runs in (source / "runs", tmp_path)))
     base, alone, together = (encoder_weights(f) for f in folders)
-    assert torch.cosine_similarity(alone - base, together - base, dim=0) > 0.5
+    assert torch.cosine_similarity(alone - base, together - base, dim=0) > 0.99
 
 
 def _fails(*arguments: str, cwd: Path) -> str:
