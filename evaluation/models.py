@@ -26,6 +26,8 @@ CHARACTERS_PER_TOKEN = 4
 SORTED_AT_ONCE = 4096
 """Texts, the longest first by their characters, that are tokenised and sorted by their tokens before the next are: what is kept
 of these takes some 50 MiB at most. Measured with functions of code, sorted by characters alone: a quarter of all was padding."""
+SORTED_FIRST = 512
+"""Of the longest of all, fewer: nothing is computed until these are tokenised."""
 TOKENISED_AT_ONCE = 256
 CHARACTERS_EACH = 4096
 """In the mean: where texts have more, fewer are taken, as a tokenizer holds all of a text, also what it cuts off."""
@@ -198,7 +200,7 @@ def encode(
         if layers and characters >= ENOUGH_FOR_INT8 and has_int8():
             apart = max(1, round(len(texts) / max(12, len(texts) * SAMPLED / characters)))
             in_int8 = True  # for the sample, too
-            in_int8 = stack.enter_context(int8_linears(layers, embed_sample, [texts[i] for i in order[apart // 2 :: apart]]))
+            in_int8 = stack.enter_context(int8_linears(model, layers, embed_sample, [texts[i] for i in order[apart // 2 :: apart]]))
         _each(model, texts, mine, compute, batch_size, progress, prompt)
     _exchange(vectors, mine)
     return vectors
@@ -274,14 +276,16 @@ def _characters(given: str | tuple[str, str]) -> int:
     return len(given) if isinstance(given, str) else sum(map(len, given))
 
 
-def _runs(inputs: Sequence[Any], most: int) -> Iterator[slice]:
-    """Inputs one after the other: as many as ``most``, or fewer where these have more than ``CHARACTERS_EACH`` for each."""
+def _runs(inputs: Sequence[Any], most: int, first: int | None = None) -> Iterator[slice]:
+    """Inputs one after the other: as many as ``most`` (``first`` the first time, if given), or fewer where these have more than
+    ``CHARACTERS_EACH`` for each."""
     start = characters = 0
+    now = min(most, first or most)
     for i, each in enumerate(inputs):
         characters += _characters(each)
-        if i + 1 - start == most or characters >= CHARACTERS_EACH * most:
+        if i + 1 - start == now or characters >= CHARACTERS_EACH * now:
             yield slice(start, i + 1)
-            start, characters = i + 1, 0
+            start, characters, now = i + 1, 0, most
     if start < len(inputs):
         yield slice(start, len(inputs))
 
@@ -329,7 +333,7 @@ def _each(
     with _workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
         under_way: Iterable[int] = ()
         ordered = [inputs[i] for i in order]
-        for part in _runs(ordered, SORTED_AT_ONCE):
+        for part in _runs(ordered, SORTED_AT_ONCE, SORTED_FIRST):
             read = _Inputs(model, ordered[part], prompt)
             following = run(one, [(read, order[part], rows) for rows in read.batches(batch_size)])
             finish(under_way)  # only now, so that no core waited for what was tokenised

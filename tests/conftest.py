@@ -15,7 +15,6 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     # a core for each worker, before torch counts them: the threads of two that share all cores would wait for each other
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
-os.environ["NUMBA_DISABLE_JIT"] = "1"  # ranx would compile for a minute to score a few queries; bm25s imports numba, so before that
 
 import torch
 

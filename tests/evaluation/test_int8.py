@@ -119,7 +119,7 @@ def test_a_token_with_large_inputs_is_as_exact_as_the_others_and_takes_nothing_f
         with torch.inference_mode():
             return layer(next(given).bfloat16()).flatten(0, 1).float()
 
-    with int8_linears(layers, run, ["a text"] * 12) as used, torch.inference_mode():
+    with int8_linears(layer, layers, run, ["a text"] * 12) as used, torch.inference_mode():
         assert used
         plain, wide = error(inputs), error(outlying)
     ordinary = torch.ones(4, 50, dtype=torch.bool)
@@ -139,23 +139,25 @@ def test_layers_that_are_given_the_same_and_what_comes_after_pooling(monkeypatch
     ids = torch.randint(0, 200, (6, 32))
     with torch.inference_mode():
         expected = model(ids).last_hidden_state
-        rounded = []
-        round_ = int8._Rounding.round
+        calls = []
 
-        def counted(self, rows):
-            rounded.append(len(rows))
-            return round_(self, rows)
+        def counted(name):
+            called = getattr(int8, name)
+            return lambda rows, *arguments: calls.append((name, len(rows))) or called(rows, *arguments)
 
         with (
             models.in_bf16(model) as layers,
             int8_linears(
-                layers, lambda sample: model(ids).last_hidden_state.flatten(0, 1).float(), ["a text"] * 12
+                model, layers, lambda sample: model(ids).last_hidden_state.flatten(0, 1).float(), ["a text"] * 12
             ) as used,
         ):
             assert used
-            monkeypatch.setattr(int8._Rounding, "round", counted)
+            for name in ("normalise_rows", "round_rows"):
+                monkeypatch.setattr(int8, name, counted(name))
             output = model(ids).last_hidden_state.float()
-    assert rounded == [6 * 32] * 6, "three times a layer: what comes out of GELU is rounded by then"
+    rows = 6 * 32
+    layer = [("round_rows", rows), ("normalise_rows", rows)]  # what comes out of attention; of GELU, it is rounded by then
+    assert calls == [("normalise_rows", rows), *layer, ("normalise_rows", rows), *layer], "the last one is for pooling"
     assert nn.functional.cosine_similarity(output, expected, dim=-1).mean() > 0.999
 
 
@@ -200,7 +202,7 @@ def test_what_gelu_gives_to_the_next_layer_is_handed_on_in_int8(monkeypatch, bes
                     narrow(wide(given))
         return run(inputs).flatten(0, 1)
 
-    with int8_linears(layers, sample, ["a text"] * 12) as used:
+    with int8_linears(nn.ModuleList(layers), layers, sample, ["a text"] * 12) as used:
         assert used
         output = run(outlying)
     assert types[-1] == (torch.bfloat16 if beside else torch.uint8) and types[0] == torch.bfloat16

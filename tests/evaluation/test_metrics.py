@@ -1,6 +1,7 @@
 import math
 from statistics import fmean
 
+import numba
 import pytest
 import pytrec_eval
 from hypothesis import given, settings
@@ -75,7 +76,7 @@ def judged(request):
     return name, qrels, BM25(read_corpus(folder / "corpus.jsonl")).search(queries, 100)
 
 
-def test_as_beir_and_ranx_have_them(judged):
+def test_as_beir_and_ranx_have_them(judged, monkeypatch):
     from beir.retrieval.evaluation import EvaluateRetrieval
 
     name, qrels, run = judged
@@ -88,6 +89,7 @@ def test_as_beir_and_ranx_have_them(judged):
         for depth in DEPTHS:
             assert mine[f"{kind}@{depth}"] == pytest.approx(values[f"{name_there}@{depth}"], abs=1e-5), (name, kind)  # BEIR rounds to five digits
 
+    monkeypatch.setattr(numba.config, "DISABLE_JIT", True)  # it would compile for a minute to score a few queries
     ranx = pytest.importorskip("ranx")
     positive = {q: {d: g for d, g in grades.items() if g > 0} for q, grades in qrels.items()}
     ids = ("ndcg@10", "hit_rate@10", "recall@100", "precision@10", "mrr@10", "map@10")

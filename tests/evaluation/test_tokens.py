@@ -29,14 +29,17 @@ def test_what_is_split_is_joined_again(rows, step):
     assert [row["input_ids"].tolist() for row in split(joined)] == rows
 
 
-@given(st.lists(st.integers(0, 60)), st.integers(1, 5))
-def test_texts_are_taken_in_runs_of_so_many_or_so_many_characters(lengths, most):
+@given(st.lists(st.integers(0, 60)), st.integers(1, 5), st.none() | st.integers(1, 7))
+def test_texts_are_taken_in_runs_of_so_many_or_so_many_characters(lengths, most, first):
     texts = ["x" * length for length in lengths]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(models, "CHARACTERS_EACH", 50)
-        runs = [texts[run] for run in models._runs(texts, most)]
+        runs = [texts[run] for run in models._runs(texts, most, first)]
     assert [text for run in runs for text in run] == texts
-    assert all(1 <= len(run) <= most and sum(map(len, run[:-1])) < 50 * most for run in runs)
+    for i, run in enumerate(runs):
+        limit = most if i or not first else min(most, first)
+        assert 1 <= len(run) <= limit and sum(map(len, run[:-1])) < 50 * limit
+        assert len(run) == limit or sum(map(len, run)) >= 50 * limit or i == len(runs) - 1
 
 
 @pytest.mark.parametrize("at_once", [2, 3, 100])

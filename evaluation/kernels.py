@@ -1,0 +1,203 @@
+"""What lies between an encoder's matrix products, for tensors in bf16 on one core of a CPU.
+
+It does little with much: takes exponentials of scores, normalises, rounds. torch goes through memory for each step of that;
+numba compiles the steps together, for the machine's own instructions, and they run without Python's lock. Compiled when first
+called, within some three seconds, and kept beside this file, or in the user's cache where nothing may be written there. bf16,
+which numba does not know, is the upper half of a float32.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numba
+import numpy as np
+import torch
+from numba import types
+from numba.extending import intrinsic
+from torch import Tensor
+
+LOG2_E = math.log2(math.e)
+WHOLE = np.float32(1.5 * 2**23)
+"""Added to a float32, it leaves no room for what is behind the point: the last bits are the whole number it was added to."""
+LOWEST = WHOLE.view(np.int32)
+"""The bits of 0, so added, and 255 more are those of 255."""
+
+
+def compiles() -> bool:
+    """Whether numba does: ``NUMBA_DISABLE_JIT=1`` in the environment keeps it from that, and from all of the below."""
+    return not numba.config.DISABLE_JIT
+
+
+def exponentials_(scores: Tensor, factor: float, seen: Tensor | None = None) -> Tensor:
+    """What a softmax of ``scores`` times ``factor`` is before it is divided: in their place, exponentials of what lies between
+    the largest of a row and each, and 0 for tokens that are not seen. Returns their sums, float32 of shape (texts, heads,
+    tokens). ``scores``: of shape (texts, heads, tokens, tokens). ``seen``: int16 of shape (texts, tokens), -1 or 0; None for
+    all."""
+    texts, _, _, tokens = scores.shape
+    sums = torch.empty(scores.shape[:-1])
+    mask = None if seen is None else seen.numpy()
+    _exponentials(_array(scores.view(texts, -1, tokens)), np.float32(factor * LOG2_E), mask, sums.view(texts, -1).numpy())
+    return sums
+
+
+def divide(summed: Tensor, sums: Tensor, output: Tensor) -> None:
+    """Write ``summed``, of shape (texts, heads, tokens, dimension), divided by ``sums``, float32 of (texts, heads, tokens), into
+    ``output``, of (texts, tokens, heads, dimension)."""
+    _divide(_array(summed.contiguous()), sums.numpy(), _array(output))
+
+
+def round_rows(rows: Tensor, inverse: Tensor, zero: int) -> tuple[Tensor, Tensor]:
+    """``rows``, of shape (tokens, channels), times ``inverse``, float32 of shape (channels,), plus ``zero``: rounded, in uint8,
+    and which of the rows reach 0, 255 or beyond, booleans of shape (tokens,); what the others hold is true."""
+    rounded, beyond = torch.empty(rows.shape, dtype=torch.uint8), torch.empty(len(rows), dtype=torch.bool)
+    _round(_array(rows.contiguous()), inverse.numpy(), WHOLE + np.float32(zero), rounded.numpy(), beyond.numpy())
+    return rounded, beyond
+
+
+def normalise_rows(
+    rows: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, epsilon: float, inverse: Tensor, zero: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """LayerNorm of ``rows``, of shape (tokens, channels), and of ``added``, if any, on top, by ``weight`` and ``bias``, float32
+    of shape (channels,); and what ``round_rows`` makes of it, but from before it is in bf16."""
+    output, rounded, beyond = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape, dtype=torch.uint8), torch.empty(len(rows), dtype=torch.bool)
+    given = (_array(rows.contiguous()), None if added is None else _array(added.contiguous()), weight.numpy(), bias.numpy(), np.float32(epsilon))
+    _normalise(*given, _array(output), inverse.numpy(), WHOLE + np.float32(zero), rounded.numpy(), beyond.numpy())
+    return output, rounded, beyond
+
+
+def _array(tensor: Tensor) -> np.ndarray:
+    return tensor.view(torch.int16).numpy()
+
+
+def _compiled(function: Callable) -> Callable:
+    # sums may be taken in any order, so by many numbers at once; what is no number stays none
+    options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # nowhere to keep it
+        return numba.njit(**options)(function)
+
+
+@intrinsic
+def _float_of(typing, bits):
+    return types.float32(types.int32), lambda context, builder, _, given: builder.bitcast(given[0], context.get_value_type(types.float32))
+
+
+@intrinsic
+def _bits_of(typing, number):
+    return types.int32(types.float32), lambda context, builder, _, given: builder.bitcast(given[0], context.get_value_type(types.int32))
+
+
+@intrinsic
+def _rounded(typing, number):
+    def generate(context, builder, _, given):
+        kind = context.get_value_type(types.float32)
+        return builder.call(builder.module.declare_intrinsic("llvm.rint", [kind]), given)
+
+    return types.float32(types.float32), generate
+
+
+@numba.njit(inline="always")
+def _wide(half):
+    return _float_of(np.int32(half) << np.int32(16))
+
+
+@numba.njit(inline="always")
+def _half(number):
+    """To the nearest; of two that are as near, the larger one."""
+    return np.int16((_bits_of(number) + np.int32(0x8000)) >> np.int32(16))
+
+
+@numba.njit(inline="always")
+def _turned(half):
+    """bf16 as a whole number that is in the same order, and back: the lower bits of negative ones are turned over."""
+    return np.int16(half ^ ((half >> np.int16(15)) & np.int16(0x7FFF)))
+
+
+@numba.njit(inline="always")
+def _exp2(number):
+    """For numbers up to 0, right to 1e-4 of it, where bf16 keeps 4e-3; 0 is something below 1e-37."""
+    number = max(number, np.float32(-126))
+    whole = _rounded(number)
+    rest = number - whole
+    series = np.float32(1) + rest * (np.float32(0.6931472) + rest * (np.float32(0.2402265) + rest * np.float32(0.0558)))
+    return _float_of(_bits_of(series) + (np.int32(whole) << np.int32(23)))
+
+
+@_compiled
+def _exponentials(scores, factor, seen, sums):
+    """``scores`` (texts, rows, columns) bf16, ``seen`` (texts, columns) or None, ``sums`` (texts, rows)."""
+    texts, rows, columns = scores.shape
+    for text in range(texts):
+        for row in range(rows):
+            largest = np.int16(-0x8000)
+            for i in range(columns):
+                score = _turned(scores[text, row, i])
+                if seen is not None:
+                    score = np.int16(score & seen[text, i] | ~seen[text, i] & np.int16(-0x8000))
+                largest = max(largest, score)
+            most = _wide(_turned(largest)) * factor
+            total = np.float32(0)
+            for i in range(columns):
+                value = _exp2(_wide(scores[text, row, i]) * factor - most)  # of what is not seen, anything
+                if seen is not None:
+                    value = _float_of(_bits_of(value) & np.int32(seen[text, i]))
+                total += value
+                scores[text, row, i] = _half(value)
+            sums[text, row] = total
+
+
+@_compiled
+def _divide(summed, sums, output):
+    """``summed`` (texts, heads, tokens, dimension) bf16, ``sums`` (texts, heads, tokens), ``output`` (texts, tokens, heads, dimension)."""
+    texts, heads, rows, dimension = summed.shape
+    for text in range(texts):
+        for row in range(rows):
+            for head in range(heads):
+                share = np.float32(0 if sums[text, head, row] == 0 else 1 / sums[text, head, row])  # 0 where nothing is seen
+                for i in range(dimension):
+                    output[text, row, head, i] = _half(_wide(summed[text, head, row, i]) * share)
+
+
+@_compiled
+def _round(rows, inverse, shift, rounded, beyond):
+    """``rows`` (tokens, channels) bf16, ``inverse`` (channels,), ``rounded`` (tokens, channels) uint8, ``beyond`` (tokens,)."""
+    for row in range(rows.shape[0]):
+        least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for i in range(rows.shape[1]):
+            bits = _bits_of(_wide(rows[row, i]) * inverse[i] + shift)
+            least, most = min(least, bits), max(most, bits)
+            rounded[row, i] = np.uint8(bits)
+        beyond[row] = least <= LOWEST or most >= LOWEST + 255
+
+
+@_compiled
+def _normalise(rows, added, weight, bias, epsilon, output, inverse, shift, rounded, beyond):
+    """``rows`` and ``added``, which may be None, and ``output`` (tokens, channels) bf16; the others as ``_round`` has them."""
+    channels = rows.shape[1]
+    share = np.float32(1) / np.float32(channels)
+    values = np.empty(channels, np.float32)
+    for row in range(rows.shape[0]):
+        total = np.float32(0)
+        for i in range(channels):
+            value = _wide(rows[row, i])
+            if added is not None:
+                value += _wide(added[row, i])
+            values[i] = value
+            total += value
+        mean = total * share
+        squares = np.float32(0)
+        for i in range(channels):
+            apart = values[i] - mean
+            squares += apart * apart
+        scale = np.float32(1) / np.sqrt(squares * share + epsilon)
+        least, most = np.int32(0x7FFFFFFF), np.int32(-0x80000000)
+        for i in range(channels):
+            value = (values[i] - mean) * (scale * weight[i]) + bias[i]
+            output[row, i] = _half(value)
+            bits = _bits_of(value * inverse[i] + shift)
+            least, most = min(least, bits), max(most, bits)
+            rounded[row, i] = np.uint8(bits)
+        beyond[row] = least <= LOWEST or most >= LOWEST + 255

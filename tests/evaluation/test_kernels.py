@@ -1,0 +1,99 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from evaluation.kernels import divide, exponentials_, normalise_rows, round_rows
+
+WIDTHS = [1, 7, 16, 33, 64, 95, 200]  # whole vectors of numbers, and what remains beside them
+
+
+def _attention(scores: torch.Tensor, factor: float, seen: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    weights = scores.clone()
+    sums = exponentials_(weights, factor, None if seen.all() else -seen.to(torch.int16))
+    output = torch.full((len(values), values.shape[2], values.shape[1], values.shape[3]), torch.nan, dtype=torch.bfloat16)
+    divide(weights @ values, sums, output)
+    return output
+
+
+@pytest.mark.parametrize("tokens", WIDTHS)
+@pytest.mark.parametrize("spread", [0.0, 3.0, 100.0, 1e30])
+def test_exponentials_divided_by_their_sums_are_a_softmax(tokens, spread):
+    generator = torch.Generator().manual_seed(tokens)
+    scores = (spread * torch.randn(3, 2, tokens, tokens, generator=generator)).bfloat16()
+    values = torch.randn(3, 2, tokens, 8, generator=generator).bfloat16()
+    seen = torch.arange(tokens) < torch.tensor([tokens, -(-tokens // 2), 1])[:, None]
+    expected = (scores.double() * 0.5).masked_fill(~seen[:, None, None], -torch.inf).softmax(-1) @ values.double()
+    torch.testing.assert_close(_attention(scores, 0.5, seen, values).double(), expected.transpose(1, 2), rtol=0.02, atol=0.02)
+
+
+def test_what_is_not_seen_counts_nothing_whatever_its_score():
+    torch.manual_seed(0)
+    scores, values = torch.randn(1, 1, 40, 40).bfloat16(), torch.randn(1, 1, 40, 8).bfloat16()
+    seen = torch.arange(40)[None] % 3 > 0  # not at the end only
+    alone = _attention(scores[:, :, seen[0]][..., seen[0]], 1.0, torch.ones(1, int(seen.sum()), dtype=torch.bool), values[:, :, seen[0]])
+    scores[..., ~seen[0]] = 1e4
+    torch.testing.assert_close(_attention(scores, 1.0, seen, values)[:, seen[0]], alone, rtol=0.01, atol=0.01)
+    assert not _attention(scores, 1.0, torch.zeros_like(seen), values).any(), "where nothing is seen"
+
+
+def test_scores_that_are_no_numbers_give_none():
+    scores, values, seen = torch.zeros(1, 1, 5, 5).bfloat16(), torch.ones(1, 1, 5, 8).bfloat16(), torch.ones(1, 5, dtype=torch.bool)
+    scores[..., 2, 1], scores[..., 3, 1] = torch.nan, torch.inf
+    lost = _attention(scores, 1.0, seen, values).isnan().all(-1).flatten()
+    assert lost.tolist() == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize("channels", WIDTHS)
+def test_rows_are_rounded_and_those_that_do_not_fit_are_told(channels):
+    generator = torch.Generator().manual_seed(channels)
+    rows, inverse = torch.randn(50, channels, generator=generator).bfloat16(), 10 + 10 * torch.rand(channels, generator=generator)
+    rows[7, channels // 2], rows[9, channels - 1], rows[11, 0], rows[13, 0] = 1e3, -1e3, torch.nan, -torch.nan
+    rounded, beyond = round_rows(rows, inverse, 120)
+    expected = (rows.double() * inverse + 120).round()
+    assert beyond.nonzero().flatten().tolist() == [7, 9, 11, 13] == [i for i, row in enumerate(expected) if not all(0 < value < 255 for value in row.tolist())]
+    assert (rounded[~beyond] - expected[~beyond]).abs().max() <= 1 and (rounded[~beyond] == expected[~beyond]).double().mean() > 0.99
+
+
+@pytest.mark.parametrize(("zero", "value"), [(0, 0.0), (255, 0.0), (1, 0.4), (254, -0.4), (1, -0.6), (254, 0.6)])
+def test_the_ends_of_the_range_do_not_fit(zero, value):
+    _, beyond = round_rows(torch.full((1, 40), value).bfloat16(), torch.ones(40), zero)
+    assert bool(beyond) == (not 0 < round(zero + value) < 255)
+
+
+@pytest.mark.parametrize("channels", [7, 64, 200, 384])
+@pytest.mark.parametrize("offset", [0.0, 20.0])
+@pytest.mark.parametrize("residual", [False, True])
+def test_rows_are_normalised_and_rounded(channels, offset, residual):
+    torch.manual_seed(0)
+    rows = (torch.randn(30, channels) * torch.rand(30, 1) * 5 + offset).bfloat16()
+    added = torch.randn(30, channels).bfloat16() if residual else None
+    weight, bias, inverse = torch.rand(channels) + 0.5, torch.randn(channels), 10 + torch.rand(channels)
+    output, rounded, beyond = normalise_rows(rows, added, weight, bias, 1e-5, inverse, 100)
+    expected = nn.functional.layer_norm(rows.double() + (added.double() if residual else 0), (channels,), weight.double(), bias.double(), 1e-5)
+    torch.testing.assert_close(output.double(), expected, rtol=2**-8, atol=1e-4)
+    steps = expected * inverse + 100
+    torch.testing.assert_close(rounded[~beyond].double(), steps[~beyond], rtol=0, atol=0.51)
+    assert not beyond.all() and torch.equal(beyond, ((steps < 0.5) | (steps > 254.5)).any(1))
+    rows[3, 1] = torch.nan
+    output, _, beyond = normalise_rows(rows, added, weight, bias, 1e-5, inverse, 100)
+    assert beyond[3] and output[3].isnan().all()
+
+
+def test_where_nothing_may_be_written_they_are_compiled_each_time(tmp_path):
+    """A folder of code and a home that cannot be written to, as in a container that is read only."""
+    root = Path(__file__).parents[2]
+    code = f"""
+import sys
+sys.path.insert(0, {str(root)!r})
+import numba.core.caching as caching
+caching.CacheImpl._locator_classes = []
+import torch
+from evaluation.kernels import round_rows
+print(round_rows(torch.ones(2, 4).bfloat16(), torch.ones(4), 9)[0].tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.stdout == "[[10, 10, 10, 10], [10, 10, 10, 10]]\n", done.stderr
