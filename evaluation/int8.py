@@ -15,7 +15,7 @@ import inspect
 import math
 import os
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from threading import local
 
@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from evaluation.cpu import FusedLinear, is_plain
-from evaluation.kernels import compiles, normalise_rows, round_rows
+from evaluation.kernels import COMPILED, normalise_rows, round_rows
 
 LEAST_COSINE = 0.999
 """Mean cosine, on the sample, between vectors by int8 and by bf16, below which bf16 is kept."""
@@ -47,84 +47,92 @@ def has_int8() -> bool:
     """Whether this CPU multiplies int8 with one instruction, this build of torch has the operator, numba compiles, and nobody
     said ``SHARPEN_INT8=0``."""
     multiplies = any(getattr(torch.cpu, name, lambda: False)() for name in ("_is_vnni_supported", "_is_amx_tile_supported"))
-    return os.environ.get("SHARPEN_INT8") != "0" and multiplies and compiles() and hasattr(torch.ops.onednn, "qlinear_pointwise")
+    return os.environ.get("SHARPEN_INT8") != "0" and multiplies and COMPILED and hasattr(torch.ops.onednn, "qlinear_pointwise")
 
 
 @contextmanager
 def int8_linears(model: nn.Module, layers: dict[nn.Linear, FusedLinear], encode: Callable[[Sequence[str]], Tensor], sample: Sequence[str]) -> Iterator[bool]:
     """Let ``layers`` of ``model``, as ``fused_linears`` gives them, multiply in int8, where that changes the vectors little.
 
-    ``encode``: texts to vectors of shape (texts, dimension), by the model. ``sample``: texts like those
-    to be encoded, a dozen or more; two thirds of them set the ranges, by the others the vectors are compared. Yields whether
-    int8 is used. For inference only; the layers are as they were at the end.
+    ``encode``: texts to vectors of shape (texts, dimension), by the model. ``sample``: texts like those to be encoded, a dozen
+    or more; two thirds of them set the ranges, by the others the vectors are compared. Yields whether int8 is used. For
+    inference only. What gives to these layers changes with them; at the end the model is as it was.
     """
     layers = {layer: forward for layer, forward in layers.items() if layer.in_features >= NARROWEST}
     if not layers:
         yield False
         return
-    norms = [m for m in model.modules() if is_plain(m, nn.LayerNorm) and m.weight is not None and len(m.normalized_shape) == 1]
-    blocks = [m for m in model.modules() if _is_residual(m)]
-    observed = _Observed(layers, norms)
-    with observed.watching():
-        encode([text for i, text in enumerate(sample) if i % 3])
     compared = sample[::3]
-    expected = encode(compared)
+    observed = _Observed(model, layers)
     try:
-        threads = local()
-        with torch.inference_mode():
-            for inputs, group, maker in observed.groups():
-                if maker in layers and isinstance(maker.forward, _Int8Linear):  # one that is given now this, now that, stays in bf16
-                    rounding = maker.forward.hands_on = _Rounding.of_gelu(inputs.float(), threads)
-                else:
-                    rounding = _Rounding.smooth(inputs.float(), torch.cat([layer.weight for layer in group]).float(), threads)
-                    if maker in norms:
-                        maker.forward = _Normalised(maker, rounding)
-                        for block in (block for block in blocks if block.LayerNorm is maker):
-                            block.forward = _Residual(block)
-                for layer in group:
-                    layer.forward = _Int8Linear(layers[layer], rounding, inputs)
+        with observed.watching():
+            encode([text for i, text in enumerate(sample) if i % 3])
+        expected = encode(compared)
+        _multiply_in_int8(layers, observed)
         near = bool(nn.functional.cosine_similarity(encode(compared), expected).mean() >= LEAST_COSINE)
         if not near:
-            _restore(layers, [*norms, *blocks])
+            _restore(layers, observed.makers)
+        del expected
+        observed.forget()
         yield near
     finally:
-        _restore(layers, [*norms, *blocks])
+        _restore(layers, observed.makers)
 
 
-def _restore(layers: dict[nn.Linear, FusedLinear], others: list[nn.Module]) -> None:
-    for layer, forward in layers.items():
-        layer.forward = forward
+@torch.inference_mode()
+def _multiply_in_int8(layers: dict[nn.Linear, FusedLinear], observed: _Observed) -> None:
+    threads = local()
+    for inputs, group, maker in observed.groups():
+        if isinstance(maker, nn.Linear) and isinstance(maker.forward, _Int8Linear):  # one that is given now this, now that, stays in bf16
+            rounding = maker.forward.hands_on = _Rounding.of_gelu(inputs.float(), threads)
+        else:
+            rounding = _Rounding.smooth(inputs.float(), torch.cat([layer.weight for layer in group]).float(), threads)
+        if isinstance(maker, nn.LayerNorm):
+            maker.forward = _Normalised(maker, rounding)
+            for block in observed.residual_blocks(maker):
+                block.forward = _Residual(block)
+        for layer in group:
+            layer.forward = _Int8Linear(layers[layer], rounding, inputs)
+
+
+def _restore(layers: dict[nn.Linear, FusedLinear], others: Iterable[nn.Module]) -> None:
     for module in others:
         vars(module).pop("forward", None)
-
-
-def _is_residual(module: nn.Module) -> bool:
-    """Whether it adds what it is given second to what its layer makes of the first, and normalises the sum: as all do that
-    transformers writes like this, in BERT and those made after it."""
-    taken = inspect.signature(type(module).forward).parameters
-    return {name for name, _ in module.named_children()} == {"dense", "LayerNorm", "dropout"} and list(taken) == ["self", "hidden_states", "input_tensor"] and "forward" not in vars(module)
+    for layer, forward in layers.items():
+        layer.forward = forward
 
 
 class _Observed:
-    """What linear layers are given."""
+    """What linear layers are given, and what makes it."""
 
-    def __init__(self, layers: dict[nn.Linear, FusedLinear], norms: list[nn.LayerNorm]) -> None:
-        self._layers, self._norms = layers, norms
+    def __init__(self, model: nn.Module, layers: dict[nn.Linear, FusedLinear]) -> None:
+        self._layers = layers
+        self._norms = [m for m in model.modules() if is_plain(m, nn.LayerNorm) and m.weight is not None and len(m.normalized_shape) == 1]
+        self._blocks = [m for m in model.modules() if _is_residual(m)]
         self._inputs: dict[nn.Linear, list[Tensor]] = defaultdict(list)
         self._sources: dict[nn.Linear, set[tuple[nn.Linear, nn.Module | None]]] = defaultdict(set)
         self._last: tuple[Tensor, nn.Linear] | None = None
         self._made: tuple[Tensor, nn.Module] | None = None
 
+    @property
+    def makers(self) -> list[nn.Module]:
+        return [*self._norms, *self._blocks]
+
     @contextmanager
     def watching(self) -> Iterator[None]:
-        makers = [*self._norms, *(layer for layer, forward in self._layers.items() if forward.gelu)]
-        hooks = [layer.register_forward_pre_hook(self._keep) for layer in self._layers] + [maker.register_forward_hook(self._make) for maker in makers]
+        hooks = [layer.register_forward_pre_hook(self._keep) for layer in self._layers]
+        hooks += [maker.register_forward_hook(self._make) for maker in (*self._norms, *(layer for layer, f in self._layers.items() if f.gelu))]
+        hooks += [block.register_forward_hook(self._leave) for block in self._blocks]
         try:
             yield
         finally:
             for hook in hooks:
                 hook.remove()
             self._last = self._made = None
+
+    def forget(self) -> None:
+        """What was given; it is large."""
+        self._inputs.clear()
 
     def _keep(self, layer: nn.Module, arguments: tuple[Tensor]) -> None:
         inputs = arguments[0]
@@ -133,12 +141,20 @@ class _Observed:
         if self._last is None or self._last[0] is not inputs:
             self._last = (inputs, layer)
             self._inputs[layer].append(inputs.flatten(0, 1)[::KEPT].clone())
-        maker = self._made[1] if self._made and self._made[0] is inputs else None
-        self._sources[layer].add((self._last[1], maker))
+        if self._made and self._made[0] is not inputs:
+            self._made = None  # what comes between may take its place
+        self._sources[layer].add((self._last[1], self._made and self._made[1]))
 
     def _make(self, maker: nn.Module, arguments: tuple[Tensor], output: Tensor) -> None:
         if output.dtype == arguments[0].dtype == torch.bfloat16:  # some models normalise in float32
             self._made = (output, maker)
+
+    def _leave(self, block: nn.Module, arguments: tuple[Tensor, ...], output: Tensor) -> None:
+        if block in self._blocks and not (self._made and self._made[0] is output and self._made[1] is block.LayerNorm):
+            self._blocks.remove(block)  # XMOD's has the norm, and leaves it to others
+
+    def residual_blocks(self, norm: nn.LayerNorm) -> list[nn.Module]:
+        return [block for block in self._blocks if block.LayerNorm is norm]
 
     def groups(self) -> Iterator[tuple[Tensor, list[nn.Linear], nn.Module | None]]:
         """Inputs, of shape (tokens, channels), and the layers that are given them: query, key and value share theirs. At
@@ -147,8 +163,17 @@ class _Observed:
         for first, inputs in self._inputs.items():
             group = [layer for layer, sources in self._sources.items() if {source for source, _ in sources} == {first}]
             makers = {maker for layer in group for _, maker in self._sources[layer]}
+            elsewhere = {maker for layer, sources in self._sources.items() if layer not in group for _, maker in sources}
             if group:
-                yield torch.cat(inputs), group, makers.pop() if len(makers) == 1 else None
+                yield torch.cat(inputs), group, makers.pop() if len(makers) == 1 and not makers & elsewhere else None
+
+
+def _is_residual(module: nn.Module) -> bool:
+    """Whether it looks like the blocks of BERT, and of those made after it, that add what they are given second to what their
+    layer makes of the first, and normalise the sum."""
+    if {name for name, _ in module.named_children()} != {"dense", "LayerNorm", "dropout"} or "forward" in vars(module):
+        return False
+    return list(inspect.signature(module.forward).parameters) == ["hidden_states", "input_tensor"]
 
 
 class _Rounding:

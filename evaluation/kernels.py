@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 import numba
 import numpy as np
@@ -18,16 +20,13 @@ from numba import types
 from numba.extending import intrinsic
 from torch import Tensor
 
+COMPILED = not numba.config.DISABLE_JIT
+"""Whether these can be called: ``NUMBA_DISABLE_JIT=1`` in the environment keeps numba from compiling."""
 LOG2_E = math.log2(math.e)
 WHOLE = np.float32(1.5 * 2**23)
 """Added to a float32, it leaves no room for what is behind the point: the last bits are the whole number it was added to."""
 LOWEST = WHOLE.view(np.int32)
 """The bits of 0, so added, and 255 more are those of 255."""
-
-
-def compiles() -> bool:
-    """Whether numba does: ``NUMBA_DISABLE_JIT=1`` in the environment keeps it from that, and from all of the below."""
-    return not numba.config.DISABLE_JIT
 
 
 def exponentials_(scores: Tensor, factor: float, seen: Tensor | None = None) -> Tensor:
@@ -36,8 +35,8 @@ def exponentials_(scores: Tensor, factor: float, seen: Tensor | None = None) -> 
     tokens). ``scores``: of shape (texts, heads, tokens, tokens). ``seen``: int16 of shape (texts, tokens), -1 or 0; None for
     all."""
     texts, _, _, tokens = scores.shape
-    sums = torch.empty(scores.shape[:-1])
-    mask = None if seen is None else seen.numpy()
+    sums = torch.empty(scores.shape[:-1], dtype=torch.float32)
+    mask = np.empty((texts, 0), np.int16) if seen is None else seen.contiguous().numpy()
     _exponentials(_array(scores.view(texts, -1, tokens)), np.float32(factor * LOG2_E), mask, sums.view(texts, -1).numpy())
     return sums
 
@@ -62,7 +61,8 @@ def normalise_rows(
     """LayerNorm of ``rows``, of shape (tokens, channels), and of ``added``, if any, on top, by ``weight`` and ``bias``, float32
     of shape (channels,); and what ``round_rows`` makes of it, but from before it is in bf16."""
     output, rounded, beyond = torch.empty(rows.shape, dtype=rows.dtype), torch.empty(rows.shape, dtype=torch.uint8), torch.empty(len(rows), dtype=torch.bool)
-    given = (_array(rows.contiguous()), None if added is None else _array(added.contiguous()), weight.numpy(), bias.numpy(), np.float32(epsilon))
+    other = rows[:0] if added is None else added  # of the same type, so that there is one version of what is compiled
+    given = (_array(rows.contiguous()), _array(other.contiguous()), weight.numpy(), bias.numpy(), np.float32(epsilon))
     _normalise(*given, _array(output), inverse.numpy(), WHOLE + np.float32(zero), rounded.numpy(), beyond.numpy())
     return output, rounded, beyond
 
@@ -75,9 +75,20 @@ def _compiled(function: Callable) -> Callable:
     # sums may be taken in any order, so by many numbers at once; what is no number stays none
     options = {"nogil": True, "fastmath": {"reassoc", "contract", "nsz"}, "error_model": "numpy"}
     try:
-        return numba.njit(cache=True, **options)(function)
+        compiled = numba.njit(cache=True, **options)(function)
     except RuntimeError:  # nowhere to keep it
         return numba.njit(**options)(function)
+
+    @wraps(function)
+    def call(*arguments: Any) -> None:
+        nonlocal compiled
+        try:
+            compiled(*arguments)
+        except Exception:  # it could not be read or kept: a full disk, a file cut short, somebody else's; nothing is computed yet
+            compiled = numba.njit(**options)(function)
+            compiled(*arguments)
+
+    return call
 
 
 @intrinsic
@@ -106,7 +117,7 @@ def _wide(half):
 
 @numba.njit(inline="always")
 def _half(number):
-    """To the nearest; of two that are as near, the larger one."""
+    """To the nearest; of two that are as near, the one farther from 0."""
     return np.int16((_bits_of(number) + np.int32(0x8000)) >> np.int32(16))
 
 
@@ -122,27 +133,28 @@ def _exp2(number):
     number = max(number, np.float32(-126))
     whole = _rounded(number)
     rest = number - whole
-    series = np.float32(1) + rest * (np.float32(0.6931472) + rest * (np.float32(0.2402265) + rest * np.float32(0.0558)))
+    series = np.float32(0.99992807) + rest * (np.float32(0.69326099) + rest * (np.float32(0.24261112) + rest * np.float32(0.05517166)))
     return _float_of(_bits_of(series) + (np.int32(whole) << np.int32(23)))
 
 
 @_compiled
 def _exponentials(scores, factor, seen, sums):
-    """``scores`` (texts, rows, columns) bf16, ``seen`` (texts, columns) or None, ``sums`` (texts, rows)."""
+    """``scores`` (texts, rows, columns) bf16, ``seen`` (texts, columns) or, for all, (texts, 0), ``sums`` (texts, rows)."""
     texts, rows, columns = scores.shape
+    masked = seen.shape[1] > 0
     for text in range(texts):
         for row in range(rows):
             largest = np.int16(-0x8000)
             for i in range(columns):
                 score = _turned(scores[text, row, i])
-                if seen is not None:
+                if masked:
                     score = np.int16(score & seen[text, i] | ~seen[text, i] & np.int16(-0x8000))
                 largest = max(largest, score)
             most = _wide(_turned(largest)) * factor
             total = np.float32(0)
             for i in range(columns):
                 value = _exp2(_wide(scores[text, row, i]) * factor - most)  # of what is not seen, anything
-                if seen is not None:
+                if masked:
                     value = _float_of(_bits_of(value) & np.int32(seen[text, i]))
                 total += value
                 scores[text, row, i] = _half(value)
@@ -175,15 +187,16 @@ def _round(rows, inverse, shift, rounded, beyond):
 
 @_compiled
 def _normalise(rows, added, weight, bias, epsilon, output, inverse, shift, rounded, beyond):
-    """``rows`` and ``added``, which may be None, and ``output`` (tokens, channels) bf16; the others as ``_round`` has them."""
+    """``rows`` and ``output`` (tokens, channels) bf16, ``added`` the same or nothing; the others as ``_round`` has them."""
     channels = rows.shape[1]
+    residual = len(added) > 0
     share = np.float32(1) / np.float32(channels)
     values = np.empty(channels, np.float32)
     for row in range(rows.shape[0]):
         total = np.float32(0)
         for i in range(channels):
             value = _wide(rows[row, i])
-            if added is not None:
+            if residual:
                 value += _wide(added[row, i])
             values[i] = value
             total += value

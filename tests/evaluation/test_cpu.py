@@ -8,6 +8,7 @@ from transformers import DistilBertConfig, DistilBertModel
 from transformers.activations import GELUActivation
 
 from evaluation.cpu import NAME, CPUDropout, attend, fused_linears, gathered_lookups, trained_linears
+from evaluation.kernels import divide
 from evaluation.models import has_bf16, load_encoder
 
 
@@ -47,6 +48,15 @@ def test_dropout_within_attention_goes_back_the_way_it_came():
     assert (mean - expected).abs().max() < 0.15 < expected.abs().max() / 2
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_masks_may_differ_between_heads(dtype):
+    tensors, _ = _inputs(dtype)
+    tensors, seen = [t.detach() for t in tensors], torch.rand(3, 4, 1, 20, generator=torch.Generator().manual_seed(0)) > 0.5
+    expected = nn.functional.scaled_dot_product_attention(*[t.double() for t in tensors], attn_mask=seen).transpose(1, 2)
+    with torch.inference_mode():
+        torch.testing.assert_close(attend(Layer(), *tensors, seen)[0].double(), expected, rtol=0.02, atol=0.02)
+
+
 def test_what_is_more_than_plain_attention_is_left_to_torch():
     tensors, mask = _inputs(torch.bfloat16)
     causal = Layer()
@@ -68,13 +78,14 @@ def test_a_mask_of_padding_is_the_same_for_all_tokens_of_a_text():
     torch.testing.assert_close(attend(Layer(), *tensors, seen[1:2])[0][1], expected[1])
 
 
-@pytest.fixture(params=[1, 2])
-def threads(request):
-    """Of torch: what is fused is for one."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(request.param)
+@pytest.fixture(params=[True, False])
+def fused(request, monkeypatch):
+    """Whether what lies between the products is compiled, and asserts that it was used."""
+    monkeypatch.setattr("evaluation.cpu.COMPILED", request.param)
+    used = []
+    monkeypatch.setattr("evaluation.cpu.divide", lambda *given: used.append(1) or divide(*given))
     yield request.param
-    torch.set_num_threads(before)
+    assert bool(used) == request.param
 
 
 def _padded(dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor, torch.Tensor]:
@@ -85,9 +96,17 @@ def _padded(dtype: torch.dtype) -> tuple[list[torch.Tensor], torch.Tensor, torch
     return tensors, seen, nn.functional.scaled_dot_product_attention(*[t.double() for t in tensors], attn_mask=seen).transpose(1, 2)
 
 
-@pytest.mark.parametrize(("dtype", "near"), [(torch.bfloat16, 0.02), (torch.float64, 1e-6)])
 @pytest.mark.parametrize("at_once", [1, 10**6])
-def test_attention_without_a_way_back_is_torchs(monkeypatch, threads, dtype, near, at_once):
+def test_attention_without_a_way_back_is_torchs(monkeypatch, fused, at_once):
+    _check_without_a_way_back(monkeypatch, at_once, torch.bfloat16, 0.02)
+
+
+@pytest.mark.parametrize("at_once", [1, 10**6])
+def test_attention_without_a_way_back_is_torchs_in_float64(monkeypatch, at_once):
+    _check_without_a_way_back(monkeypatch, at_once, torch.float64, 1e-6)
+
+
+def _check_without_a_way_back(monkeypatch, at_once: int, dtype: torch.dtype, near: float) -> None:
     monkeypatch.setattr("evaluation.cpu.AT_ONCE", at_once)
     tensors, seen, expected = _padded(dtype)
     with torch.inference_mode():
@@ -97,9 +116,9 @@ def test_attention_without_a_way_back_is_torchs(monkeypatch, threads, dtype, nea
         torch.testing.assert_close(attend(Layer(), *tensors, None)[0].double(), unmasked, rtol=near, atol=near)
 
 
-@pytest.mark.parametrize("scale", [1e3, -1e3])  # exponentials that are infinite, or all of them nothing
+@pytest.mark.parametrize("scale", [1e3, -1e3])  # exponentials that would be infinite, or all of them nothing
 @pytest.mark.parametrize("where", ["everywhere", "padding"])
-def test_scores_beyond_the_range_of_the_type(threads, scale, where):
+def test_scores_beyond_the_range_of_the_type(fused, scale, where):
     tensors, seen, _ = _padded(torch.bfloat16)
     tensors[0] = tensors[0].abs()
     tensors[1] = tensors[1].abs()
@@ -117,7 +136,7 @@ def test_scores_beyond_the_range_of_the_type(threads, scale, where):
         assert (actual - expected).abs().mean() < 0.05 * expected.abs().mean()
 
 
-def test_a_text_of_padding_alone_takes_nothing_from_the_others(threads):
+def test_a_text_of_padding_alone_takes_nothing_from_the_others(fused):
     tensors, seen, expected = _padded(torch.bfloat16)
     seen[1] = False
     with torch.inference_mode():

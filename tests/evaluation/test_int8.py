@@ -18,6 +18,7 @@ from transformers import BertConfig, BertModel
 from evaluation import int8, models
 from evaluation.cpu import FusedLinear
 from evaluation.int8 import has_int8, int8_linears
+from evaluation.kernels import divide
 from evaluation.models import encode, has_bf16
 
 pytestmark = pytest.mark.skipif(not (has_int8() and has_bf16("cpu")), reason="no int8 or bf16 instructions")
@@ -62,13 +63,15 @@ def _by_int8(monkeypatch, model: SentenceTransformer, texts: list[str]) -> tuple
 def test_vectors_by_int8_are_near_and_the_model_is_as_it_was(monkeypatch, minilm_on_cpu, texts):
     before = {n: vars(m).copy() for n, m in minilm_on_cpu.named_modules()}
     weights = {n: p.clone() for n, p in minilm_on_cpu.named_parameters()}
+    parts = []
+    monkeypatch.setattr("evaluation.cpu.divide", lambda *given: parts.append(len(given[0])) or divide(*given))
     vectors, used = _by_int8(monkeypatch, minilm_on_cpu, texts)
-    assert used == [True]
+    assert used == [True] and sum(parts) > 6 * len(texts), "attention of each text in each layer, and of the sample"
     cosine = (vectors * minilm_on_cpu.encode(texts, normalize_embeddings=True)).sum(1)
     assert cosine.mean() >= 0.999 and cosine.min() > 0.997
     assert not np.array_equal(vectors, encode(minilm_on_cpu, texts)), "few texts are encoded in bf16"
     assert np.array_equal(vectors, _by_int8(monkeypatch, minilm_on_cpu, texts)[0])
-    assert all(set(vars(m)) == set(before[n]) and not m._forward_pre_hooks for n, m in minilm_on_cpu.named_modules())
+    assert all(set(vars(m)) == set(before[n]) and not m._forward_pre_hooks and not m._forward_hooks for n, m in minilm_on_cpu.named_modules())
     assert all(torch.equal(p, weights[n]) for n, p in minilm_on_cpu.named_parameters())
 
 
@@ -143,7 +146,12 @@ def test_layers_that_are_given_the_same_and_what_comes_after_pooling(monkeypatch
 
         def counted(name):
             called = getattr(int8, name)
-            return lambda rows, *arguments: calls.append((name, len(rows))) or called(rows, *arguments)
+
+            def call(rows, *arguments):
+                calls.append((name, len(rows), name == "normalise_rows" and arguments[0] is not None))
+                return called(rows, *arguments)
+
+            return call
 
         with (
             models.in_bf16(model) as layers,
@@ -156,8 +164,8 @@ def test_layers_that_are_given_the_same_and_what_comes_after_pooling(monkeypatch
                 monkeypatch.setattr(int8, name, counted(name))
             output = model(ids).last_hidden_state.float()
     rows = 6 * 32
-    layer = [("round_rows", rows), ("normalise_rows", rows)]  # what comes out of attention; of GELU, it is rounded by then
-    assert calls == [("normalise_rows", rows), *layer, ("normalise_rows", rows), *layer], "the last one is for pooling"
+    attended = [("round_rows", rows, False), ("normalise_rows", rows, True)]  # what comes out of GELU is rounded by then
+    assert calls == [("normalise_rows", rows, False), *attended, ("normalise_rows", rows, True), *attended], "the last one is for pooling"
     assert nn.functional.cosine_similarity(output, expected, dim=-1).mean() > 0.999
 
 
@@ -209,6 +217,60 @@ def test_what_gelu_gives_to_the_next_layer_is_handed_on_in_int8(monkeypatch, bes
     error = (output - by(outlying)).norm(dim=-1) / by(outlying).norm(dim=-1)
     assert error.max() < 0.05 and error[1, 7] < 0.01 and error[3, 49] < 0.01
     assert all(layer.forward is layers[layer] for layer in layers)
+
+
+class PreNormed(nn.Module):
+    """As ModernBERT's blocks: normalised before, without a bias, and the sum is not normalised."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm, self.wide, self.narrow = nn.LayerNorm(256, bias=False), nn.Linear(256, 512), nn.Linear(512, 256)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        return hidden + self.narrow(nn.functional.gelu(self.wide(self.norm(hidden))))
+
+
+class SelfOutput(nn.Module):
+    """Looks like BERT's block, and leaves the norm to others, as XMOD's does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dense, self.LayerNorm, self.dropout = nn.Linear(256, 256), nn.LayerNorm(256), nn.Dropout(0.1)
+
+    def forward(self, hidden_states: torch.Tensor, input_tensor: torch.Tensor) -> torch.Tensor:
+        return self.dense(hidden_states) + input_tensor
+
+
+class Blocks(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.block, self.last = PreNormed(), SelfOutput(), nn.Linear(256, 64)
+
+    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
+        hidden = self.first(hidden)
+        return self.last(self.block.LayerNorm(self.block(hidden, hidden)))
+
+
+def test_blocks_that_normalise_elsewhere():
+    torch.manual_seed(0)
+    model = Blocks().eval()
+    hidden = torch.randn(6, 40, 256)
+    with torch.inference_mode():
+        expected = model(hidden).flatten(0, 1)
+    before = {n: set(vars(m)) for n, m in model.named_modules()}
+
+    def run(sample: list[str]) -> torch.Tensor:
+        with torch.inference_mode():
+            return model(hidden.bfloat16()).flatten(0, 1).float()
+
+    with models.in_bf16(model) as layers, int8_linears(model, layers, run, ["a text"] * 12) as used:
+        assert used and "forward" not in vars(model.block)
+        assert {type(m.forward).__name__ for m in (model.first.norm, model.block.LayerNorm)} == {"_Normalised"}
+        output = run([])
+    assert nn.functional.cosine_similarity(output, expected).min() > 0.998
+    with pytest.raises(ValueError), models.in_bf16(model) as layers, int8_linears(model, layers, run, ["a text"] * 12):
+        raise ValueError
+    assert all(set(vars(m)) == before[n] and not m._forward_hooks for n, m in model.named_modules())
 
 
 def test_padding_is_taken_from_the_longest_text_and_batches_hold_all_texts():

@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -83,17 +84,35 @@ def test_rows_are_normalised_and_rounded(channels, offset, residual):
     assert beyond[3] and output[3].isnan().all()
 
 
-def test_where_nothing_may_be_written_they_are_compiled_each_time(tmp_path):
-    """A folder of code and a home that cannot be written to, as in a container that is read only."""
-    root = Path(__file__).parents[2]
-    code = f"""
-import sys
-sys.path.insert(0, {str(root)!r})
-import numba.core.caching as caching
-caching.CacheImpl._locator_classes = []
+ROOT = Path(__file__).parents[2]
+ROUND = """
 import torch
 from evaluation.kernels import round_rows
 print(round_rows(torch.ones(2, 4).bfloat16(), torch.ones(4), 9)[0].tolist())
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert done.stdout == "[[10, 10, 10, 10], [10, 10, 10, 10]]\n", done.stderr
+
+
+@pytest.mark.parametrize("lost", ["nowhere", "cut short"])
+def test_where_nothing_can_be_kept_they_are_compiled_each_time(tmp_path, lost):
+    """No folder that may be written to, as in a container that is read only, or what was kept cannot be read."""
+    nowhere = "import numba.core.caching as caching\ncaching.CacheImpl._locator_classes = []\n" if lost == "nowhere" else ""
+
+    def run(code: str) -> str:
+        variables = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=variables)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    expected = "[[10, 10, 10, 10], [10, 10, 10, 10]]\n"
+    assert run(nowhere + ROUND) == expected
+    kept = list(tmp_path.rglob("*_round*"))
+    assert bool(kept) == (lost != "nowhere")
+    for path in kept:
+        path.write_bytes(b"")
+    assert run(nowhere + ROUND) == expected
+
+
+def test_an_approximation_of_exponentials_is_right_to_a_ten_thousandth():
+    scores = torch.linspace(-20, 0, 2001).bfloat16().expand(1, 1, 1, -1).contiguous()
+    sums = exponentials_(scores.clone(), 1.0)
+    torch.testing.assert_close(sums.double(), scores.double().exp().sum(-1), rtol=1e-4, atol=0)
