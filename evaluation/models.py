@@ -40,8 +40,8 @@ faster and take 0.1 GiB."""
 SHARES = 16
 """Batches that few texts are still divided into, so that no core waits long for another's last."""
 ENOUGH_FOR_INT8 = 2**19
-"""Characters from which on it pays to make int8 layers, which takes as long as encoding some 20,000; what is compiled for them the
-first time on a machine, once as long as 80,000."""
+"""Characters from which on it pays to make int8 layers, which takes as long as encoding some 20,000, and once on a machine some
+three seconds more (``evaluation.kernels``)."""
 SAMPLED = 12_000
 """Characters of texts that int8 layers are made and compared by."""
 
