@@ -6,7 +6,7 @@ one run, and print triplets per second and what share of the machine's bf16 matr
 The triplets are SciFact's train-split claims with one of their abstracts and one BM25 negative, texts of natural lengths
 (most are cut to 256 tokens). --shape distilbert is DistilBERT's architecture with weights drawn at random: for speed only.
 With --seeds, MiniLM is also trained for an epoch on 560 of the claims by each way and seed, and nDCG@10 of the other claims
-over all abstracts is compared (some 40 minutes on 2 cores).
+over all abstracts is compared (some 50 minutes on 2 cores).
 """
 
 from __future__ import annotations
