@@ -326,12 +326,8 @@ def _of(mask: Tensor, part: slice) -> Tensor:
     return mask if len(mask) == 1 else mask[part]
 
 
-def _scores(query: Tensor, key: Tensor, scaling: float, part: slice) -> Tensor:
-    return (query[part] * scaling) @ key[part].transpose(2, 3)
-
-
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, part: slice) -> Tensor:
-    scores = _scores(query, key, scaling, part)
+    scores = (query[part] * scaling) @ key[part].transpose(2, 3)
     if mask is not None:
         seen = _of(mask, part)
         scores += torch.zeros(seen.shape, dtype=scores.dtype).masked_fill_(~seen, torch.finfo(scores.dtype).min)
