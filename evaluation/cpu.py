@@ -8,6 +8,7 @@ which oneDNN does in one. Of embeddings, it makes a gradient as large as the voc
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from transformers.activations import GELUActivation
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from evaluation.kernels import COMPILED, divide, exponentials_
+from evaluation.kernels import COMPILED, divide, drop_, exponentials_, softmax_backward_
 
 NAME = "sharpen_cpu"
 AT_ONCE = 2**20
@@ -46,13 +47,46 @@ def use_cpu_attention(model: nn.Module) -> None:
 
 
 class CPUDropout(nn.Dropout):
-    """Dropout of a share that is right to 1/256, drawn eight at a time."""
+    """Dropout whose random numbers are drawn many at a time, and again on the way back instead of being kept."""
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or not self.p:
-            return input
-        kept = _Kept(self.p)
-        return input * kept.draw(input).mul_(kept.scale)
+        if not self.training or self.p in (0, 1) or not COMPILED:
+            return super().forward(input)
+        return _Dropout.apply(input, self.p, _seed())
+
+
+class _Dropout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, input: Tensor, share: float, seed: int) -> Tensor:
+        ctx.share, ctx.seed = share, seed
+        return _dropped(input, share, seed)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        return _dropped(gradient, ctx.share, ctx.seed), None, None
+
+
+def _dropped(input: Tensor, share: float, seed: int) -> Tensor:
+    return drop_((input * (1 / (1 - share))).contiguous(), share, seed)
+
+
+_THREAD = threading.local()
+
+
+@contextmanager
+def drawing(seed: int | None) -> Iterator[None]:
+    """Let dropout in this thread be drawn by ``seed``, and not by torch's random numbers, which all threads share. None: by
+    those."""
+    _THREAD.generator = None if seed is None else torch.Generator().manual_seed(seed)
+    try:
+        yield
+    finally:
+        _THREAD.generator = None
+
+
+def _seed() -> int:
+    return int(torch.randint(2**62, (), generator=getattr(_THREAD, "generator", None)))
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
@@ -63,7 +97,7 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     plain = not causal and kwargs.get("position_bias") is None and kwargs.get("softcap") is None and (attention_mask is None or attention_mask.dtype == torch.bool)
     alike = len({(t.dtype, t.shape, t.device.type) for t in (query, key, value)}) == 1 and query.device.type == "cpu"
     slower = not dropout and (query.dtype == torch.float32 or query[0, ..., 0].numel() * query.shape[2] > LARGEST)
-    if slower or not plain or not alike:
+    if slower or not plain or not alike or dropout == 1 or (dropout and not COMPILED):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
@@ -139,7 +173,7 @@ def gathered_lookups(model: nn.Module) -> Iterator[None]:
     of 96 texts in passes of 8 this was a fifteenth.
     """
     lookups = [m for m in model.modules() if is_plain(m, nn.Embedding) and m.max_norm is None and not (m.scale_grad_by_freq or m.sparse)]
-    able = torch.is_grad_enabled() and not _computes_again(model)
+    able = torch.is_grad_enabled() and not computes_again(model)
     trained = [m for m in lookups if able and m.weight.device.type == "cpu" and m.weight.requires_grad and m.num_embeddings >= LARGE]
     with _forwards({module: _Gathered(module) for module in trained}):
         yield
@@ -149,14 +183,14 @@ def gathered_lookups(model: nn.Module) -> Iterator[None]:
 def trained_linears(model: nn.Module) -> Iterator[None]:
     """Let linear layers in ``model`` on a CPU, under autocast to bf16, add their bias within the product, and what several of
     them are given, as query, key and value are, be taken in bf16 once. Their weights are taken in it once for all calls."""
-    able = _has_linear() and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16 and not _computes_again(model)
+    able = _has_linear() and torch.is_autocast_enabled("cpu") and torch.get_autocast_dtype("cpu") == torch.bfloat16 and not computes_again(model)
     layers = [m for m in model.modules() if able and is_plain(m, nn.Linear) and (m.weight.device.type, m.weight.dtype) == ("cpu", torch.float32)]
     narrow = _Narrow()
     with _forwards({layer: _TrainedLinear(layer, narrow) for layer in layers}):
         yield
 
 
-def _computes_again(model: nn.Module) -> bool:
+def computes_again(model: nn.Module) -> bool:
     """Whether parts of it will be computed anew on the way back, when none of this is in place any more."""
     return any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
 
@@ -248,72 +282,79 @@ class _Linear(torch.autograd.Function):
         )
 
 
-def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float) -> Tensor:
-    """Attention for which nothing will go back. In bf16, where texts are encoded, each on one core, what comes out is divided in
-    place of the weights."""
-    mask = _of_padding(mask)
-    output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-    fused = COMPILED and torch.is_inference_mode_enabled() and query.dtype == torch.bfloat16 and (mask is None or mask.shape[1:3] == (1, 1))
-    masked = fused and mask is not None and not mask.all()
-    seen = -mask[:, 0, 0].to(torch.int16).expand(len(query), -1) if masked else None
-    for part in _parts(query):
-        if fused:
-            ours, theirs = query[part].contiguous(), key[part].contiguous()  # a product turns over what is not, one by one
-            weights = ours @ theirs.transpose(2, 3)
-            sums = exponentials_(weights, scaling, None if seen is None else seen[part])
-            divide(weights @ value[part], sums, output[part])
-        else:
-            output[part] = (_weights(query, key, mask, scaling, part) @ value[part]).transpose(1, 2)
-    return output
-
-
 class _Attention(torch.autograd.Function):
     """Nothing of the size of tokens by tokens is kept for the way back: it is computed again, random numbers too."""
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
         mask = _of_padding(mask)
-        ctx.seed = int(torch.randint(2**62, ())) if dropout else None
-        ctx.scaling, ctx.dropout = scaling, dropout
+        ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, _seed() if dropout else 0
         ctx.save_for_backward(query, key, value, mask)
-        output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
-        kept = _Kept(dropout, ctx.seed)
-        for part in _parts(query):
-            weights = _weights(query, key, mask, scaling, part)
-            if dropout:
-                weights *= kept.draw(weights)
-            output[part] = (weights @ (value[part] * kept.scale)).transpose(1, 2)
-        return output
+        return _attend_forward(query, key, value, mask, scaling, dropout, ctx.seed)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         query, key, value, mask = ctx.saved_tensors
+        dropout, scaling = ctx.dropout, ctx.scaling
         gradients = [torch.empty_like(t) for t in (query, key, value)]
-        kept = _Kept(ctx.dropout, ctx.seed)
+        fused, seen = _fused(query, mask)
         with torch.autocast("cpu", enabled=False):
-            for part in _parts(query):
-                weights = _weights(query, key, mask, ctx.scaling, part)
-                outer = gradient[part].transpose(1, 2) * kept.scale
-                d_weights = outer @ value[part].transpose(2, 3)
-                left = weights
-                if ctx.dropout:
-                    draw = kept.draw(weights)
-                    left = weights * draw
-                    d_weights *= draw
-                d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
-                gradients[0][part] = d_scores @ (key[part] * ctx.scaling)
-                gradients[1][part] = d_scores.transpose(2, 3) @ (query[part] * ctx.scaling)
+            for part, first in _parts(query):
+                ours, theirs, given = query[part].contiguous(), key[part].contiguous(), value[part].contiguous()
+                outer = gradient[part].transpose(1, 2).contiguous()
+                d_scores = outer @ given.transpose(2, 3)
+                if fused:
+                    left = ours @ theirs.transpose(2, 3)
+                    softmax_backward_(left, d_scores, scaling, None if seen is None else seen[part], dropout, ctx.seed, first)
+                else:
+                    weights = left = _weights(ours, theirs, mask, scaling, part)
+                    if dropout:
+                        left = drop_(weights / (1 - dropout), dropout, ctx.seed, first)
+                        d_scores = drop_(d_scores.div_(1 - dropout), dropout, ctx.seed, first)
+                    d_scores = torch._softmax_backward_data(d_scores, weights, -1, weights.dtype).mul_(scaling)
+                gradients[0][part] = d_scores @ theirs
+                gradients[1][part] = d_scores.transpose(2, 3) @ ours
                 gradients[2][part] = left.transpose(2, 3) @ outer
         return *gradients, None, None, None
 
 
-def _parts(query: Tensor) -> Iterator[slice]:
-    """Texts that are taken together: one, or as many short ones as are worth the calls, about as many each time."""
+def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0, seed: int = 0) -> Tensor:
+    """Attention. Where what lies between the products is compiled, what comes out is divided in place of the weights."""
+    mask = _of_padding(mask)
+    output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
+    fused, seen = _fused(query, mask)
+    for part, first in _parts(query):
+        if fused:
+            ours, theirs = query[part].contiguous(), key[part].contiguous()  # a product turns over what is not, one by one
+            weights = ours @ theirs.transpose(2, 3)
+            sums = exponentials_(weights, scaling, None if seen is None else seen[part])
+        else:
+            weights = _weights(query[part], key[part], mask, scaling, part)
+        if dropout:
+            drop_(weights, dropout, seed, first)
+        summed = weights @ value[part]
+        if fused:
+            divide(summed, sums * (1 - dropout), output[part])
+        else:
+            output[part] = summed.div_(1 - dropout).transpose(1, 2)
+    return output
+
+
+def _fused(query: Tensor, mask: Tensor | None) -> tuple[bool, Tensor | None]:
+    """Whether what lies between the products is compiled, which is for one core, and what is seen, as the kernels take it."""
+    fused = COMPILED and torch.get_num_threads() == 1 and query.dtype == torch.bfloat16 and (mask is None or mask.shape[1:3] == (1, 1))
+    masked = fused and mask is not None and not mask.all()
+    return fused, -mask[:, 0, 0].to(torch.int16).expand(len(query), -1) if masked else None
+
+
+def _parts(query: Tensor) -> Iterator[tuple[slice, int]]:
+    """Texts that are taken together: one, or as many short ones as are worth the calls, about as many each time; and how many
+    rows of weights were before."""
     texts, heads, tokens, _ = query.shape
     most = max(1, AT_ONCE // (heads * tokens**2))
     together = max(1, -(-texts // max(1, -(-texts // most))))
-    return (slice(start, start + together) for start in range(0, texts, together))
+    return ((slice(start, start + together), start * heads * tokens) for start in range(0, texts, together))
 
 
 def _of_padding(mask: Tensor | None) -> Tensor | None:
@@ -327,29 +368,11 @@ def _of(mask: Tensor, part: slice) -> Tensor:
 
 
 def _weights(query: Tensor, key: Tensor, mask: Tensor | None, scaling: float, part: slice) -> Tensor:
-    scores = (query[part] * scaling) @ key[part].transpose(2, 3)
+    scores = (query * scaling) @ key.transpose(2, 3)
     if mask is not None:
         seen = _of(mask, part)
         scores += torch.zeros(seen.shape, dtype=scores.dtype).masked_fill_(~seen, torch.finfo(scores.dtype).min)
     return scores.softmax(-1)
-
-
-class _Kept:
-    """Which weights dropout leaves. It is drawn by 8 bits each, so the share is right to 1/256; ``scale`` is that of what it
-    then is."""
-
-    def __init__(self, dropout: float, seed: int | None = None) -> None:
-        """``seed``: to draw the same again; None: torch's own random numbers go on."""
-        dropped = min(255, round(dropout * 256))
-        self.scale = 256 / (256 - dropped)
-        self._least = dropped - 128
-        self._generator = None if seed is None else torch.Generator().manual_seed(seed)
-
-    def draw(self, like: Tensor) -> Tensor:
-        """Ones and zeros of the shape and type of ``like``."""
-        drawn = torch.empty(-(-like.numel() // 8), dtype=torch.int64).random_(-(2**63), None, generator=self._generator)
-        # into numbers of the type at once: multiplying by booleans takes several times as long
-        return torch.ge(drawn.view(torch.int8)[: like.numel()].view(like.shape), self._least, out=torch.empty_like(like))
 
 
 AttentionInterface.register(NAME, attend)

@@ -47,6 +47,30 @@ def divide(summed: Tensor, sums: Tensor, output: Tensor) -> None:
     _divide(_array(summed.contiguous()), sums.numpy(), _array(output))
 
 
+def drop_(values: Tensor, share: float, seed: int, first: int = 0) -> Tensor:
+    """Put zeros in place of a ``share`` of ``values``, which are contiguous, of any type and of shape (..., columns). Each row is
+    drawn by ``seed``, below 2^62, and by its number, from ``first`` on. The others are not scaled. Returns ``values``."""
+    whole = {2: torch.int16, 4: torch.int32, 8: torch.int64}[values.element_size()]  # the bits of 0 are those of 0
+    _drop(values.view(-1, values.shape[-1]).view(whole).numpy(), _threshold(share), np.uint64(seed), first)
+    return values
+
+
+def softmax_backward_(
+    scores: Tensor, gradients: Tensor, factor: float, seen: Tensor | None = None, share: float = 0.0, seed: int = 0, first: int = 0
+) -> None:
+    """The way back through a softmax of ``scores`` times ``factor`` of which ``drop_``, by ``share``, ``seed`` and ``first``,
+    leaves a part. ``gradients``, those of what is left, times 1 - ``share``, become those of ``scores``, and ``scores`` what is
+    left, divided by 1 - ``share``. Shapes as ``exponentials_`` has them; ``gradients`` as ``scores``."""
+    texts, _, _, tokens = scores.shape
+    mask = np.empty((texts, 0), np.int16) if seen is None else seen.contiguous().numpy()
+    arrays = (_array(t.view(texts, -1, tokens)) for t in (scores, gradients))
+    _softmax_backward(*arrays, np.float32(factor), mask, _threshold(share), np.float32(1 / (1 - share)), np.uint64(seed), first)
+
+
+def _threshold(share: float) -> np.uint32:
+    return np.uint32(min(2**32 - 1, round(share * 2**32)))
+
+
 def round_rows(rows: Tensor, inverse: Tensor, zero: int) -> tuple[Tensor, Tensor]:
     """``rows``, of shape (tokens, channels), times ``inverse``, float32 of shape (channels,), plus ``zero``: rounded, in uint8,
     and which of the rows reach 0, 255 or beyond, booleans of shape (tokens,); what the others hold is true."""
@@ -137,6 +161,76 @@ def _exp2(number):
     return _float_of(_bits_of(series) + (np.int32(whole) << np.int32(23)))
 
 
+@numba.njit(inline="always")
+def _key(seed, row):
+    """64 bits for each row that have nothing to do with those of others: one step of SplitMix64."""
+    bits = seed + np.uint64(row) * np.uint64(0x9E3779B97F4A7C15)
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+@numba.njit(inline="always")
+def _drawn(key, column):
+    """32 random bits of a row's ``key`` and the number of a column. They depend on nothing before, so many are made at once."""
+    bits = np.uint32(np.uint32(column) * np.uint32(0x9E3779B1) + np.uint32(key))
+    bits = np.uint32((bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D) + np.uint32(key >> np.uint64(32)))
+    bits = np.uint32((bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B))
+    return np.uint32(bits ^ (bits >> np.uint32(16)))
+
+
+@_compiled
+def _drop(values, threshold, seed, first):
+    """``values`` (rows, columns), whole numbers."""
+    for row in range(values.shape[0]):
+        key = _key(seed, first + row)
+        for i in range(values.shape[1]):
+            values[row, i] = 0 if _drawn(key, i) < threshold else values[row, i]
+
+
+@_compiled
+def _softmax_backward(scores, gradients, factor, seen, threshold, scale, seed, first):
+    """``scores`` and ``gradients`` (texts, rows, columns) bf16, ``seen`` as ``_exponentials`` has it."""
+    texts, rows, columns = scores.shape
+    masked = seen.shape[1] > 0
+    to_exp2 = factor * np.float32(LOG2_E)
+    weights, passed = np.empty(columns, np.float32), np.empty(columns, np.float32)
+    for text in range(texts):
+        for row in range(rows):
+            most = _largest(scores[text, row], seen[text]) * to_exp2
+            total = np.float32(0)
+            for i in range(columns):
+                value = _exp2(_wide(scores[text, row, i]) * to_exp2 - most)
+                if masked:
+                    value = _float_of(_bits_of(value) & np.int32(seen[text, i]))
+                total += value
+                weights[i] = value
+            share = np.float32(0 if total == 0 else 1 / total)
+            key = _key(seed, first + text * rows + row)
+            mean = np.float32(0)
+            for i in range(columns):
+                weight = weights[i] * share
+                kept = np.float32(0) if _drawn(key, i) < threshold else scale
+                gradient = _wide(gradients[text, row, i]) * kept
+                scores[text, row, i] = _half(weight * kept)
+                mean += weight * gradient
+                weights[i], passed[i] = weight, gradient
+            for i in range(columns):
+                gradients[text, row, i] = _half(weights[i] * (passed[i] - mean) * factor)
+
+
+@numba.njit(inline="always")
+def _largest(scores, seen):
+    """The largest of bf16 ``scores`` (columns,), of those that are seen."""
+    largest = np.int16(-0x8000)
+    for i in range(len(scores)):
+        score = _turned(scores[i])
+        if len(seen) > 0:
+            score = np.int16(score & seen[i] | ~seen[i] & np.int16(-0x8000))
+        largest = max(largest, score)
+    return _wide(_turned(largest))
+
+
 @_compiled
 def _exponentials(scores, factor, seen, sums):
     """``scores`` (texts, rows, columns) bf16, ``seen`` (texts, columns) or, for all, (texts, 0), ``sums`` (texts, rows)."""
@@ -144,13 +238,7 @@ def _exponentials(scores, factor, seen, sums):
     masked = seen.shape[1] > 0
     for text in range(texts):
         for row in range(rows):
-            largest = np.int16(-0x8000)
-            for i in range(columns):
-                score = _turned(scores[text, row, i])
-                if masked:
-                    score = np.int16(score & seen[text, i] | ~seen[text, i] & np.int16(-0x8000))
-                largest = max(largest, score)
-            most = _wide(_turned(largest)) * factor
+            most = _largest(scores[text, row], seen[text]) * factor
             total = np.float32(0)
             for i in range(columns):
                 value = _exp2(_wide(scores[text, row, i]) * factor - most)  # of what is not seen, anything

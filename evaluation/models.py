@@ -331,7 +331,7 @@ def _each(
             if progress:
                 progress(done)
 
-    with _workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
+    with workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
         under_way: Iterable[int] = ()
         ordered = [inputs[i] for i in order]
         for part in _runs(ordered, SORTED_AT_ONCE, SORTED_FIRST):
@@ -343,13 +343,14 @@ def _each(
 
 
 @contextmanager
-def _workers(cores: int) -> Iterator[Callable]:
-    """``map`` over threads, one for each core, in which torch takes no others."""
-    if cores == 1:
+def workers(number: int) -> Iterator[Callable]:
+    """``map`` over ``number`` threads, among which torch's cores are shared out evenly."""
+    if number == 1:
         yield map
         return
+    cores = torch.get_num_threads()
     try:
-        with ThreadPoolExecutor(cores, initializer=torch.set_num_threads, initargs=(1,)) as pool:
+        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(max(1, cores // number),)) as pool:
             yield pool.map
     finally:
         torch.set_num_threads(cores)  # a thread that starts later takes the number that was set last

@@ -7,8 +7,8 @@ from torch import nn
 from transformers import DistilBertConfig, DistilBertModel
 from transformers.activations import GELUActivation
 
-from evaluation.cpu import NAME, CPUDropout, attend, fused_linears, gathered_lookups, trained_linears
-from evaluation.kernels import divide
+from evaluation.cpu import NAME, CPUDropout, attend, drawing, fused_linears, gathered_lookups, trained_linears
+from evaluation.kernels import divide, softmax_backward_
 from evaluation.models import has_bf16, load_encoder
 
 
@@ -78,8 +78,16 @@ def test_a_mask_of_padding_is_the_same_for_all_tokens_of_a_text():
     torch.testing.assert_close(attend(Layer(), *tensors, seen[1:2])[0][1], expected[1])
 
 
+@pytest.fixture
+def one_core():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(params=[True, False])
-def fused(request, monkeypatch):
+def fused(request, monkeypatch, one_core):
     """Whether what lies between the products is compiled, and asserts that it was used."""
     monkeypatch.setattr("evaluation.cpu.COMPILED", request.param)
     used = []
@@ -114,6 +122,29 @@ def _check_without_a_way_back(monkeypatch, at_once: int, dtype: torch.dtype, nea
         torch.testing.assert_close(attend(Layer(), *tensors, seen[1:2])[0][1].double(), expected[1], rtol=near, atol=near)
         unmasked = nn.functional.scaled_dot_product_attention(*[t.double() for t in tensors]).transpose(1, 2)
         torch.testing.assert_close(attend(Layer(), *tensors, None)[0].double(), unmasked, rtol=near, atol=near)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.3])
+@pytest.mark.parametrize("at_once", [1, 10**6])
+@pytest.mark.parametrize("where", ["all", "padding"])
+def test_compiled_attention_goes_back_as_what_is_not_compiled_does(monkeypatch, one_core, dropout, at_once, where):
+    """In bf16 and in float64, which is not compiled and of which other tests say that it goes back the right way."""
+    monkeypatch.setattr("evaluation.cpu.AT_ONCE", at_once)
+    tensors, seen, _ = _padded(torch.bfloat16)
+    seen = seen if where == "padding" else None
+    upstream = torch.randn(3, 20, 4, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
+    used, results = [], []
+    monkeypatch.setattr("evaluation.cpu.softmax_backward_", lambda *given: used.append(1) or softmax_backward_(*given))
+    for dtype in (torch.bfloat16, torch.float64):
+        inputs = [t.detach().to(dtype).requires_grad_() for t in tensors]
+        torch.manual_seed(3)
+        output = attend(Layer(), *inputs, seen, dropout=dropout)[0]
+        output.backward(upstream.to(dtype))
+        results.append([output, *(t.grad for t in inputs)])
+    assert len(used) == (3 if at_once == 1 else 1)
+    for found, expected in zip(*results, strict=True):
+        assert found.dtype == torch.bfloat16
+        assert ((found.double() - expected).norm() / expected.norm()).item() < 0.01
 
 
 @pytest.mark.parametrize("scale", [1e3, -1e3])  # exponentials that would be infinite, or all of them nothing
@@ -183,6 +214,30 @@ def test_dropout_drops_its_share_and_keeps_the_mean():
     torch.manual_seed(1)
     assert torch.equal(dropout(ones), first) and not torch.equal(dropout(ones), first)
     assert dropout.eval()(ones) is ones
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_dropout_takes_any_layout_and_the_ends_of_its_range(dtype):
+    turned = torch.ones(40, 30, dtype=dtype).T.requires_grad_()
+    torch.manual_seed(1)
+    dropped = CPUDropout(0.5)(turned)
+    dropped.sum().backward()
+    assert set(dropped.flatten().tolist()) == {0.0, 2.0} and torch.equal(turned.grad, dropped)
+    assert not CPUDropout(1.0)(turned).any() and CPUDropout(0.0)(turned) is turned
+
+
+def test_dropout_of_a_thread_is_drawn_by_its_own_number():
+    dropout, ones = CPUDropout(0.25), torch.ones(20, 30)
+    before = torch.get_rng_state()
+    found = []
+    for seed in (5, 6, 5):
+        with drawing(seed):
+            found.append([dropout(ones), dropout(ones)])
+    assert torch.equal(before, torch.get_rng_state()), "torch's own go on as if nothing had been drawn"
+    assert torch.equal(found[0][0], found[2][0]) and torch.equal(found[0][1], found[2][1])
+    assert not torch.equal(found[0][0], found[0][1]) and not torch.equal(found[0][0], found[1][0])
+    dropout(ones)
+    assert not torch.equal(before, torch.get_rng_state())
 
 
 class Texts(nn.Module):

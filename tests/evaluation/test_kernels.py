@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from evaluation.kernels import divide, exponentials_, normalise_rows, round_rows
+from evaluation.kernels import divide, drop_, exponentials_, normalise_rows, round_rows, softmax_backward_
 
 WIDTHS = [1, 7, 16, 33, 64, 95, 200]  # whole vectors of numbers, and what remains beside them
 
@@ -46,6 +46,46 @@ def test_scores_that_are_no_numbers_give_none():
     scores[..., 2, 1], scores[..., 3, 1] = torch.nan, torch.inf
     lost = _attention(scores, 1.0, seen, values).isnan().all(-1).flatten()
     assert lost.tolist() == [False, False, True, True, False]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+@pytest.mark.parametrize("share", [0.1, 0.5, 1 / 300])
+def test_a_share_is_dropped_whatever_the_type_and_where_the_rows_begin(dtype, share):
+    ones = torch.ones(3, 500, 700, dtype=dtype)
+    dropped = drop_(ones.clone(), share, 2**62 - 1)
+    assert set(dropped.unique().tolist()) == {0.0, 1.0}
+    gone = (dropped == 0).double()
+    assert gone.mean().item() == pytest.approx(share, rel=0.02)
+    for by in ((0, 1), (0, 2)):  # of each column, and of each row, about as many
+        assert gone.mean(by).std().item() < 1.5 * (share * (1 - share) / 700) ** 0.5
+    flat = gone.view(1500, 700)
+    for a, b in ((flat[1:], flat[:-1]), (flat[:, 1:], flat[:, :-1])):  # neighbours know nothing of each other
+        assert (a * b).mean().item() == pytest.approx(share**2, rel=0.1, abs=1e-5)
+    assert torch.equal(drop_(ones[1:].clone(), share, 2**62 - 1, first=500), dropped[1:])
+    other = drop_(ones.clone(), share, 2**62 - 2) == 0
+    assert (gone * other).mean().item() == pytest.approx(share**2, rel=0.1, abs=1e-5)
+
+
+@pytest.mark.parametrize("tokens", WIDTHS)
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_the_way_back_through_a_softmax_is_torchs(tokens, share):
+    generator = torch.Generator().manual_seed(tokens)
+    scores, gradients = (torch.randn(3, 2, tokens, tokens, generator=generator).mul(2).bfloat16() for _ in range(2))
+    seen = torch.arange(tokens) < torch.tensor([tokens, -(-tokens // 2), 1])[:, None]
+    exact = scores.double().requires_grad_()
+    weights = (exact * 0.5).masked_fill(~seen[:, None, None], -torch.inf).softmax(-1)
+    kept = drop_(torch.ones_like(weights.detach()), share, 9, first=4)
+    left = weights * kept / (1 - share)
+    left.backward(gradients.double())
+    softmax_backward_(scores, gradients, 0.5, None if seen.all() else -seen.to(torch.int16), share, 9, first=4)
+    torch.testing.assert_close(scores.double(), left.detach(), rtol=0.01, atol=1e-4)
+    torch.testing.assert_close(gradients.double(), exact.grad, rtol=0.01, atol=0.005)
+
+
+def test_no_gradient_passes_where_nothing_is_seen():
+    scores, gradients = torch.randn(1, 1, 4, 4).bfloat16(), torch.randn(1, 1, 4, 4).bfloat16()
+    softmax_backward_(scores, gradients, 1.0, torch.zeros(1, 4, dtype=torch.int16))
+    assert not scores.any() and not gradients.any()
 
 
 @pytest.mark.parametrize("channels", WIDTHS)

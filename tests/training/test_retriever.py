@@ -10,7 +10,6 @@ from copy import deepcopy
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from evaluation.data import Query
 from evaluation.files import InputError, sha256_file
@@ -31,28 +30,6 @@ def task(corpus):
     names = list(corpus)
     triplets = [Triplet(f"q-{i}", i, (names[(n + 1) % len(names)],)) for n, i in enumerate(names)]
     return triplets, queries
-
-
-@pytest.mark.parametrize("prompt", ["", "query: "])
-def test_sorting_by_length_changes_neither_loss_nor_gradient(prompt):
-    columns = [["a", "two words", "now three words", "x " * 50], ["b " * n for n in (90, 1, 7, 30)], ["c " * n for n in (2, 60, 5, 4)]]
-    results = []
-    for by_length in (False, True):
-        model = load_encoder("packaged:tiny-bert").eval()
-        with torch.autocast("cpu", enabled=False):
-            features = [model.preprocess(texts, prompt=prompt if n == 0 else None) for n, texts in enumerate(columns)]
-            loss = make_loss(LossSettings(), model, None, 1) if by_length else MultipleNegativesRankingLoss(model)
-            if by_length:
-                with pytest.MonkeyPatch.context() as patch:
-                    patch.setattr("training.losses.autocast", lambda device: torch.autocast("cpu", enabled=False))
-                    patch.setattr("training.losses.CPU_ROWS", 3)
-                    value = loss(features, None)
-            else:
-                value = loss(features, None)
-        value.backward()
-        results.append((value.item(), torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None])))
-    assert results[0][0] == pytest.approx(results[1][0], rel=1e-5)
-    assert torch.allclose(results[0][1], results[1][1], atol=1e-5)
 
 
 def test_training_lowers_the_loss_is_repeatable_and_loads_without_us(tmp_path, corpus, task):
@@ -117,7 +94,7 @@ def test_what_a_loss_is_made_of(corpus, task):
     model = load_encoder("packaged:tiny-bert").eval()
     texts = [["baking bread", "a flat tyre", "young plants"], *([d.text for d in list(corpus.values())[n : n + 3]] for n in (0, 3))]
     with pytest.MonkeyPatch.context() as patch, torch.no_grad():
-        patch.setattr("training.losses.autocast", lambda device: torch.autocast("cpu", enabled=False))
+        patch.setattr("training.passes.autocast", lambda device: torch.autocast("cpu", enabled=False))
         q, p, n = (torch.nn.functional.normalize(model.encode(column, convert_to_tensor=True), dim=-1) for column in texts)
         value = lambda settings, labels=None: float(make_loss(settings, model, lambda: model, 1)([model.preprocess(column) for column in texts], labels))  # noqa: E731
         documents, own = torch.cat([p, n]), torch.stack([(q * p).sum(1), (q * n).sum(1)], dim=1)
