@@ -71,13 +71,17 @@ def _dropped(input: Tensor, share: float, seed: int) -> Tensor:
     return drop_((input * (1 / (1 - share))).contiguous(), share, seed)
 
 
-_THREAD = threading.local()
+class _Thread(threading.local):
+    generator: torch.Generator | None = None
+
+
+_THREAD = _Thread()
 
 
 @contextmanager
 def drawing(seed: int | None) -> Iterator[None]:
-    """Let dropout in this thread be drawn by ``seed``, and not by torch's random numbers, which all threads share. None: by
-    those."""
+    """Let dropout in this thread be drawn by ``seed``, below 2^32, and not by torch's random numbers, which all threads share.
+    None: by those."""
     _THREAD.generator = None if seed is None else torch.Generator().manual_seed(seed)
     try:
         yield
@@ -86,7 +90,7 @@ def drawing(seed: int | None) -> Iterator[None]:
 
 
 def _seed() -> int:
-    return int(torch.randint(2**62, (), generator=getattr(_THREAD, "generator", None)))
+    return int(torch.randint(2**62, (), generator=_THREAD.generator))
 
 
 def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, scaling: float | None = None, dropout: float = 0.0, **kwargs: Any) -> tuple[Tensor, None]:
@@ -343,7 +347,8 @@ def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
 
 def _fused(query: Tensor, mask: Tensor | None) -> tuple[bool, Tensor | None]:
     """Whether what lies between the products is compiled, which is for one core, and what is seen, as the kernels take it."""
-    fused = COMPILED and torch.get_num_threads() == 1 and query.dtype == torch.bfloat16 and (mask is None or mask.shape[1:3] == (1, 1))
+    one_core = torch.is_inference_mode_enabled() or torch.get_num_threads() == 1  # texts are encoded so, each batch on a core
+    fused = COMPILED and one_core and query.dtype == torch.bfloat16 and (mask is None or mask.shape[1:3] == (1, 1))
     masked = fused and mask is not None and not mask.all()
     return fused, -mask[:, 0, 0].to(torch.int16).expand(len(query), -1) if masked else None
 

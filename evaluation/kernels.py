@@ -1,4 +1,4 @@
-"""What lies between an encoder's matrix products, for tensors in bf16 on one core of a CPU.
+"""What lies between an encoder's matrix products, on one core of a CPU: all of it for tensors in bf16, dropout for any.
 
 It does little with much: takes exponentials of scores, normalises, rounds. torch goes through memory for each step of that;
 numba compiles the steps together, for the machine's own instructions, and they run without Python's lock. Compiled when first

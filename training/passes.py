@@ -21,15 +21,17 @@ CPU_ROWS = 8
 # Widths of passes are multiples of this: the CPU's matrix library prepares itself for each new shape, and for the way back
 # that takes as long as some ten passes (measured: training steps of 11 s instead of 3).
 WIDTH_STEP = 16
-# Copies of a model, each with gradients of its own, which take memory: with more cores than this, each has several.
-MOST_COPIES = 8
+# Copies of a model, each with gradients of its own, which are summed by all cores together: with more cores than this, each
+# copy has several. Fewer, where gradients and the weights in bf16 would take more bytes than that in all.
+MOST_COPIES = 16
+MOST_BYTES = 6 * 2**30
 
 Features = dict[str, Any]
 
 
 class Passes:
-    """The passes of one training. On a CPU with several cores each core computes passes of its own, forward and back: what lies
-    between its layers stays in its cache, and no core waits for another after each layer."""
+    """The passes of one training. On a CPU with several cores each core computes passes of its own, forward and back, by a copy
+    of the model: what lies between its layers stays in its cache, and no core waits for another after each layer."""
 
     def __init__(self) -> None:
         self._copies: _Copies | None = None
@@ -41,28 +43,33 @@ class Passes:
         The rows of all columns are sorted by length and go through the model in passes of few rows, each cut to its longest
         (see ``WIDTH_STEP``). Which rows are each other's negatives is not touched. Columns with different prompts are not
         mixed, and columns that hold more than right-padded token IDs go through as they are. The model's dropout is drawn
-        for each pass by a number drawn here, so that it is the same for any number of cores.
+        for each pass by a number drawn here, so that it does not matter which of several cores is faster.
         """
-        copies = self._copies_of(model, columns[0])
+        copies = self._copies_of(model, columns)
         passes: list[Features] = []
         groups = [_Group(columns, members, passes, len(copies) if copies else 1) for members in _alike(columns)]
-        seeds = [None] * len(passes) if computes_again(model) else torch.randint(2**62, (len(passes),)).tolist()
+        seeds = [None] * len(passes) if computes_again(model) else torch.randint(2**32, (len(passes),)).tolist()
         outputs = copies.embed(passes, seeds) if copies else _embed(model, passes, seeds)
         result = {member: e for group in groups for member, e in group.embeddings(outputs)}
         return [result[i].float() for i in range(len(columns))]
 
-    def _copies_of(self, model: nn.Module, column: Features) -> _Copies | None:
+    def _copies_of(self, model: nn.Module, columns: Sequence[Features]) -> _Copies | None:
         """None where one pass after the other is all there is to do: on a GPU, on one core, where several processes share
         the cores already, and for models whose threads would not leave each other alone."""
-        cores = torch.get_num_threads()
-        number = cores // -(-cores // MOST_COPIES)
         able = isinstance(model, SentenceTransformer) and model.device.type == "cpu" and model.training and torch.is_grad_enabled()
-        if number == 1 or self._alone or not able or process_state().num_processes > 1 or computes_again(model):
+        if self._alone or not able or process_state().num_processes > 1 or computes_again(model):
             return None
-        if not self._copies or not self._copies.are_of(model, number):
-            self._alone = _draws_for_all(model, column)
+        number = _number_of_copies(model)
+        if number > 1 and not (self._copies and self._copies.are_of(model, number)):
+            self._alone = _has_more_than_weights(model, columns)
             self._copies = None if self._alone else _Copies(model, number)
-        return self._copies
+        return self._copies if number > 1 else None
+
+
+def _number_of_copies(model: nn.Module) -> int:
+    bytes_each = sum(p.numel() * (6 if p.requires_grad else 2) for p in model.parameters())
+    cores = torch.get_num_threads()
+    return cores // max(-(-cores // MOST_COPIES), -(-cores * bytes_each // MOST_BYTES))
 
 
 def _alike(columns: Sequence[Features]) -> list[list[int]]:
@@ -87,9 +94,7 @@ class _Group:
             lengths = merged["attention_mask"].sum(dim=1)
             order = torch.argsort(lengths, descending=True, stable=True)
             self._back = torch.argsort(order)
-            on_cpu = lengths.device.type == "cpu"
-            per_pass = max(1, min(CPU_ROWS, len(order) // (2 * threads))) if on_cpu else max(CPU_ROWS, -(-len(order) // 4))
-            for part in order.split(per_pass):
+            for part in order.split(_rows_of_a_pass(len(order), threads if lengths.device.type == "cpu" else None)):
                 width = -(-int(lengths[part[0]]) // WIDTH_STEP) * WIDTH_STEP
                 passes.append({key: value[part, :width] for key, value in merged.items()} | dict(_settings(chosen[0])))
         self._end = len(passes)
@@ -98,6 +103,13 @@ class _Group:
         """Each column's number and its embeddings, of those of all passes."""
         own = outputs[self._first : self._end]
         return list(zip(self._members, torch.cat(own)[self._back].split(self._rows) if self._rows else own, strict=True))
+
+
+def _rows_of_a_pass(rows: int, threads: int | None) -> int:
+    """``threads``: that share the passes, of which each is to have at least two; None on a GPU."""
+    if threads is None:
+        return max(CPU_ROWS, -(-rows // 4))
+    return CPU_ROWS if threads == 1 else max(1, min(CPU_ROWS, rows // (2 * threads)))
 
 
 def _settings(column: Features) -> tuple[tuple[str, Any], ...]:
@@ -121,14 +133,19 @@ def _embed(model: nn.Module, passes: Sequence[Features], seeds: Sequence[int | N
     return embeddings
 
 
-def _draws_for_all(model: nn.Module, features: Features) -> bool:
-    """Whether the model draws random numbers that ``drawing`` does not reach, which threads would take in any order."""
-    before = torch.get_rng_state()
+def _has_more_than_weights(model: nn.Module, columns: Sequence[Features]) -> bool:
+    """Whether computing changes what threads would share, or lose: torch's random numbers, drawn other than by ``drawing``, and
+    buffers; or a ``forward`` that was put in place of a module's own and belongs to no module, so that copies would share it."""
+    forwards = [(module, vars(module)["forward"]) for module in model.modules() if "forward" in vars(module)]
+    if any(getattr(forward, "__self__", None) is not module for module, forward in forwards):
+        return True
+    state, buffers = torch.get_rng_state(), [b.clone() for b in model.buffers()]
+    first = [{k: v[:1] if isinstance(v, Tensor) else v for k, v in c.items()} if is_right_padded_text(c) else dict(c) for c in columns]
     with torch.no_grad():
-        _embed(model, [{key: value[:1] if isinstance(value, Tensor) else value for key, value in features.items()}], [0])
-    drawn = not torch.equal(before, torch.get_rng_state())
-    torch.set_rng_state(before)
-    return drawn
+        _embed(model, first, [0] * len(first))
+    changed = not torch.equal(state, torch.get_rng_state()) or any(not torch.equal(a, b) for a, b in zip(buffers, model.buffers(), strict=True))
+    torch.set_rng_state(state)
+    return changed
 
 
 class _Copies:
@@ -145,7 +162,7 @@ class _Copies:
         return len(self._models)
 
     def are_of(self, model: nn.Module, number: int) -> bool:
-        """Whether the weights are still the model's."""
+        """Whether the weights are still the model's, and the same ones trained."""
         return len(self) == number and self._places == _places(model)
 
     def embed(self, passes: Sequence[Features], seeds: Sequence[int | None]) -> Sequence[Tensor]:
@@ -165,17 +182,18 @@ class _Copies:
         """The gradients of the weights."""
 
         def one(i: int) -> list[Tensor | None]:
-            if embedded[i]:
-                torch.autograd.backward([e for _, e in embedded[i]], [gradients[n] for n, _ in embedded[i]])
-            found = [weight.grad for weight in self._weights[i]]
-            for weight in self._weights[i]:
-                weight.grad = None
-            return found
+            try:
+                if embedded[i]:
+                    torch.autograd.backward([e for _, e in embedded[i]], [gradients[n] for n, _ in embedded[i]])
+                return [weight.grad for weight in self._weights[i]]
+            finally:
+                for weight in self._weights[i]:
+                    weight.grad = None
 
         with workers(len(self)) as run:
             sums, *others = run(one, range(len(self)))
         for other in others:
-            sums = [a.add_(b) if a is not None and b is not None else b if a is None else a for a, b in zip(sums, other, strict=True)]
+            sums = [b if a is None else a if b is None else a.add_(b) for a, b in zip(sums, other, strict=True)]
         return sums
 
 
@@ -189,7 +207,9 @@ class _Embedding(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        embedded, ctx.embedded = ctx.embedded, None
+        embedded, ctx.embedded = ctx.embedded, None  # their graphs are let go of
+        if embedded is None:
+            raise RuntimeError("the way back through passes can be gone once only")
         return None, None, None, *ctx.copies.backward(embedded, gradients)
 
 
@@ -199,8 +219,8 @@ def _copy(model: nn.Module) -> nn.Module:
     return copy.deepcopy(model, shared)
 
 
-def _places(model: nn.Module) -> list[int]:
-    return [p.data_ptr() for p in model.parameters()]
+def _places(model: nn.Module) -> list[tuple[int, bool]]:
+    return [(p.data_ptr(), p.requires_grad) for p in model.parameters()]
 
 
 def _deal(costs: Sequence[int], number: int) -> list[list[int]]:

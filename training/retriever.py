@@ -51,6 +51,7 @@ def train_retriever(
     model = load_encoder(settings.base, max_seq_length=settings.max_seq_length, attention=settings.attention)
     set_dropout(model, settings.dropout)
     adapters = _add_adapters(model, settings.lora) if settings.lora else None
+    set_dropout(model, None)  # that of the adapters stays as they have it
     guide = lambda: load_encoder(settings.loss.guide or settings.base, max_seq_length=settings.max_seq_length, attention=settings.attention)  # noqa: E731
     loss = make_loss(settings.loss, model, guide, len(triplets[0].negative_ids), gather=processes > 1)
     collator = TextCollator(model.preprocess, prompts=_prompts(model, settings, len(triplets[0].negative_ids)))

@@ -147,6 +147,19 @@ def test_compiled_attention_goes_back_as_what_is_not_compiled_does(monkeypatch, 
         assert ((found.double() - expected).norm() / expected.norm()).item() < 0.01
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_texts_that_are_alike_lose_different_weights_and_the_same_whatever_is_taken_together(monkeypatch, one_core, dtype):
+    tensors, _ = _inputs(dtype)
+    tensors = [t.detach()[:1].expand(3, -1, -1, -1) for t in tensors]
+    outputs = []
+    for at_once in (1, 10**6):
+        monkeypatch.setattr("evaluation.cpu.AT_ONCE", at_once)
+        torch.manual_seed(3)
+        outputs.append(attend(Layer(), *tensors, None, dropout=0.3)[0])
+    torch.testing.assert_close(*outputs)
+    assert not torch.allclose(outputs[0][0], outputs[0][1], atol=0.05) and not torch.allclose(outputs[0][1], outputs[0][2], atol=0.05)
+
+
 @pytest.mark.parametrize("scale", [1e3, -1e3])  # exponentials that would be infinite, or all of them nothing
 @pytest.mark.parametrize("where", ["everywhere", "padding"])
 def test_scores_beyond_the_range_of_the_type(fused, scale, where):

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -5,9 +6,9 @@ import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from torch import nn
 
-from evaluation.models import load_encoder
+from evaluation.models import has_bf16, load_encoder
 from training.losses import make_loss
-from training.passes import Passes, _deal
+from training.passes import Passes, _deal, _number_of_copies
 from training.settings import LossSettings
 from training.trainer import set_dropout
 
@@ -61,21 +62,40 @@ def test_passes_change_neither_loss_nor_gradient(float32, number, prompt):
     assert torch.allclose(results[0][1], results[1][1], atol=1e-5)
 
 
-def test_copies_follow_the_weights_and_the_dropout_of_any_number_of_cores(float32):
+def _train(number: int, dropout: float) -> torch.Tensor:
+    model, passes = _trained(dropout), Passes()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    torch.manual_seed(7)
+    with cores(number):
+        for _ in range(3):
+            embedded = torch.cat(passes.embed(model, _features(model)))
+            optimizer.zero_grad()
+            embedded.square().mean(0).sum().backward()
+            optimizer.step()
+    assert bool(passes._copies) == (number > 1)
+    return embedded.detach()
+
+
+def test_copies_follow_the_weights_and_have_the_dropout_of_their_passes(float32):
+    alone, *others = (_train(number, 0.2) for number in (1, 2, 2))  # three rows a pass in both, and so the same passes
+    assert torch.equal(*others)
+    torch.testing.assert_close(alone, others[0], rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(alone, _train(1, 0.0), rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.skipif(not has_bf16("cpu"), reason="no bf16 instructions")
+def test_gradients_in_bf16_with_dropout_are_those_of_float32(monkeypatch):
+    """As training computes: attention compiled on each core, against torch's own steps one after the other."""
+    monkeypatch.setattr("training.passes.CPU_ROWS", 3)
     found = []
-    for number in (1, 2, 2):
-        model, passes = _trained(0.2), Passes()
-        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for number, narrow in ((2, True), (1, False)):
+        monkeypatch.setattr("training.passes.autocast", lambda device, on=narrow: torch.autocast("cpu", torch.bfloat16, enabled=on))
+        model, passes = _trained(0.1), Passes()
         torch.manual_seed(7)
         with cores(number):
-            for _ in range(3):
-                embedded = passes.embed(model, _features(model))
-                optimizer.zero_grad()
-                torch.cat(embedded).square().mean(0).sum().backward()
-                optimizer.step()
-        found.append(torch.cat(embedded).detach())
-    assert torch.equal(found[1], found[2])
-    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-4)
+            torch.nn.functional.normalize(torch.cat(passes.embed(model, _features(model)))).matmul(torch.linspace(-1, 1, 128)).sum().backward()
+        found.append(_gradients(model))
+    assert ((found[0] - found[1]).norm() / found[1].norm()).item() < 0.05
 
 
 def test_weights_that_were_put_elsewhere_are_found_again(float32):
@@ -106,16 +126,61 @@ class Noisy(nn.Module):
         return features | {"token_embeddings": nn.functional.dropout(features["token_embeddings"], 0.1)}
 
 
-def test_one_thread_has_a_model_whose_random_numbers_are_everybodys():
+class Counting(nn.Module):
+    """Keeps something of what went through it."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+
+    def forward(self, features):
+        self.seen += 1
+        return features
+
+
+class Patched(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.forward = lambda features: features
+
+
+@pytest.mark.parametrize("kind", [Noisy, Counting, Patched])
+def test_one_thread_has_a_model_that_has_more_than_weights(kind):
     embedded = []
     for _ in range(2):
         model, passes = _trained(), Passes()
-        model.insert(1, Noisy())
+        model.insert(1, kind())
         torch.manual_seed(1)
         with cores(2):
             embedded.append(torch.cat(passes.embed(model, _features(model))))
         assert passes._copies is None
     assert torch.equal(*embedded)
+
+
+@pytest.mark.parametrize(("cores_", "bytes_", "copies"), [(1, 10, 1), (2, 10, 2), (16, 10, 16), (40, 10, 13), (8, 2**30, 4), (2, 5 * 2**30, 1)])
+def test_copies_are_few_where_they_would_take_much_memory(monkeypatch, cores_, bytes_, copies):
+    monkeypatch.setattr("torch.get_num_threads", lambda: cores_)
+    model = nn.Module()
+    model.weight = nn.Parameter(torch.empty(bytes_ // 5, device="meta"))
+    assert _number_of_copies(model) == copies
+
+
+def test_the_way_back_is_gone_once_and_what_failed_leaves_nothing(float32):
+    model, passes = _trained(0.0), Passes()
+    with cores(2):
+        first = torch.cat(passes.embed(model, _features(model))).sum()
+        first.backward(retain_graph=True)
+        expected = _gradients(model)
+        with pytest.raises(RuntimeError, match="once only"):
+            first.backward()
+        model.zero_grad()
+        second = torch.cat(passes.embed(model, _features(model))).sum()
+        broken = passes._copies._models[1][0].auto_model.encoder.layer[0].output.dense.weight.register_hook(lambda gradient: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            second.backward()
+        broken.remove()
+        torch.cat(passes.embed(model, _features(model))).sum().backward()
+    torch.testing.assert_close(_gradients(model), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_what_computes_again_on_the_way_back_has_torchs_random_numbers():
@@ -136,7 +201,8 @@ def test_an_error_in_a_thread_is_told_and_the_cores_are_all_there_again(float32)
         features[0]["input_ids"] = features[0]["input_ids"] + 10**6
         with pytest.raises(IndexError, match="out of range"):
             passes.embed(model, features)
-        assert torch.get_num_threads() == 2
+        with ThreadPoolExecutor(1) as pool:  # one that starts later takes the number that was set last
+            assert pool.submit(torch.get_num_threads).result() == 2
 
 
 def test_every_pass_is_dealt_once_and_the_threads_end_together():
