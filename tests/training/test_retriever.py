@@ -139,7 +139,7 @@ def test_a_killed_training_goes_on_and_ends_with_the_same_weights(lora, tmp_path
     (torn / SEAL).unlink()
     assert not list((tmp_path / "work").rglob("*.bin"))
     resumed = train_retriever(triplets, queries, corpus, settings, tmp_path / "m", 1, validation=validation, work=tmp_path / "work")
-    assert resumed.resumed_from == 10 and not torn.exists()
+    assert resumed.resumed_from == 10 and (not torn.exists() or (torn / SEAL).exists())  # it may be the best one of the second time
     assert sha256_file(tmp_path / "m" / "model.safetensors") == sha256_file(tmp_path / "whole" / "model.safetensors")
     assert resumed.validated == whole.validated and resumed.kept_step == whole.kept_step and resumed.log == whole.log
 
