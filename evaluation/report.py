@@ -87,6 +87,10 @@ HOW = (
 )
 
 
+MOST_NEEDED = 1_000_000
+"""Queries; nobody has more, and how many more is of no use."""
+
+
 def power(comparison: Comparison) -> str:
     """What these queries could have found, in words."""
     d = comparison.delta[comparison.primary]
@@ -94,7 +98,8 @@ def power(comparison: Comparison) -> str:
         return "No query changed, so nothing can be said of how many would be needed."
     said = f"With these queries a difference of {d.detectable:.4f} would be found four times of five"
     if d.needed and d.verdict == "not distinguishable":
-        return f"{said}; for one of {abs(d.value):.4f} it would take some {d.needed:,} like them."
+        how_many = f"some {d.needed:,}" if d.needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"
+        return f"{said}; for one of {abs(d.value):.4f} it would take {how_many} like them."
     return f"{said}. The effect is {d.effect:+.2f} standard deviations of a query's difference." if d.effect is not None else f"{said}."
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from evaluation.data import Document
+from evaluation.report import Comparison, power
 from evaluation.significance import (
     Seeded,
     SeedVariance,
@@ -100,6 +101,14 @@ def test_groups_make_more_queries_needed():
     assert alone.value == together.value and (alone.groups, together.groups) == (len(values), 80)
     assert together.needed > 1.5 * alone.needed and together.detectable > 1.2 * alone.detectable
     assert together.interval_by_query == alone.interval
+
+
+@pytest.mark.parametrize(("gain", "said"), [(0.01, "it would take some "), (1e-7, "for one of 0.0000 it would take more than 1,000,000 like them.")])
+def test_how_many_queries_a_difference_would_take_is_said_as_far_as_it_is_of_use(gain, said):
+    values = np.random.default_rng(1).normal(0, 0.2, 100)
+    d = compare(_per_query(np.zeros(100)), _per_query(values - values.mean() + gain))
+    assert d.verdict == "not distinguishable"
+    assert said in power(Comparison.model_construct(primary="ndcg@10", delta={"ndcg@10": d}))
 
 
 def test_holm_by_hand():
