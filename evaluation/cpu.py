@@ -67,8 +67,8 @@ class _Dropout(torch.autograd.Function):
         return _dropped(gradient, ctx.share, ctx.seed), None, None
 
 
-def _dropped(input: Tensor, share: float, seed: int) -> Tensor:
-    return drop_((input * (1 / (1 - share))).contiguous(), share, seed)
+def _dropped(input: Tensor, share: float, seed: int, first: int = 0) -> Tensor:
+    return drop_((input * (1 / (1 - share))).contiguous(), share, seed, first) if share else input
 
 
 class _Thread(threading.local):
@@ -104,10 +104,11 @@ def attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attenti
     if slower or not plain or not alike or dropout == 1 or (dropout and not COMPILED):
         return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, dropout=dropout, **kwargs)
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    mask = _of_padding(attention_mask)
     with torch.autocast("cpu", enabled=False):  # which would take the softmax in float32
         if not dropout and not torch.is_grad_enabled():
-            return _attend_forward(query, key, value, attention_mask, scaling), None
-        return _Attention.apply(query, key, value, attention_mask, scaling, dropout), None
+            return _attend_forward(query, key, value, mask, scaling), None
+        return _Attention.apply(query, key, value, mask, scaling, dropout), None
 
 
 @contextmanager
@@ -291,7 +292,6 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float) -> Tensor:
-        mask = _of_padding(mask)
         ctx.scaling, ctx.dropout, ctx.seed = scaling, dropout, _seed() if dropout else 0
         ctx.save_for_backward(query, key, value, mask)
         return _attend_forward(query, key, value, mask, scaling, dropout, ctx.seed)
@@ -312,10 +312,8 @@ class _Attention(torch.autograd.Function):
                     left = ours @ theirs.transpose(2, 3)
                     softmax_backward_(left, d_scores, scaling, None if seen is None else seen[part], dropout, ctx.seed, first)
                 else:
-                    weights = left = _weights(ours, theirs, mask, scaling, part)
-                    if dropout:
-                        left = drop_(weights / (1 - dropout), dropout, ctx.seed, first)
-                        d_scores = drop_(d_scores.div_(1 - dropout), dropout, ctx.seed, first)
+                    weights = _weights(ours, theirs, mask, scaling, part)
+                    left, d_scores = (_dropped(t, dropout, ctx.seed, first) for t in (weights, d_scores))
                     d_scores = torch._softmax_backward_data(d_scores, weights, -1, weights.dtype).mul_(scaling)
                 gradients[0][part] = d_scores @ theirs
                 gradients[1][part] = d_scores.transpose(2, 3) @ ours
@@ -325,7 +323,6 @@ class _Attention(torch.autograd.Function):
 
 def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float, dropout: float = 0.0, seed: int = 0) -> Tensor:
     """Attention. Where what lies between the products is compiled, what comes out is divided in place of the weights."""
-    mask = _of_padding(mask)
     output = torch.empty_like(query.transpose(1, 2), memory_format=torch.contiguous_format)
     fused, seen = _fused(query, mask)
     for part, first in _parts(query):
@@ -333,15 +330,13 @@ def _attend_forward(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | No
             ours, theirs = query[part].contiguous(), key[part].contiguous()  # a product turns over what is not, one by one
             weights = ours @ theirs.transpose(2, 3)
             sums = exponentials_(weights, scaling, None if seen is None else seen[part])
+            if dropout:  # in place, and what comes out is divided anyway
+                drop_(weights, dropout, seed, first)
+                sums *= 1 - dropout
+            divide(weights @ value[part], sums, output[part])
         else:
-            weights = _weights(query[part], key[part], mask, scaling, part)
-        if dropout:
-            drop_(weights, dropout, seed, first)
-        summed = weights @ value[part]
-        if fused:
-            divide(summed, sums * (1 - dropout), output[part])
-        else:
-            output[part] = summed.div_(1 - dropout).transpose(1, 2)
+            weights = _dropped(_weights(query[part], key[part], mask, scaling, part), dropout, seed, first)
+            output[part] = (weights @ value[part]).transpose(1, 2)
     return output
 
 

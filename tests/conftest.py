@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_setaffinity"):
     # a core for each worker, before torch counts them: the threads of two that share all cores would wait for each other
-    cores = sorted(os.sched_getaffinity(0))
-    os.sched_setaffinity(0, {cores[int(worker.removeprefix("gw")) % len(cores)]})
+    allowed = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {allowed[int(worker.removeprefix("gw")) % len(allowed)]})
 
 import torch
 
@@ -41,6 +43,17 @@ TOPICS = {
     "candle": ("<script>window.owned = 1</script> Making candles", "Melt beeswax in a water bath, fix a wick in the middle of a mould and pour. Let it cool slowly, or the wax cracks and shrinks from the wall."),
     "sailing": ("Reefing a sail", "When the wind freshens, ease the sheet, lower the halyard to the reef point, hook in the tack and haul the reefing line tight before you hoist again."),
 }  # fmt: skip
+
+
+@contextmanager
+def cores(number: int) -> Iterator[None]:
+    """As many as torch is to count."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -51,7 +51,6 @@ def train_retriever(
     model = load_encoder(settings.base, max_seq_length=settings.max_seq_length, attention=settings.attention)
     set_dropout(model, settings.dropout)
     adapters = _add_adapters(model, settings.lora) if settings.lora else None
-    set_dropout(model, None)  # that of the adapters stays as they have it
     guide = lambda: load_encoder(settings.loss.guide or settings.base, max_seq_length=settings.max_seq_length, attention=settings.attention)  # noqa: E731
     loss = make_loss(settings.loss, model, guide, len(triplets[0].negative_ids), gather=processes > 1)
     collator = TextCollator(model.preprocess, prompts=_prompts(model, settings, len(triplets[0].negative_ids)))
@@ -85,9 +84,11 @@ def _add_adapters(model: SentenceTransformer, settings: LoraSettings) -> Any:
     targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
     config = LoraConfig(task_type=TaskType.FEATURE_EXTRACTION, r=settings.rank, lora_alpha=settings.alpha, lora_dropout=settings.dropout, target_modules=targets)
     try:
-        return get_peft_model(model[0].auto_model, config)
+        adapters = get_peft_model(model[0].auto_model, config)
     except ValueError as error:  # target_modules that the model has not
         raise InputError(f"training.lora: {error}") from None
+    set_dropout(adapters, None)  # their share stays as it is
+    return adapters
 
 
 def _prompts(model: SentenceTransformer, settings: RetrieverSettings, negatives: int) -> dict[str, str]:

@@ -10,6 +10,7 @@ from transformers.activations import GELUActivation
 from evaluation.cpu import NAME, CPUDropout, attend, drawing, fused_linears, gathered_lookups, trained_linears
 from evaluation.kernels import divide, softmax_backward_
 from evaluation.models import has_bf16, load_encoder
+from tests.conftest import cores
 
 
 class Layer(nn.Module):
@@ -80,10 +81,8 @@ def test_a_mask_of_padding_is_the_same_for_all_tokens_of_a_text():
 
 @pytest.fixture
 def one_core():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+    with cores(1):
+        yield
 
 
 @pytest.fixture(params=[True, False])

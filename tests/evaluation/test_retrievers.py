@@ -12,6 +12,7 @@ from evaluation.files import InputError, sha256_file
 from evaluation.models import encode, has_bf16, in_bf16, load_cross_encoder, load_encoder, resolve_encoder
 from evaluation.retrievers import Dense, Hybrid, Reranked, nearest
 from evaluation.runs import fuse, ranking
+from tests.conftest import cores
 
 
 @pytest.fixture(scope="module")
@@ -37,15 +38,11 @@ def test_bm25_leaves_out_documents_that_share_no_word_and_stems(corpus):
 
 def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
     texts = [("word " * n).strip() + f" number {n}" for n in (1, 90, 3, 40, 200, 2, 7)]
-    found = torch.get_num_threads()
     by_cores = {}
-    try:
-        for cores in (1, 3):
-            torch.set_num_threads(cores)
-            by_cores[cores] = encode(minilm, texts, batch_size=3)
-            assert torch.get_num_threads() == cores
-    finally:
-        torch.set_num_threads(found)
+    for number in (1, 3):
+        with cores(number):
+            by_cores[number] = encode(minilm, texts, batch_size=3)
+            assert torch.get_num_threads() == number
     mine = by_cores[1]
     assert np.array_equal(by_cores[3], mine)
     theirs = minilm.encode(texts, normalize_embeddings=True)

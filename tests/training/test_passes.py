@@ -1,5 +1,4 @@
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 import torch
@@ -7,22 +6,13 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from torch import nn
 
 from evaluation.models import has_bf16, load_encoder
+from tests.conftest import cores
 from training.losses import make_loss
 from training.passes import Passes, _deal, _number_of_copies
 from training.settings import LossSettings
 from training.trainer import set_dropout
 
 COLUMNS = [["a", "two words", "now three words", "x " * 50], ["b " * n for n in (90, 1, 7, 30)], ["c " * n for n in (2, 60, 5, 4)]]
-
-
-@contextmanager
-def cores(number: int):
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _trained(dropout: float | None = None):

@@ -14,6 +14,7 @@ from sentence_transformers import SentenceTransformer
 from evaluation.data import Query
 from evaluation.files import InputError, sha256_file
 from evaluation.models import encode, load_encoder
+from tests.conftest import cores
 from tests.processes import start
 from training.checkpoints import SEAL, newest
 from training.losses import make_loss
@@ -28,11 +29,10 @@ from training.triplets import Triplet
 @pytest.fixture(autouse=True)
 def shared(monkeypatch):
     """Two cores, as torch counts them, of which each has passes of its own; filled whenever they compute a way back."""
-    before, used, backward = torch.get_num_threads(), [], _Copies.backward
+    used, backward = [], _Copies.backward
     monkeypatch.setattr(_Copies, "backward", lambda *given: used.append(1) or backward(*given))
-    torch.set_num_threads(2)
-    yield used
-    torch.set_num_threads(before)
+    with cores(2):
+        yield used
 
 
 @pytest.fixture
