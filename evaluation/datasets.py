@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
-from evaluation.data import (
+from sharpen.evaluation.beir import (
     Corpus,
     Document,
     Qrels,
@@ -27,25 +27,62 @@ from evaluation.data import (
     write_qrels,
     write_queries,
 )
-from evaluation.files import InputError, atomic_folder, cache_folder, read_jsonl
-from evaluation.significance import document_groups
+from sharpen.evaluation.files import InputError, atomic_folder, cache_folder, read_jsonl
+from sharpen.evaluation.significance import document_groups
 
 BEIR_SERVER = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
 BEIR_DATASETS = {
-    "msmarco": "444067daf65d982533ea17ebd59501e4", "trec-covid": "ce62140cb23feb9becf6270d0d1fe6d1", "nfcorpus": "a89dba18a62ef92f7d323ec890a0d38d",
-    "nq": "d4d3d2e48787a744b6f6e691ff534307", "hotpotqa": "f412724f78b0d91183a0e86805e16114", "fiqa": "17918ed23cd04fb15047f73e6c3bd9d9",
-    "arguana": "8ad3e3c2a5867cdced806d6503f29b99", "webis-touche2020": "46f650ba5a527fc69e0a6521c5a23563", "cqadupstack": "4e41456d7df8ee7760a7f866133bda78",
-    "quora": "18fb154900ba42a600f84b839c173167", "dbpedia-entity": "c2a39eb420a3164af735795df012ac2c", "scidocs": "38121350fc3a4d2f48850f6aff52e4a9",
-    "fever": "5a818580227bfb4b35bb6fa46d9b6c03", "climate-fever": "8b66f0a9126c521bae2bde127b4dc99d", "scifact": "5f7d1de60b170fc8027bb7898e2efca1",
-}  # fmt: skip
+    "msmarco": "444067daf65d982533ea17ebd59501e4",
+    "trec-covid": "ce62140cb23feb9becf6270d0d1fe6d1",
+    "nfcorpus": "a89dba18a62ef92f7d323ec890a0d38d",
+    "nq": "d4d3d2e48787a744b6f6e691ff534307",
+    "hotpotqa": "f412724f78b0d91183a0e86805e16114",
+    "fiqa": "17918ed23cd04fb15047f73e6c3bd9d9",
+    "arguana": "8ad3e3c2a5867cdced806d6503f29b99",
+    "webis-touche2020": "46f650ba5a527fc69e0a6521c5a23563",
+    "cqadupstack": "4e41456d7df8ee7760a7f866133bda78",
+    "quora": "18fb154900ba42a600f84b839c173167",
+    "dbpedia-entity": "c2a39eb420a3164af735795df012ac2c",
+    "scidocs": "38121350fc3a4d2f48850f6aff52e4a9",
+    "fever": "5a818580227bfb4b35bb6fa46d9b6c03",
+    "climate-fever": "8b66f0a9126c521bae2bde127b4dc99d",
+    "scifact": "5f7d1de60b170fc8027bb7898e2efca1",
+}
 """Those that its server gives away, and the MD5 sums of the archives that it publishes beside them."""
 CQADUPSTACK = "cqadupstack"
-CQADUPSTACK_PARTS = ("android", "english", "gaming", "gis", "mathematica", "physics", "programmers", "stats", "tex", "unix", "webmasters", "wordpress")
+CQADUPSTACK_PARTS = (
+    "android",
+    "english",
+    "gaming",
+    "gis",
+    "mathematica",
+    "physics",
+    "programmers",
+    "stats",
+    "tex",
+    "unix",
+    "webmasters",
+    "wordpress",
+)
 LICENSED = ("bioasq", "signal1m", "trec-news", "robust04")
 """Collections of BEIR that only their owners give away."""
 NANOBEIR = {
     f"Nano{name}": f"zeta-alpha-ai/Nano{name}"
-    for name in ("ArguAna", "ClimateFEVER", "DBPedia", "FEVER", "FiQA2018", "HotpotQA", "MSMARCO", "NFCorpus", "NQ", "QuoraRetrieval", "SCIDOCS", "SciFact", "Touche2020")
+    for name in (
+        "ArguAna",
+        "ClimateFEVER",
+        "DBPedia",
+        "FEVER",
+        "FiQA2018",
+        "HotpotQA",
+        "MSMARCO",
+        "NFCorpus",
+        "NQ",
+        "QuoraRetrieval",
+        "SCIDOCS",
+        "SciFact",
+        "Touche2020",
+    )
 }
 """The thirteen small ones, with 50 queries each, and where the hub has them."""
 
@@ -83,19 +120,23 @@ class Task:
         return {query.id: query.text for query in self.queries.values()}
 
 
-def load_task(data: str, split: str = "test", corpus: Corpus | None = None, unknown_documents: Unknown = "error") -> Task:
+def load_task(
+    data: str, split: str = "test", corpus: Corpus | None = None, unknown_documents: Unknown = "error"
+) -> Task:
     """Queries that people judged, as a task.
 
-    ``data``: a folder in BEIR layout; the name of a dataset of BEIR (``cqadupstack/<part>`` for one of its twelve) or NanoBEIR; or
-    a CSV or JSONL file with ``question``, ``document`` and maybe ``grade``, where a document is an ID of ``corpus`` or, without
-    one, the text itself. ``corpus``: what is searched; None: the folder's own. Raises ``InputError`` as the readers do, and
-    where none of the judged documents is in the corpus.
+    ``data``: a folder in BEIR layout; the name of a dataset of BEIR (``cqadupstack/<part>`` for one of its twelve) or
+    NanoBEIR; or a CSV or JSONL file with ``question``, ``document`` and maybe ``grade``, where a document is an ID of
+    ``corpus`` or, without one, the text itself. ``corpus``: what is searched; None: the folder's own. Raises
+    ``InputError`` as the readers do, and where none of the judged documents is in the corpus.
     """
     files = judged_files(data, split)
     if corpus is None and "corpus" in files:
         corpus = read_corpus(files["corpus"])
     if corpus is None and "questions" not in files:
-        raise InputError(f"{files['queries'].parent / 'corpus.jsonl'} is missing, and no other corpus to search was given")
+        raise InputError(
+            f"{files['queries'].parent / 'corpus.jsonl'} is missing, and no other corpus to search was given"
+        )
     queries, qrels = read_judged(data, split, None if corpus is None or unknown_documents == "drop" else _known(corpus))
     if corpus is None:
         ids = {text: text_key(text)[:16] for grades in qrels.values() for text in grades}
@@ -105,9 +146,13 @@ def load_task(data: str, split: str = "test", corpus: Corpus | None = None, unkn
     qrels = {q: _by_document({d: g for d, g in grades.items() if d in known}, corpus) for q, grades in qrels.items()}
     qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
     if not qrels:
-        raise InputError(f"{files.get('qrels') or files['questions']}: none of its documents is in the corpus that is searched")
+        raise InputError(
+            f"{files.get('qrels') or files['questions']}: none of its documents is in the corpus that is searched"
+        )
     name = Path(data).name if Path(data).expanduser().exists() else data
-    return Task(name if "questions" in files else f"{name}, split {split}", corpus, {q: queries[q] for q in qrels}, qrels)
+    return Task(
+        name if "questions" in files else f"{name}, split {split}", corpus, {q: queries[q] for q in qrels}, qrels
+    )
 
 
 def load_tasks(data: str, split: str = "test") -> list[Task]:
@@ -117,13 +162,16 @@ def load_tasks(data: str, split: str = "test") -> list[Task]:
 
 
 def judged_files(data: str, split: str) -> dict[str, Path]:
-    """The files that ``data`` stands for: ``queries``, ``qrels`` and, where it is there, ``corpus``; or ``questions`` alone."""
+    """The files that ``data`` stands for: ``queries``, ``qrels`` and, where it is there, ``corpus``; or ``questions``
+    alone."""
     path = Path(data).expanduser()
     if path.is_file() or path.suffix in (".csv", ".tsv", ".jsonl"):
         return {"questions": path}
     folder = path if (path / "queries.jsonl").exists() else find_dataset(data)
     corpus = folder / "corpus.jsonl"
-    return {"queries": folder / "queries.jsonl", "qrels": folder / "qrels" / f"{split}.tsv"} | ({"corpus": corpus} if corpus.exists() else {})
+    return {"queries": folder / "queries.jsonl", "qrels": folder / "qrels" / f"{split}.tsv"} | (
+        {"corpus": corpus} if corpus.exists() else {}
+    )
 
 
 def read_judged(data: str, split: str, documents: Iterable[str] | None = None) -> tuple[Queries, Qrels]:
@@ -138,9 +186,9 @@ def read_judged(data: str, split: str, documents: Iterable[str] | None = None) -
 def find_dataset(name_or_folder: str) -> Path:
     """The folder of a dataset in BEIR layout, given as a folder or as the name of a dataset of BEIR or NanoBEIR.
 
-    A name is looked for in ``$SHARPEN_DATA``, ``data``, ``../shared/data`` and the cache, and then fetched: BEIR's from its
-    public server, and compared with its published sum; NanoBEIR's from the hub. Raises ``InputError`` that says where to put
-    the files when there is no network.
+    A name is looked for in ``$SHARPEN_DATA``, ``data``, ``../shared/data`` and the cache, and then fetched: BEIR's from
+    its public server, and compared with its published sum; NanoBEIR's from the hub. Raises ``InputError`` that says
+    where to put the files when there is no network.
     """
     folder = Path(name_or_folder).expanduser()
     if (folder / "corpus.jsonl").is_file():
@@ -148,22 +196,33 @@ def find_dataset(name_or_folder: str) -> Path:
     first, *rest = folder.parts or ("",)
     part_of_cqadupstack = first == CQADUPSTACK and len(rest) == 1 and rest[0] in CQADUPSTACK_PARTS
     if (folder.exists() or len(folder.parts) > 1) and not part_of_cqadupstack:
-        raise InputError(f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected")
+        raise InputError(
+            f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected"
+        )
     places = [Path(p) for p in os.environ.get("SHARPEN_DATA", "").split(os.pathsep) if p]
     places += [Path("data"), Path("../shared/data"), cache_folder() / "beir"]
     for place in places:
         if (place / folder / "corpus.jsonl").is_file():
             return place / folder
-    where = f"put the folder {name_or_folder}/ (corpus.jsonl, queries.jsonl, qrels/) into one of: {', '.join(map(str, places))}"
+    where = (
+        f"put the folder {name_or_folder}/ (corpus.jsonl, queries.jsonl, qrels/) into one of:"
+        f" {', '.join(map(str, places))}"
+    )
     if name_or_folder == CQADUPSTACK:
-        raise InputError(f"{CQADUPSTACK} is twelve collections; name one of them, as {CQADUPSTACK}/{CQADUPSTACK_PARTS[0]} (`sharpen evaluate` takes all of them and averages)")
+        raise InputError(
+            f"{CQADUPSTACK} is twelve collections; name one of them, as {CQADUPSTACK}/{CQADUPSTACK_PARTS[0]} (`sharpen"
+            " evaluate` takes all of them and averages)"
+        )
     if name_or_folder in LICENSED:
         raise InputError(f"{name_or_folder} is given away by its owners only; {where}")
     if name_or_folder in NANOBEIR:
         return _fetch_nano(name_or_folder, cache_folder() / "beir", where)
     if not part_of_cqadupstack and name_or_folder not in BEIR_DATASETS:
         near = difflib.get_close_matches(name_or_folder, [*BEIR_DATASETS, *NANOBEIR], n=1)
-        raise InputError(f"{name_or_folder}: no such folder, and no dataset of BEIR or NanoBEIR" + (f"; did you mean {near[0]}?" if near else ""))
+        raise InputError(
+            f"{name_or_folder}: no such folder, and no dataset of BEIR or NanoBEIR"
+            + (f"; did you mean {near[0]}?" if near else "")
+        )
     fetched = _fetch_beir(first, cache_folder() / "beir", where)
     if not (fetched.joinpath(*rest) / "corpus.jsonl").is_file():
         raise InputError(f"{fetched.joinpath(*rest)}: no corpus.jsonl there; remove {fetched}, and it is fetched again")
@@ -184,13 +243,19 @@ def _fetch_beir(name: str, cache: Path, where: str) -> Path:
             with archive.open("rb") as file:
                 found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
             if found != BEIR_DATASETS[name]:
-                raise InputError(f"{url}: its MD5 sum is {found}, and BEIR publishes {BEIR_DATASETS[name]}: the download broke off, or the file is another one; try again, or {where}")
+                raise InputError(
+                    f"{url}: its MD5 sum is {found}, and BEIR publishes {BEIR_DATASETS[name]}: the download broke off,"
+                    f" or the file is another one; try again, or {where}"
+                )
             unzip(str(archive), scratch)
             return (Path(scratch) / name).rename(cache / name)
     except InputError:
         raise
     except Exception as error:  # requests' errors, or a zip without the folder
-        raise InputError(f"dataset {name!r} was not found and could not be fetched from {url} ({type(error).__name__}: {error}); {where}") from error
+        raise InputError(
+            f"dataset {name!r} was not found and could not be fetched from {url} ({type(error).__name__}: {error});"
+            f" {where}"
+        ) from error
 
 
 def _fetch_nano(name: str, cache: Path, where: str) -> Path:
@@ -198,9 +263,14 @@ def _fetch_nano(name: str, cache: Path, where: str) -> Path:
     from datasets import load_dataset
 
     try:
-        corpus, queries, qrels = (load_dataset(NANOBEIR[name], part, split="train") for part in ("corpus", "queries", "qrels"))
+        corpus, queries, qrels = (
+            load_dataset(NANOBEIR[name], part, split="train") for part in ("corpus", "queries", "qrels")
+        )
     except Exception as error:  # the hub's errors are of many kinds
-        raise InputError(f"dataset {name!r} was not found and could not be fetched from {NANOBEIR[name]} on the hub ({type(error).__name__}: {error}); {where}") from error
+        raise InputError(
+            f"dataset {name!r} was not found and could not be fetched from {NANOBEIR[name]} on the hub"
+            f" ({type(error).__name__}: {error}); {where}"
+        ) from error
     with atomic_folder(cache / name) as folder:
         write_corpus(folder / "corpus.jsonl", {row["_id"]: Document(row["_id"], row["text"]) for row in corpus})
         write_queries(folder / "queries.jsonl", (Query(row["_id"], row["text"]) for row in queries))
@@ -237,8 +307,16 @@ def _questions(path: Path) -> Iterator[tuple[int, str, str, int]]:
     found = False
     for number, row in rows:
         question, document, grade = row.get(QUESTION), row.get(DOCUMENT), row.get(GRADE, 1)
-        if not isinstance(question, str) or not question.strip() or not isinstance(document, str) or not document.strip():
-            raise InputError(f"{path}, line {number}: expected a {QUESTION} and a {DOCUMENT}, both texts (and maybe a {GRADE}); found {row!r:.200}")
+        if (
+            not isinstance(question, str)
+            or not question.strip()
+            or not isinstance(document, str)
+            or not document.strip()
+        ):
+            raise InputError(
+                f"{path}, line {number}: expected a {QUESTION} and a {DOCUMENT}, both texts (and maybe a {GRADE});"
+                f" found {row!r:.200}"
+            )
         try:
             value = int(grade) if grade not in (None, "") else 1
         except (TypeError, ValueError):
@@ -254,7 +332,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
             if missing := {QUESTION, DOCUMENT} - set(reader.fieldnames or ()):
-                raise InputError(f"{path}, line 1: the header lacks {', '.join(sorted(missing))}; found {', '.join(reader.fieldnames or ()) or 'nothing'}")
+                raise InputError(
+                    f"{path}, line 1: the header lacks {', '.join(sorted(missing))}; found"
+                    f" {', '.join(reader.fieldnames or ()) or 'nothing'}"
+                )
             for row in reader:
                 yield reader.line_num, row
     except UnicodeDecodeError as error:

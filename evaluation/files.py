@@ -96,18 +96,29 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 try:
                     record = json.loads(line)
                 except json.JSONDecodeError as error:
-                    raise InputError(f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); each line must be one JSON object") from None
+                    raise InputError(
+                        f"{path}, line {number}: not valid JSON ({error.msg} at column {error.colno}); each line must"
+                        " be one JSON object"
+                    ) from None
                 except RecursionError:
                     raise InputError(f"{path}, line {number}: JSON nested too deeply") from None
                 if "\\ud" in line.lower() and not _is_text(record):
-                    raise InputError(f"{path}, line {number}: half of a surrogate pair (a character cut in two, like \\ud83d alone); repair the text")
+                    raise InputError(
+                        f"{path}, line {number}: half of a surrogate pair (a character cut in two, like \\ud83d alone);"
+                        " repair the text"
+                    )
                 if not isinstance(record, dict):
-                    raise InputError(f"{path}, line {number}: expected a JSON object like {{\"_id\": ..., \"text\": ...}}, found {type(record).__name__}")
+                    raise InputError(
+                        f'{path}, line {number}: expected a JSON object like {{"_id": ..., "text": ...}}, found'
+                        f" {type(record).__name__}"
+                    )
                 yield number, record
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file to UTF-8") from None
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file to UTF-8"
+        ) from None
 
 
 def sha256_file(path: Path) -> str:
@@ -116,7 +127,8 @@ def sha256_file(path: Path) -> str:
 
 
 def sha256_tree(path: Path, files: Iterable[Path] | None = None) -> str:
-    """Hash of a file, or of the relative names and contents of ``files`` below a folder (default: all but hidden ones)."""
+    """Hash of a file, or of the relative names and contents of ``files`` below a folder (default: all but hidden
+    ones)."""
     if path.is_file():
         return sha256_file(path)
     digest = hashlib.sha256()
@@ -134,7 +146,11 @@ def cache_folder() -> Path:
 
 def visible_files(folder: Path) -> Iterator[Path]:
     """The files below a folder of which no part of the name, from there on, begins with a dot."""
-    return (p for p in folder.rglob("*") if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts))
+    return (
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and not any(part.startswith(".") for part in p.relative_to(folder).parts)
+    )
 
 
 def _is_text(value: Any) -> bool:

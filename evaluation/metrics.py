@@ -1,4 +1,5 @@
-"""Retrieval metrics per query: each is a few lines over the ranks of the relevant documents. Equal to trec_eval's and BEIR's."""
+"""Retrieval metrics per query: each is a few lines over the ranks of the relevant documents. Equal to trec_eval's and
+BEIR's."""
 
 from __future__ import annotations
 
@@ -6,8 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
 
 import numpy as np
-
-from evaluation.data import Qrels, Run
+from sharpen.evaluation.beir import Qrels, Run
 
 METRICS = ("ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10")
 PRIMARY = "ndcg@10"
@@ -22,11 +22,12 @@ Found = Sequence[tuple[int, int]]
 def evaluate(qrels: Qrels, run: Run, metrics: Iterable[str] = METRICS) -> PerQuery:
     """Score a run: ``{metric: {query ID: value}}`` for every query that has a relevant document (a grade above 0).
 
-    ``ndcg``: gain is the grade, as in trec_eval. ``hit_rate``: 1 if any relevant document is within the depth (TREC's success,
-    HIT@k). ``mrr``: 1/rank of the first, as in MS MARCO. ``map``: over all relevant documents, those below the depth too
-    (TREC's map_cut). ``precision``, ``recall``: as they are. Each takes a depth, as in ``ndcg@10``. A judged query that the run
-    does not answer counts 0, where trec_eval would leave it out of the mean. Scores are compared in single precision and
-    ties broken by document ID in descending order, as trec_eval does. Raises ``ValueError`` for a metric of another name.
+    ``ndcg``: gain is the grade, as in trec_eval. ``hit_rate``: 1 if any relevant document is within the depth (TREC's
+    success, HIT@k). ``mrr``: 1/rank of the first, as in MS MARCO. ``map``: over all relevant documents, those below the
+    depth too (TREC's map_cut). ``precision``, ``recall``: as they are. Each takes a depth, as in ``ndcg@10``. A judged
+    query that the run does not answer counts 0, where trec_eval would leave it out of the mean. Scores are compared in
+    single precision and ties broken by document ID in descending order, as trec_eval does. Raises ``ValueError`` for a
+    metric of another name.
     """
     wanted = {metric: parse_metric(metric) for metric in metrics}
     result: PerQuery = {metric: {} for metric in wanted}
@@ -44,7 +45,9 @@ def parse_metric(metric: str) -> tuple[Callable[[Found, Sequence[int], int], flo
     """The function and the depth of ``ndcg@10``. Raises ``ValueError`` for what is none."""
     kind, _, depth = metric.partition("@")
     if kind not in _METRICS or not depth.isdigit() or int(depth) == 0:
-        raise ValueError(f"unknown metric {metric!r}; expected one of {', '.join(_METRICS)} with a depth, like {PRIMARY}")
+        raise ValueError(
+            f"unknown metric {metric!r}; expected one of {', '.join(_METRICS)} with a depth, like {PRIMARY}"
+        )
     return _METRICS[kind], int(depth)
 
 

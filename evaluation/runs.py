@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from math import inf, isfinite
 from pathlib import Path
 
-from evaluation.data import Corpus, Run
-from evaluation.files import InputError, atomic_file
+from sharpen.evaluation.beir import Corpus, Run
+from sharpen.evaluation.files import InputError, atomic_file
 
 _SPACE = re.compile(r"\s+")
 
@@ -19,7 +19,10 @@ def write_run(path: Path, run: Run, tag: str = "sharpen") -> None:
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         for query_id, scores in run.items():
             for rank, doc_id in enumerate(ranking(scores), start=1):
-                file.write(f"{_SPACE.sub('_', query_id)} Q0 {_SPACE.sub('_', doc_id)} {rank} {scores[doc_id]!r} {_SPACE.sub('_', tag)}\n")
+                file.write(
+                    f"{_SPACE.sub('_', query_id)} Q0 {_SPACE.sub('_', doc_id)} {rank} {scores[doc_id]!r}"
+                    f" {_SPACE.sub('_', tag)}\n"
+                )
 
 
 def read_run(path: Path, queries: Iterable[str] = (), documents: Iterable[str] = ()) -> Run:
@@ -42,10 +45,15 @@ def read_run(path: Path, queries: Iterable[str] = (), documents: Iterable[str] =
                 except ValueError:
                     value = inf
                 if not isfinite(value):
-                    raise InputError(f"{path}, line {number}: expected query, Q0, document, rank, score and tag, separated by blanks; found {line.strip()[:100]!r}")
+                    raise InputError(
+                        f"{path}, line {number}: expected query, Q0, document, rank, score and tag, separated by"
+                        f" blanks; found {line.strip()[:100]!r}"
+                    )
                 scores, doc_id = run.setdefault(names[0].get(query_id, query_id), {}), names[1].get(doc_id, doc_id)
                 if doc_id in scores:
-                    raise InputError(f"{path}, line {number}: query {query_id!r} has document {doc_id!r} on an earlier line, too")
+                    raise InputError(
+                        f"{path}, line {number}: query {query_id!r} has document {doc_id!r} on an earlier line, too"
+                    )
                 scores[doc_id] = value
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None

@@ -1,3 +1,3 @@
-from recipes.cli import main
+from sharpen.recipes.cli import main
 
 main()

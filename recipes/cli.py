@@ -12,22 +12,37 @@ import typer
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from recipes.load import LoadedRecipe
+    from sharpen.recipes.load import LoadedRecipe
 
-app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None,
-                  help="Turn a folder of documents into a retriever that is measurably better on them.")  # fmt: skip
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Turn a folder of documents into a retriever that is measurably better on them.",
+)
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `sharpen recipes` lists.")]
-Overrides = Annotated[list[str] | None, typer.Argument(metavar="[KEY.PATH=VALUE | PART]...", help="Overrides, as in training.epochs=2 name=longer, or files with a part of a recipe, as strategies/sentence.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `sharpen recipes` lists.")
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY.PATH=VALUE | PART]...",
+        help=(
+            "Overrides, as in training.epochs=2 name=longer, or files with a part of a recipe, as strategies/sentence."
+        ),
+    ),
+]
 
 
 @app.command()
 def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m recipes run RECIPE."""
+    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
     loaded = _load(recipe, overrides)
     _quiet_libraries()
-    from evaluation.models import end_processes, process_state
-    from recipes.run import run_recipe
+    from sharpen.evaluation.processes import end_processes, process_state
+    from sharpen.recipes.run import run_recipe
 
     run_recipe(loaded, Console(quiet=not process_state().is_main_process))
     end_processes()
@@ -37,7 +52,7 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe and the files that it names, and print it with every default filled in."""
     loaded = _load(recipe, overrides)
-    from recipes.stages import check_inputs
+    from sharpen.recipes.stages import check_inputs
 
     check_inputs(loaded.recipe)
     print(loaded.resolved_yaml, end="")
@@ -46,7 +61,7 @@ def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 @app.command()
 def recipes() -> None:
     """List the recipes and comparisons that come with sharpen, and the parts that can be added to a recipe."""
-    from recipes.load import FOLDER, comparison_files, first_line, part_files, recipe_files
+    from sharpen.recipes.load import FOLDER, comparison_files, first_line, part_files, recipe_files
 
     for path in [*recipe_files(), *comparison_files(), *part_files()]:
         print(f"{path.relative_to(FOLDER).with_suffix('').as_posix():28} {first_line(path)}")
@@ -56,7 +71,7 @@ def recipes() -> None:
 def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Say what a recipe's queries will cost: calls, tokens, money and hours by strategy. Nothing is asked."""
     loaded = _load(recipe, overrides)
-    from recipes.look import estimate_recipe
+    from sharpen.recipes.inspect import estimate_recipe
 
     estimate_recipe(loaded.recipe, Console())
 
@@ -69,7 +84,7 @@ def preview(
 ) -> None:
     """Write the queries of a few documents and print them. What is asked is kept, and the run does not ask again."""
     loaded = _load(recipe, overrides)
-    from recipes.look import preview_recipe
+    from sharpen.recipes.inspect import preview_recipe
 
     preview_recipe(loaded.recipe, Console(), documents)
 
@@ -82,7 +97,7 @@ def inspect(
     number: Annotated[int, typer.Option("-n", min=1, help="Pairs shown of each kind.")] = 12,
 ) -> None:
     """Show accepted, borderline and rejected pairs of a run, and counts by strategy and reason."""
-    from recipes.look import inspect_run
+    from sharpen.recipes.inspect import inspect_run
 
     inspect_run(run, Console(), strategy, reason, number)
 
@@ -90,11 +105,17 @@ def inspect(
 @app.command()
 def diagnose(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
-    against: Annotated[list[Path] | None, typer.Option(metavar="RUN", help="Another run whose queries to compare, too; may be given again.")] = None,
-    split: Annotated[str | None, typer.Option(help="Split of the recipe's evaluation data with the real queries. Default: the recipe's.")] = None,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Another run whose queries to compare, too; may be given again."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of the recipe's evaluation data with the real queries. Default: the recipe's."),
+    ] = None,
 ) -> None:
     """Say in what a run's generated queries differ from real ones."""
-    from recipes.look import diagnose_run
+    from sharpen.recipes.inspect import diagnose_run
 
     diagnose_run(run, Console(), against or [], split)
 
@@ -106,43 +127,88 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is not there yet.")],
 ) -> None:
     """Write a run's pairs and hard negatives in the layout of another trainer."""
-    from recipes.run import export_run
+    from sharpen.recipes.run import export_run
 
     export_run(run, layout, to, Console())
 
 
 @app.command()
 def evaluate(
-    system: Annotated[str, typer.Argument(metavar="SYSTEM", help="A model's folder or name, packaged:<name>, bm25, hybrid:<model>, or a TREC run file (.trec, .run, .txt).")],
-    data: Annotated[list[str], typer.Option(help="A dataset of BEIR or NanoBEIR by name, a folder in BEIR layout, or a CSV or JSONL file with question and document; may be given again.")],
+    system: Annotated[
+        str,
+        typer.Argument(
+            metavar="SYSTEM",
+            help=(
+                "A model's folder or name, packaged:<name>, bm25, hybrid:<model>, or a TREC run file (.trec, .run,"
+                " .txt)."
+            ),
+        ),
+    ],
+    data: Annotated[
+        list[str],
+        typer.Option(
+            help=(
+                "A dataset of BEIR or NanoBEIR by name, a folder in BEIR layout, or a CSV or JSONL file with question"
+                " and document; may be given again."
+            )
+        ),
+    ],
     against: Annotated[str | None, typer.Option(metavar="SYSTEM", help="Another system to compare with.")] = None,
     split: Annotated[str, typer.Option(help="qrels/<split>.tsv of the data.")] = "test",
-    corpus: Annotated[Path | None, typer.Option(metavar="FILE", help="corpus.jsonl to search, where the data has none.")] = None,
-    rerank: Annotated[str | None, typer.Option(metavar="MODEL", help="A cross-encoder that puts the first 100 in order.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="corpus.jsonl to search, where the data has none.")
+    ] = None,
+    rerank: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="A cross-encoder that puts the first 100 in order.")
+    ] = None,
     query_prompt: Annotated[str | None, typer.Option(help="Put before every query. Default: the model's own.")] = None,
-    document_prompt: Annotated[str | None, typer.Option(help="Put before every document. Default: the model's own.")] = None,
-    max_seq_length: Annotated[int | None, typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own.")] = None,
-    approximate: Annotated[bool, typer.Option("--approximate", help="Search by FAISS's cells, for many millions of documents.")] = False,
-    metrics: Annotated[str | None, typer.Option(help="As ndcg@10,precision@5,map@100. Default: those of reports.")] = None,
+    document_prompt: Annotated[
+        str | None, typer.Option(help="Put before every document. Default: the model's own.")
+    ] = None,
+    max_seq_length: Annotated[
+        int | None, typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own.")
+    ] = None,
+    approximate: Annotated[
+        bool, typer.Option("--approximate", help="Search by FAISS's cells, for many millions of documents.")
+    ] = False,
+    metrics: Annotated[
+        str | None, typer.Option(help="As ndcg@10,precision@5,map@100. Default: those of reports.")
+    ] = None,
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: runs/evaluate-<system>.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
 ) -> None:
-    """Evaluate a system on judged queries, or compare two. Also: accelerate launch -m recipes evaluate ..."""
+    """Evaluate a system on judged queries, or compare two. Also: accelerate launch -m sharpen.recipes evaluate ..."""
     _quiet_libraries()
-    from evaluation.metrics import METRICS
-    from evaluation.models import end_processes, process_state
-    from recipes.evaluate import SearchOptions, default_folder, evaluate_systems
+    from sharpen.evaluation.metrics import METRICS
+    from sharpen.evaluation.processes import end_processes, process_state
+    from sharpen.recipes.evaluate import SearchOptions, default_folder, evaluate_systems
 
     systems = [system] if against is None else [system, against]
     wanted = METRICS if metrics is None else tuple(m.strip() for m in metrics.split(","))
     options = SearchOptions(rerank, query_prompt, document_prompt, max_seq_length, approximate)
-    evaluate_systems(systems, data, split, out or default_folder(systems), Console(quiet=not process_state().is_main_process), corpus=corpus, metrics=wanted, options=options, seed=seed)
+    evaluate_systems(
+        systems,
+        data,
+        split,
+        out or default_folder(systems),
+        Console(quiet=not process_state().is_main_process),
+        corpus=corpus,
+        metrics=wanted,
+        options=options,
+        seed=seed,
+    )
     end_processes()
 
 
 @app.command()
 def diff(
-    first: Annotated[Path, typer.Argument(metavar="RUN_A", help="Folder of a finished run, of a system that `sharpen evaluate` wrote, or a TREC run file.")],
+    first: Annotated[
+        Path,
+        typer.Argument(
+            metavar="RUN_A",
+            help="Folder of a finished run, of a system that `sharpen evaluate` wrote, or a TREC run file.",
+        ),
+    ],
     second: Annotated[Path, typer.Argument(metavar="RUN_B", help="Another of the same queries.")],
     data: Annotated[str | None, typer.Option(help="What is right, for run files.")] = None,
     split: Annotated[str, typer.Option(help="qrels/<split>.tsv of the data.")] = "test",
@@ -151,28 +217,40 @@ def diff(
 ) -> None:
     """Say whether run B is better than run A, query by query."""
     _quiet_libraries()
-    from recipes.evaluate import diff_runs
+    from sharpen.recipes.evaluate import diff_runs
 
     diff_runs(first, second, Console(), data=data, split=split, out=out, seed=seed)
 
 
 @app.command()
 def compare(
-    matrix: Annotated[Path, typer.Argument(metavar="FILE", help="A comparison: a recipe, seeds, datasets and arms with their overrides, as recipes/study_small/compare.yaml.")],
+    matrix: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help=(
+                "A comparison: a recipe, seeds, datasets and arms with their overrides, as"
+                " recipes/study_small/compare.yaml."
+            ),
+        ),
+    ],
     overrides: Overrides = None,
 ) -> None:
-    """Run all arms of a comparison with all seeds, at equal numbers of triplets, and say which differ from the baseline."""
+    """Run all arms of a comparison with all seeds, at equal numbers of triplets, and say which differ from the
+    baseline."""
     _quiet_libraries()
-    from recipes.compare import compare_arms
+    from sharpen.recipes.study import compare_arms
 
     compare_arms(matrix, Console(), overrides or [])
 
 
 @app.command()
-def reproduce(everything: Annotated[bool, typer.Option("--all", help="Those too that need a network.")] = False) -> None:
+def reproduce(
+    everything: Annotated[bool, typer.Option("--all", help="Those too that need a network.")] = False,
+) -> None:
     """Run the baselines of recipes/expected.yaml and compare; exit status 1 if one is off."""
     _quiet_libraries()
-    from recipes.reproduce import reproduce as run_baselines
+    from sharpen.recipes.reproduce import reproduce as run_baselines
 
     if not run_baselines(Console(), everything):
         raise typer.Exit(1)
@@ -181,14 +259,14 @@ def reproduce(everything: Annotated[bool, typer.Option("--all", help="Those too 
 @app.command()
 def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")]) -> None:
     """Print the table and the verdict of a finished run."""
-    from recipes.run import show_run
+    from sharpen.recipes.run import show_run
 
     show_run(run, Console())
 
 
 def main() -> None:
     """Run the command; what the user can mend is one line on standard error and exit status 2."""
-    from evaluation.files import InputError
+    from sharpen.evaluation.files import InputError
 
     try:
         app()
@@ -203,7 +281,7 @@ def main() -> None:
 
 def _load(recipe: str, overrides: list[str] | None) -> LoadedRecipe:
     """Before anything heavy is imported, so that a mistake in a recipe is told at once."""
-    from recipes.load import load_recipe
+    from sharpen.recipes.load import load_recipe
 
     return load_recipe(recipe, overrides or [])
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from evaluation.files import atomic_file
+from sharpen.evaluation.files import atomic_file
 
 
 def draw_curves(logs: dict[str, Path], target: Path) -> None:
-    """Draw the losses of the given ``training_log.json`` files, one above the other, and what validation said beside them."""
+    """Draw the losses of the given ``training_log.json`` files, one above the other, and what validation said beside
+    them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -21,9 +22,16 @@ def draw_curves(logs: dict[str, Path], target: Path) -> None:
         if log["validated"]:
             metric = next(key for key in log["validated"][0] if key != "step")
             right = axes.twinx()
-            right.plot([e["step"] for e in log["validated"]], [e[metric] for e in log["validated"]], color="tab:orange", marker="o")
+            right.plot(
+                [e["step"] for e in log["validated"]],
+                [e[metric] for e in log["validated"]],
+                color="tab:orange",
+                marker="o",
+            )
             right.set_ylabel(f"{metric} on validation", color="tab:orange")
             axes.axvline(log["kept_step"], color="grey", linestyle=":", label="kept")
             axes.legend(loc="upper right")
     with atomic_file(target) as partial:
-        FigureCanvasAgg(figure).print_png(str(partial), metadata={"Software": None})  # no date, no version: the same run, the same file
+        FigureCanvasAgg(figure).print_png(
+            str(partial), metadata={"Software": None}
+        )  # no date, no version: the same run, the same file

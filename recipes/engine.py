@@ -1,4 +1,5 @@
-"""Stages: each a function of its inputs and its part of the recipe, run once and then reused for as long as both stay."""
+"""Stages: each a function of its inputs and its part of the recipe, run once and then reused for as long as both
+stay."""
 
 from __future__ import annotations
 
@@ -26,10 +27,9 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
-
-from evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
-from evaluation.models import process_state
-from recipes.schema import Recipe
+from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
+from sharpen.evaluation.processes import process_state
+from sharpen.recipes.schema.recipe import Recipe
 
 MANIFEST = "manifest.json"
 
@@ -40,8 +40,8 @@ class Stage:
 
     ``version``: raise it when the same inputs would give other files. ``part``: what of the recipe the result depends
     on. ``inputs``: content hashes of what comes from outside the run. ``needs``: the stages whose files it reads.
-    ``shared``: every process of ``accelerate launch`` takes part; of other stages, and of all folders, the first process
-    takes care. ``seeded``: the result depends on the recipe's seed. No stage writes outside its folder.
+    ``shared``: every process of ``accelerate launch`` takes part; of other stages, and of all folders, the first
+    process takes care. ``seeded``: the result depends on the recipe's seed. No stage writes outside its folder.
     """
 
     name: str
@@ -85,8 +85,19 @@ class Context:
 def show_progress(console: Console, label: str, total: int) -> Iterator[Callable[..., None]]:
     """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
     rate = TextColumn("{task.fields[rate]}")
-    bar = Progress(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeElapsedColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"),
-                   console=console, disable=console.quiet or not console.is_terminal, transient=True)  # fmt: skip
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        rate,
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=console.quiet or not console.is_terminal,
+        transient=True,
+    )
     started = time.monotonic()
     with bar:
         task = bar.add_task(label, total=total, rate="", note="")
@@ -103,9 +114,9 @@ def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str]
     """Run the stages that are not up to date and return every manifest by stage name.
 
     A stage is up to date if its manifest has the fingerprint that it would get now and its files have the sums in the
-    manifest. Stages that run replace their folder at the end of it, whole. ``results``: files of the run's folder that are
-    made from the stages; they are removed before the first one that runs, as they would speak of another run. Raises ``InputError`` if another process is at
-    work in the same run's folder.
+    manifest. Stages that run replace their folder at the end of it, whole. ``results``: files of the run's folder that
+    are made from the stages; they are removed before the first one that runs, as they would speak of another run.
+    Raises ``InputError`` if another process is at work in the same run's folder.
     """
     state = process_state()
     manifests: dict[str, dict[str, Any]] = {}
@@ -115,13 +126,19 @@ def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str]
             decision = None
             if state.is_main_process:
                 fingerprint = _fingerprint(stage, context, manifests)
-                decision = (fingerprint, _up_to_date(folder, fingerprint["sha256"]) or _taken_over(stage, context, folder, fingerprint["sha256"]))
+                decision = (
+                    fingerprint,
+                    _up_to_date(folder, fingerprint["sha256"])
+                    or _taken_over(stage, context, folder, fingerprint["sha256"]),
+                )
             fingerprint, manifest = from_main(decision)
             if manifest is None:
                 for name in results if state.is_main_process else ():
                     (context.folder / name).unlink(missing_ok=True)
                 manifest = _run(stage, context, folder, fingerprint)
-                context.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True)
+                context.console.print(
+                    f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True
+                )
             else:
                 context.console.print(f"[dim]✓ {stage.name:10} unchanged, reused[/]", highlight=False)
             manifests[stage.name] = manifest
@@ -130,9 +147,11 @@ def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str]
 
 @contextmanager
 def few_full_collections() -> Iterator[None]:
-    """Let Python look through all its objects for rubbish a hundred times more rarely, and through new ones as often as ever.
+    """Let Python look through all its objects for rubbish a hundred times more rarely, and through new ones as often as
+    ever.
 
-    The millions of objects of a large corpus are looked through in vain, which takes a tenth of the time and more with more of them.
+    The millions of objects of a large corpus are looked through in vain, which takes a tenth of the time and more with
+    more of them.
     """
     before = gc.get_threshold()
     gc.set_threshold(*before[:2], 100 * before[2])
@@ -155,9 +174,18 @@ def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, An
     if state.is_main_process:
         with atomic_folder(folder) as partial:
             counts = stage.run(context, partial)
-            outputs = {p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()}
+            outputs = {
+                p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()
+            }
             seconds = round(time.monotonic() - clock, 2)
-            manifest = {"stage": stage.name, "fingerprint": fingerprint, "counts": counts, "started": started.isoformat(timespec="seconds"), "seconds": seconds, "outputs": outputs}
+            manifest = {
+                "stage": stage.name,
+                "fingerprint": fingerprint,
+                "counts": counts,
+                "started": started.isoformat(timespec="seconds"),
+                "seconds": seconds,
+                "outputs": outputs,
+            }
             write_json(partial / MANIFEST, manifest)
     elif stage.shared:
         stage.run(context, folder.parent / f".{folder.name}.partial")
@@ -172,7 +200,10 @@ def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, 
         "version": stage.version,
         "seed": context.recipe.seed if stage.seeded else None,
         "part": stage.part(context.recipe),
-        "inputs": stage.inputs(context) | {f"{name}/{file}": digest for name in stage.needs for file, digest in manifests[name]["outputs"].items()},
+        "inputs": (
+            stage.inputs(context)
+            | {f"{name}/{file}": digest for name in stage.needs for file, digest in manifests[name]["outputs"].items()}
+        ),
     }
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     # the part itself stays out: it may hold what an environment variable stood for, and recipe.yaml says it anyhow
@@ -182,14 +213,17 @@ def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, 
 def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        same = manifest["fingerprint"]["sha256"] == fingerprint and all(sha256_file(folder / file) == digest for file, digest in manifest["outputs"].items())
+        same = manifest["fingerprint"]["sha256"] == fingerprint and all(
+            sha256_file(folder / file) == digest for file, digest in manifest["outputs"].items()
+        )
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not a manifest: run the stage
         return None
     return manifest if same else None
 
 
 def _taken_over(stage: Stage, context: Context, folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The stage of another run with the same fingerprint, linked into this one's folder (copied where the file system cannot)."""
+    """The stage of another run with the same fingerprint, linked into this one's folder (copied where the file system
+    cannot)."""
     for sibling in context.siblings:
         source = sibling / stage.name
         if sibling != context.folder and (manifest := _up_to_date(source, fingerprint)):
@@ -201,7 +235,9 @@ def _taken_over(stage: Stage, context: Context, folder: Path, fingerprint: str) 
 
 
 def _summary(manifest: dict[str, Any]) -> str:
-    counts = ", ".join(f"{value:,} {key.replace('_', ' ')}" for key, value in manifest["counts"].items() if isinstance(value, int))
+    counts = ", ".join(
+        f"{value:,} {key.replace('_', ' ')}" for key, value in manifest["counts"].items() if isinstance(value, int)
+    )
     return f"{counts}  [dim]{manifest['seconds']:.0f} s[/]"
 
 
@@ -221,7 +257,9 @@ def _lock(folder: Path) -> Iterator[None]:
         with filelock.FileLock(folder / ".lock", timeout=0):
             yield
     except filelock.Timeout:
-        raise InputError(f"{folder}: another process is at work in this run; wait for it, or give this one another name (name=...)") from None
+        raise InputError(
+            f"{folder}: another process is at work in this run; wait for it, or give this one another name (name=...)"
+        ) from None
 
 
 @contextmanager

@@ -9,23 +9,26 @@ from statistics import fmean
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
-
-from evaluation.analysis import query_changes, slices
-from evaluation.bm25 import BM25
-from evaluation.data import Corpus, Run, read_corpus
-from evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
-from evaluation.files import InputError, slug, write_json, write_text
-from evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
-from evaluation.models import load_cross_encoder, load_encoder, process_state
-from evaluation.page import page
-from evaluation.report import Comparison, kinds_table, make_comparison, markdown
-from evaluation.retrievers import RUN_DEPTH, Dense, Hybrid, Reranked, Retriever, search_task
-from evaluation.runs import read_run, write_run
-from evaluation.significance import estimate
-from recipes.engine import Context, show_progress
-from recipes.load import load_recipe
-from recipes.run import print_comparison
-from recipes.stages.comparison import read_evaluation
+from sharpen.evaluation.beir import Corpus, Run, read_corpus
+from sharpen.evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.files import InputError, slug, write_json, write_text
+from sharpen.evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.report.by_query import query_changes, slices
+from sharpen.evaluation.report.comparison import Comparison, kinds_table, make_comparison, markdown
+from sharpen.evaluation.report.page import page
+from sharpen.evaluation.retrievers.base import RUN_DEPTH, Retriever, search_task
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.hybrid import Hybrid
+from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.runs import read_run, write_run
+from sharpen.evaluation.significance import estimate
+from sharpen.recipes.engine import Context, show_progress
+from sharpen.recipes.load import load_recipe
+from sharpen.recipes.run import print_comparison
+from sharpen.recipes.stages.comparison import read_evaluation
 
 HYBRID = "hybrid:"
 RUN_FILES = (".trec", ".run", ".txt")
@@ -54,14 +57,23 @@ class Evaluated(BaseModel):
 
 
 def evaluate_systems(
-    systems: Sequence[str], data: Sequence[str], split: str, out: Path, console: Console, *, corpus: Path | None = None, metrics: Sequence[str] = METRICS, options: SearchOptions | None = None, seed: int = 13
+    systems: Sequence[str],
+    data: Sequence[str],
+    split: str,
+    out: Path,
+    console: Console,
+    *,
+    corpus: Path | None = None,
+    metrics: Sequence[str] = METRICS,
+    options: SearchOptions | None = None,
+    seed: int = 13,
 ) -> dict[str, dict[str, float]]:
     """Evaluate one system, or two against each other, on one or more collections.
 
-    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` and ``split`` are as
-    ``load_task`` takes them; ``corpus``: a corpus.jsonl to search, where data has none. Writes, below ``out``, a folder for each
-    collection with run file, metrics, scores by query and, of two, the report. Returns system to metric to mean over the
-    collections. Raises ``InputError``.
+    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` and
+    ``split`` are as ``load_task`` takes them; ``corpus``: a corpus.jsonl to search, where data has none. Writes, below
+    ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the report. Returns
+    system to metric to mean over the collections. Raises ``InputError``.
     """
     for metric in metrics:
         try:
@@ -86,10 +98,23 @@ def evaluate_systems(
                 write_run(folder / "run.trec", found[system], tag=slug(system))
                 write_json(folder / "queries.json", scores[system])
                 source = task.name.removesuffix(f", split {split}") if name == CQADUPSTACK else name
-                write_json(folder / "evaluation.json", Evaluated(system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=mean).model_dump(mode="json"))
+                write_json(
+                    folder / "evaluation.json",
+                    Evaluated(
+                        system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=mean
+                    ).model_dump(mode="json"),
+                )
             if len(systems) == 2:
                 second, first = systems
-                compare_runs(task, (found[first], found[second]), (scores[first], scores[second]), (_short(first), _short(second)), out / slug(task.name), console, seed)
+                compare_runs(
+                    task,
+                    (found[first], found[second]),
+                    (scores[first], scores[second]),
+                    (_short(first), _short(second)),
+                    out / slug(task.name),
+                    console,
+                    seed,
+                )
                 compared.append((task, scores[first], scores[second]))
             else:
                 _print_means(systems[0], task, scores[systems[0]], console, seed)
@@ -101,11 +126,21 @@ def evaluate_systems(
             for metric in wanted:
                 means.setdefault(system, {}).setdefault(metric, []).append(fmean(row[metric] for row in rows))
             if len(rows) > 1:
-                console.print(f"{name}, mean of its {len(rows)} parts, {_short(system)}: " + ", ".join(f"{metric} {fmean(row[metric] for row in rows):.4f}" for metric in wanted), highlight=False, soft_wrap=True)
+                console.print(
+                    f"{name}, mean of its {len(rows)} parts, {_short(system)}: "
+                    + ", ".join(f"{metric} {fmean(row[metric] for row in rows):.4f}" for metric in wanted),
+                    highlight=False,
+                    soft_wrap=True,
+                )
     result = {system: {metric: fmean(values) for metric, values in rows.items()} for system, rows in means.items()}
     if len(data) > 1:
         for system, row in result.items():
-            console.print(f"mean of {len(data)} collections, {_short(system)}: " + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items()), highlight=False, soft_wrap=True)
+            console.print(
+                f"mean of {len(data)} collections, {_short(system)}: "
+                + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items()),
+                highlight=False,
+                soft_wrap=True,
+            )
     console.print(f"\nwritten to {out}", highlight=False, soft_wrap=True)
     return result
 
@@ -114,20 +149,51 @@ def default_folder(systems: Sequence[str]) -> Path:
     return Path("runs") / f"evaluate-{'-'.join(slug(_short(s)) for s in systems)}"
 
 
-def diff_runs(first: Path, second: Path, console: Console, *, data: str | None = None, split: str = "test", out: Path | None = None, seed: int = 13) -> Comparison:
-    """Compare two runs of the same queries: folders of runs of recipes (by their tuned models) or of ``sharpen evaluate``, or
-    TREC run files, for which ``data`` says what is right. Raises ``InputError`` if they were not evaluated on the same."""
+def diff_runs(
+    first: Path,
+    second: Path,
+    console: Console,
+    *,
+    data: str | None = None,
+    split: str = "test",
+    out: Path | None = None,
+    seed: int = 13,
+) -> Comparison:
+    """Compare two runs of the same queries: folders of runs of recipes (by their tuned models) or of ``sharpen
+    evaluate``, or TREC run files, for which ``data`` says what is right. Raises ``InputError`` if they were not
+    evaluated on the same."""
     (task, run), (other, other_run) = _read(first, data, split), _read(second, data, split)
     if task.qrels != other.qrels:
-        raise InputError(f"{first} was evaluated on {task.name} and {second} on {other.name}, or their judgments differ; compare runs of the same queries")
+        raise InputError(
+            f"{first} was evaluated on {task.name} and {second} on {other.name}, or their judgments differ; compare"
+            " runs of the same queries"
+        )
     scores = (evaluate(task.qrels, run), evaluate(task.qrels, other_run))
     names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
-    return compare_runs(task, (run, other_run), scores, names, out or second.parent / f"diff-{slug(first.name)}-{slug(second.name)}", console, seed)
+    return compare_runs(
+        task,
+        (run, other_run),
+        scores,
+        names,
+        out or second.parent / f"diff-{slug(first.name)}-{slug(second.name)}",
+        console,
+        seed,
+    )
 
 
-def compare_runs(task: Task, runs: tuple[Run, Run], scores: tuple[PerQuery, PerQuery], names: tuple[str, str], out: Path, console: Console, seed: int) -> Comparison:
+def compare_runs(
+    task: Task,
+    runs: tuple[Run, Run],
+    scores: tuple[PerQuery, PerQuery],
+    names: tuple[str, str],
+    out: Path,
+    console: Console,
+    seed: int,
+) -> Comparison:
     """Print and write what differs: ``metrics.json``, ``report.md`` and ``report.html`` in ``out``."""
-    comparison = make_comparison(*scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, names=names)
+    comparison = make_comparison(
+        *scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, names=names
+    )
     changes = query_changes(task, runs, scores)
     kinds = slices(task, changes, scores, seed, comparison)
     title = f"{names[0]} and {names[1]} on {task.name}"
@@ -139,7 +205,9 @@ def compare_runs(task: Task, runs: tuple[Run, Run], scores: tuple[PerQuery, PerQ
     return comparison
 
 
-def _averaged(name: str, compared: Sequence[tuple[Task, PerQuery, PerQuery]], names: tuple[str, str], seed: int) -> Comparison:
+def _averaged(
+    name: str, compared: Sequence[tuple[Task, PerQuery, PerQuery]], names: tuple[str, str], seed: int
+) -> Comparison:
     """Of the mean of the parts' means: a query counts by as much as its part has fewer of them."""
     total = sum(len(task.queries) for task, *_ in compared)
     weighted: tuple[PerQuery, PerQuery] = ({}, {})
@@ -149,7 +217,9 @@ def _averaged(name: str, compared: Sequence[tuple[Task, PerQuery, PerQuery]], na
         for into, scores in zip(weighted, sides, strict=True):
             for metric, values in scores.items():
                 into.setdefault(metric, {}).update({f"{task.name}/{q}": value * weight for q, value in values.items()})
-    return make_comparison(*weighted, seed=seed, queries_of=f"queries of {name}, mean of {len(compared)} parts", groups=groups, names=names)
+    return make_comparison(
+        *weighted, seed=seed, queries_of=f"queries of {name}, mean of {len(compared)} parts", groups=groups, names=names
+    )
 
 
 def _tasks(name: str, split: str, documents: Corpus | None) -> list[Task]:
@@ -166,14 +236,20 @@ def _read(path: Path, data: str | None, split: str) -> tuple[Task, Run]:
         try:
             told = Evaluated.model_validate_json((path / "evaluation.json").read_text(encoding="utf-8"))
         except ValidationError as error:
-            raise InputError(f"{path / 'evaluation.json'}: not what `sharpen evaluate` writes ({error.errors()[0]['msg']})") from None
+            raise InputError(
+                f"{path / 'evaluation.json'}: not what `sharpen evaluate` writes ({error.errors()[0]['msg']})"
+            ) from None
         task = load_task(told.data, told.split, read_corpus(Path(told.corpus)) if told.corpus else None)
         return task, read_run(path / "run.trec", task.queries, task.known)
     if (path / "after" / "after.trec").is_file():
-        recipe = load_recipe(str(path / "recipe.yaml")).recipe.model_copy(update={"runs": str(path.parent), "name": path.name})
+        recipe = load_recipe(str(path / "recipe.yaml")).recipe.model_copy(
+            update={"runs": str(path.parent), "name": path.name}
+        )
         task = read_evaluation(Context(recipe, Console(quiet=True)))
         return task, read_run(path / "after" / "after.trec", task.queries, task.known)
-    raise InputError(f"{path}: neither a run file, nor the folder of a finished run or of a system that `sharpen evaluate` wrote")
+    raise InputError(
+        f"{path}: neither a run file, nor the folder of a finished run or of a system that `sharpen evaluate` wrote"
+    )
 
 
 def _run_of(system: str, task: Task, options: SearchOptions, console: Console) -> Run:
@@ -202,7 +278,10 @@ def _print_means(system: str, task: Task, scores: PerQuery, console: Console, se
     console.print(f"{_short(system)} on {task.name}, {len(task.queries):,} queries", highlight=False, soft_wrap=True)
     for metric, values in scores.items():
         mean = estimate(values, seed, task.groups)
-        console.print(f"{metric:13} {mean.value:.4f}   95 % interval {mean.interval[0]:.4f} to {mean.interval[1]:.4f}", highlight=False)
+        console.print(
+            f"{metric:13} {mean.value:.4f}   95 % interval {mean.interval[0]:.4f} to {mean.interval[1]:.4f}",
+            highlight=False,
+        )
 
 
 def _short(system: str) -> str:

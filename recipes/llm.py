@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from evaluation.files import sha256_file
-from recipes.schema import LLMPart, Recipe
-from sdg.embedded import PACKAGED_LLMS, locate_llm, serve
-from sdg.journal import Journal
-from sdg.llm import LLM, Answer, EndpointSettings, Request, api_key_from
-from sdg.money import Prices, Spending
+from sharpen.evaluation.files import sha256_file
+from sharpen.recipes.schema.recipe import LLMPart, Recipe
+from sharpen.sdg.llm.budget import Prices, Spending
+from sharpen.sdg.llm.client import LLM, Answer, EndpointSettings, Request, api_key_from
+from sharpen.sdg.llm.embedded import PACKAGED_LLMS, locate_llm, serve
+from sharpen.sdg.llm.journal import Journal
 
 
 def llm_identity(recipe: Recipe) -> str:
@@ -40,12 +40,22 @@ def open_llm(recipe: Recipe) -> Iterator[LLM]:
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(_journal(recipe))))
         if part.embedded:
-            # started even if the journal has every answer: to know that, the prompts must be made, and starting takes a second
+            # started even if the journal has every answer: to know that, the prompts must be made, and starting takes a
+            # second
             served = stack.enter_context(serve(locate_llm(part.embedded)))
             endpoints = [EndpointSettings(served.base_url, served.api_key, "embedded", max_concurrency=1, local=True)]
         else:
-            endpoints = [EndpointSettings(e.base_url, api_key_from(e.api_key_env), e.model, e.concurrency) for e in part.remote()]
-        yield LLM(endpoints, journal, llm_identity(recipe), part.timeout, part.max_retries, Spending(prices_of(part), part.budget))
+            endpoints = [
+                EndpointSettings(e.base_url, api_key_from(e.api_key_env), e.model, e.concurrency) for e in part.remote()
+            ]
+        yield LLM(
+            endpoints,
+            journal,
+            llm_identity(recipe),
+            part.timeout,
+            part.max_retries,
+            Spending(prices_of(part), part.budget),
+        )
 
 
 @contextmanager

@@ -1,4 +1,5 @@
-"""Reading a recipe: YAML with overrides and ``${ENV}`` references, checked against the schema, errors with their line."""
+"""Reading a recipe: YAML with overrides and ``${ENV}`` references, checked against the schema, errors with their
+line."""
 
 from __future__ import annotations
 
@@ -14,12 +15,11 @@ from typing import Any, get_args
 from pydantic import BaseModel, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-from evaluation.files import InputError
-from recipes.schema import Recipe
-from sdg.multi_hop import Shown, read_example
-from sdg.negatives.llm import Example as NegativesExample
-from sdg.strategies import Example
+from sharpen.evaluation.files import InputError
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.negatives.llm import Example as NegativesExample
+from sharpen.sdg.strategies.base import Example
+from sharpen.sdg.strategies.multi_hop import Shown, read_example
 
 FOLDER = Path(__file__).parent
 PARTS = ("strategies", "negatives", "encoders", "training")
@@ -28,7 +28,8 @@ _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A checked recipe, and its text with all defaults filled in and ``${ENV}`` references left as they were written."""
+    """A checked recipe, and its text with all defaults filled in and ``${ENV}`` references left as they were
+    written."""
 
     path: Path
     recipe: Recipe
@@ -38,9 +39,9 @@ class LoadedRecipe:
 def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecipe:
     """Read a recipe file, or one that comes with sharpen by its name, and apply overrides, from left to right.
 
-    An override is ``key.path=value``, with a value in YAML, or a file (or the name of one that comes with sharpen) with a
-    part of a recipe, whose keys take the place of the recipe's. Raises ``InputError`` that names file, line and key, and
-    the nearest right key.
+    An override is ``key.path=value``, with a value in YAML, or a file (or the name of one that comes with sharpen) with
+    a part of a recipe, whose keys take the place of the recipe's. Raises ``InputError`` that names file, line and key,
+    and the nearest right key.
     """
     path = find_recipe(path_or_name)
     raw = _parse(path)
@@ -59,7 +60,12 @@ def load_recipe(path_or_name: str, overrides: Sequence[str] = ()) -> LoadedRecip
         recipe = Recipe.model_validate(values)
     except ValidationError as error:
         # of a list whose only item is wrong pydantic says, too, that it is empty
-        found = [e for e in error.errors() if e["type"] != "too_short" or not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in error.errors())]
+        found = [
+            e
+            for e in error.errors()
+            if e["type"] != "too_short"
+            or not any(o["loc"][: len(e["loc"])] == e["loc"] != o["loc"] for o in error.errors())
+        ]
         raise InputError("\n".join(_explain(places, e) for e in found)) from None
     recipe = _locate_files(recipe, path.parent, {override.partition("=")[0] for override in overrides})
     return LoadedRecipe(path, recipe, _dump(_restore(recipe.model_dump(mode="json"), raw)))
@@ -94,19 +100,28 @@ def find_recipe(path_or_name: str) -> Path:
     if bundled.is_file():
         return bundled
     near = difflib.get_close_matches(path.stem, [p.stem for p in recipe_files()], n=1, cutoff=0.5)
-    raise InputError(f"{path_or_name}: no such recipe file" + (f"; did you mean {near[0]}?" if near else "; `sharpen recipes` lists those that there are"))
+    raise InputError(
+        f"{path_or_name}: no such recipe file"
+        + (f"; did you mean {near[0]}?" if near else "; `sharpen recipes` lists those that there are")
+    )
 
 
 def _find_part(name: str) -> Path:
     for path in (Path(name), FOLDER / f"{name}.yaml"):
         if path.is_file():
             return path
-    raise InputError(f"override {name!r}: expected key.path=value, as in training.epochs=2, or a file with a part of a recipe")
+    raise InputError(
+        f"override {name!r}: expected key.path=value, as in training.epochs=2, or a file with a part of a recipe"
+    )
 
 
 def recipe_files() -> list[Path]:
     """The recipes that come with sharpen."""
-    return sorted(p for p in FOLDER.rglob("*.yaml") if p.parent.name not in ("pools", *PARTS) and p.name != "expected.yaml" and p not in comparison_files())
+    return sorted(
+        p
+        for p in FOLDER.rglob("*.yaml")
+        if p.parent.name not in ("pools", *PARTS) and p.name != "expected.yaml" and p not in comparison_files()
+    )
 
 
 def comparison_files() -> list[Path]:
@@ -115,21 +130,29 @@ def comparison_files() -> list[Path]:
 
 
 def part_files() -> list[Path]:
-    """The parts of recipes that come with sharpen, to be added to one on the command line: query strategies, encoders, trainings."""
+    """The parts of recipes that come with sharpen, to be added to one on the command line: query strategies, encoders,
+    trainings."""
     return [path for folder in PARTS for path in sorted((FOLDER / folder).glob("*.yaml"))]
 
 
 def first_line(path: Path) -> str:
     """What a recipe says it does: the first line of its opening comment."""
-    return next((line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")), "")
+    return next(
+        (line.lstrip("# ").strip() for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")),
+        "",
+    )
 
 
 def read_pool(path: Path, multi_hop: bool = False) -> list[Example] | list[Shown]:
     """Read a few-shot pool: a YAML list of ``{document, query}``, or ``{document, queries, answers}`` where several are
-    asked for at once; for ``multi_hop`` questions of ``{segments, artifacts, pairs}``. Raises ``InputError`` (file and line)."""
+    asked for at once; for ``multi_hop`` questions of ``{segments, artifacts, pairs}``. Raises ``InputError`` (file and
+    line)."""
     rows = _yaml(path)
     if not isinstance(rows, list) or not rows:
-        raise InputError(f"{path}: expected a list of examples, each with {'segments, artifacts and pairs' if multi_hop else 'document and query'}")
+        raise InputError(
+            f"{path}: expected a list of examples, each with"
+            f" {'segments, artifacts and pairs' if multi_hop else 'document and query'}"
+        )
     read = _multi_hop_example if multi_hop else _example
     return [read(row, f"{path}, line {rows.lc.item(index)[0] + 1}") for index, row in enumerate(rows)]
 
@@ -142,9 +165,19 @@ def read_negatives_pool(path: Path) -> list[NegativesExample]:
     examples = []
     for index, row in enumerate(rows):
         texts = [row.get("query"), row.get("document"), *(row.get("negatives") or ())] if isinstance(row, dict) else []
-        if not isinstance(row, dict) or set(row) != {"query", "document", "negatives"} or not row["negatives"] or not all(isinstance(t, str) and t.strip() for t in texts):
-            raise InputError(f"{path}, line {rows.lc.item(index)[0] + 1}: an example has the keys query, document (which answers it) and negatives (a list of texts that do not)")
-        examples.append(NegativesExample(*(" ".join(t.split()) for t in texts[:2]), tuple(" ".join(t.split()) for t in texts[2:])))
+        if (
+            not isinstance(row, dict)
+            or set(row) != {"query", "document", "negatives"}
+            or not row["negatives"]
+            or not all(isinstance(t, str) and t.strip() for t in texts)
+        ):
+            raise InputError(
+                f"{path}, line {rows.lc.item(index)[0] + 1}: an example has the keys query, document (which answers it)"
+                " and negatives (a list of texts that do not)"
+            )
+        examples.append(
+            NegativesExample(*(" ".join(t.split()) for t in texts[:2]), tuple(" ".join(t.split()) for t in texts[2:]))
+        )
     return examples
 
 
@@ -159,14 +192,25 @@ def _multi_hop_example(row: Any, place: str) -> Shown:
 
 
 def _example(row: Any, place: str) -> Example:
-    if not isinstance(row, dict) or len({"query", "queries"} & set(row)) != 1 or not {"document"} <= set(row) <= {"document", "query", "queries", "answer", "answers"}:
-        raise InputError(f"{place}: an example has the keys document and query (or queries), and where answers are asked for answer (or answers)")
+    if (
+        not isinstance(row, dict)
+        or len({"query", "queries"} & set(row)) != 1
+        or not {"document"} <= set(row) <= {"document", "query", "queries", "answer", "answers"}
+    ):
+        raise InputError(
+            f"{place}: an example has the keys document and query (or queries), and where answers are asked for answer"
+            " (or answers)"
+        )
     lists = {key: value if isinstance(value, list) else [value] for key, value in row.items()}
     queries, answers = lists.get("queries", lists.get("query")), lists.get("answers", lists.get("answer", []))
-    if not queries or not all(isinstance(text, str) and text.strip() for text in [*lists["document"], *queries, *answers]):
+    if not queries or not all(
+        isinstance(text, str) and text.strip() for text in [*lists["document"], *queries, *answers]
+    ):
         raise InputError(f"{place}: document, queries and answers are text")
     if answers and len(answers) != len(queries):
-        raise InputError(f"{place}: {len(queries)} queries with {len(answers)} answers; one answer for each is expected")
+        raise InputError(
+            f"{place}: {len(queries)} queries with {len(answers)} answers; one answer for each is expected"
+        )
     strip = lambda texts: tuple(str(text).strip() for text in texts)  # noqa: E731
     return Example(str(row["document"]).strip(), strip(queries), strip(answers))
 
@@ -199,7 +243,9 @@ def _apply(raw: dict, override: str) -> None:
     try:
         value = YAML(typ="safe").load(text)
     except YAMLError as error:
-        raise InputError(f"override {override!r}: the value is not valid YAML: {getattr(error, 'problem', error)}") from None
+        raise InputError(
+            f"override {override!r}: the value is not valid YAML: {getattr(error, 'problem', error)}"
+        ) from None
     *parents, last = key.split(".")
     target = raw
     for n, parent in enumerate(parents):
@@ -233,7 +279,14 @@ def _merge(raw: dict, part: dict) -> None:
 def _beside(part: Any, folder: Path) -> Any:
     """The part, with the pools that lie beside it as absolute paths."""
     if isinstance(part, dict):
-        return {key: str((folder / value).resolve()) if key == "pool" and isinstance(value, str) and (folder / value).exists() else _beside(value, folder) for key, value in part.items()}
+        return {
+            key: (
+                str((folder / value).resolve())
+                if key == "pool" and isinstance(value, str) and (folder / value).exists()
+                else _beside(value, folder)
+            )
+            for key, value in part.items()
+        }
     return [_beside(item, folder) for item in part] if isinstance(part, list) else part
 
 
@@ -277,22 +330,43 @@ def _locate_files(recipe: Recipe, folder: Path, overridden: set[str]) -> Recipe:
     data, labelled, chosen_by = recipe.evaluation.data, recipe.labelled, recipe.training.validation
     if chosen_by and chosen_by.data:
         chosen_by = chosen_by.model_copy(update={"data": near("training.validation", chosen_by.data)})
-    return recipe.model_copy(update={
-        "corpus": recipe.corpus.model_copy(update={"source": near("corpus.source", recipe.corpus.source)}),
-        "queries": recipe.queries.model_copy(update={
-            "pool": recipe.queries.pool and near("queries.pool", recipe.queries.pool),
-            "strategies": tuple(s.model_copy(update={"pool": s.pool and near("queries.strategies", s.pool)}) for s in recipe.queries.strategies),
-        }),
-        "negatives": recipe.negatives.model_copy(update={
-            "miners": tuple(m.model_copy(update={"pool": near("negatives.miners", m.pool)}) if m.kind == "llm" and m.pool else m for m in recipe.negatives.miners),
-        }),
-        "training": recipe.training.model_copy(update={"validation": chosen_by}),
-        "labelled": labelled and labelled.model_copy(update={"data": near("labelled.data", labelled.data)}),
-        "evaluation": recipe.evaluation.model_copy(update={
-            "data": data and near("evaluation.data", data),
-            "others": tuple(other.model_copy(update={"data": near("evaluation.others", other.data)}) for other in recipe.evaluation.others),
-        }),
-    })
+    return recipe.model_copy(
+        update={
+            "corpus": recipe.corpus.model_copy(update={"source": near("corpus.source", recipe.corpus.source)}),
+            "queries": recipe.queries.model_copy(
+                update={
+                    "pool": recipe.queries.pool and near("queries.pool", recipe.queries.pool),
+                    "strategies": tuple(
+                        s.model_copy(update={"pool": s.pool and near("queries.strategies", s.pool)})
+                        for s in recipe.queries.strategies
+                    ),
+                }
+            ),
+            "negatives": recipe.negatives.model_copy(
+                update={
+                    "miners": tuple(
+                        (
+                            m.model_copy(update={"pool": near("negatives.miners", m.pool)})
+                            if m.kind == "llm" and m.pool
+                            else m
+                        )
+                        for m in recipe.negatives.miners
+                    ),
+                }
+            ),
+            "training": recipe.training.model_copy(update={"validation": chosen_by}),
+            "labelled": labelled and labelled.model_copy(update={"data": near("labelled.data", labelled.data)}),
+            "evaluation": recipe.evaluation.model_copy(
+                update={
+                    "data": data and near("evaluation.data", data),
+                    "others": tuple(
+                        other.model_copy(update={"data": near("evaluation.others", other.data)})
+                        for other in recipe.evaluation.others
+                    ),
+                }
+            ),
+        }
+    )
 
 
 def _explain(places: _Places, error: dict) -> str:
@@ -304,7 +378,11 @@ def _explain(places: _Places, error: dict) -> str:
         kinds = re.findall(r"'(\w+)'", error["ctx"].get("expected_tags", "")) or list(_kinds(keys))
         said = error["ctx"].get("tag", "")
         near = difflib.get_close_matches(said, kinds, n=1)
-        return f"{places.of((*keys, 'kind'))}: {dotted}.kind: " + (f"no kind {said!r}; " if said else "missing; ") + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kinds)}")
+        return (
+            f"{places.of((*keys, 'kind'))}: {dotted}.kind: "
+            + (f"no kind {said!r}; " if said else "missing; ")
+            + (f"did you mean {near[0]!r}?" if near else f"there are {', '.join(kinds)}")
+        )
     if error["type"] == "extra_forbidden":
         known = _fields(places.raw, keys[:-1])
         near = difflib.get_close_matches(str(keys[-1]), known, n=1, cutoff=0.5)
@@ -349,8 +427,8 @@ def _fields(raw: Any, keys: Sequence) -> list[str]:
 
 
 def _model_at(raw: Any, keys: Sequence) -> type[BaseModel]:
-    """The part of the schema that a path of keys leads to, where there are several kinds the one that ``raw`` says; an empty
-    one where it leads nowhere."""
+    """The part of the schema that a path of keys leads to, where there are several kinds the one that ``raw`` says; an
+    empty one where it leads nowhere."""
     model: type[BaseModel] = Recipe
     for n, key in enumerate(keys):
         if isinstance(key, int):  # in a list, whose items are of the model found for it
@@ -369,7 +447,11 @@ def _kinds(keys: Sequence) -> dict[str, type[BaseModel]]:
         model = next(iter(_parts(model.model_fields[key].annotation if key in model.model_fields else None)), BaseModel)
     field = model.model_fields.get(name)
     parts = _parts(field.annotation if field else None)
-    return {get_args(part.model_fields["kind"].annotation)[0]: part for part in parts} if len(parts) > 1 and all("kind" in part.model_fields for part in parts) else {}
+    return (
+        {get_args(part.model_fields["kind"].annotation)[0]: part for part in parts}
+        if len(parts) > 1 and all("kind" in part.model_fields for part in parts)
+        else {}
+    )
 
 
 def _kind(raw: Any, keys: Sequence) -> Any:

@@ -8,10 +8,9 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from ruamel.yaml import YAML
-
-from evaluation.files import InputError
-from evaluation.metrics import PRIMARY
-from recipes.evaluate import SearchOptions, evaluate_systems
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.metrics import PRIMARY
+from sharpen.recipes.evaluate import SearchOptions, evaluate_systems
 
 EXPECTED = Path(__file__).parent / "expected.yaml"
 
@@ -61,7 +60,10 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
     """
     expected = read_expected(path)
     say = lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True)  # noqa: E731
-    say("| command | metric | expected | found | difference | tolerance | source |\n| --- | --- | --- | --- | --- | --- | --- |")
+    say(
+        "| command | metric | expected | found | difference | tolerance | source |\n| --- | --- | --- | --- | --- | ---"
+        " | --- |"
+    )
     fine = True
     for baseline in (*expected.here, *(expected.network if network else ())):
         try:
@@ -71,12 +73,23 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
         else:
             off = abs(value - baseline.expected) > baseline.tolerance
             fine, found = fine and not off, f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
-        say(f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {found} | {baseline.tolerance:g} | {baseline.source} |")
+        say(
+            f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {found} | {baseline.tolerance:g} |"
+            f" {baseline.source} |"
+        )
     return fine
 
 
 def _run(baseline: Baseline) -> float:
     options = SearchOptions(query_prompt=baseline.query_prompt, max_seq_length=baseline.max_seq_length)
     with tempfile.TemporaryDirectory() as folder:
-        means = evaluate_systems([baseline.system], [baseline.data], baseline.split, Path(folder), Console(quiet=True), metrics=[baseline.metric], options=options)
+        means = evaluate_systems(
+            [baseline.system],
+            [baseline.data],
+            baseline.split,
+            Path(folder),
+            Console(quiet=True),
+            metrics=[baseline.metric],
+            options=options,
+        )
     return means[baseline.system][baseline.metric]

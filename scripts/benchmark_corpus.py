@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/benchmark_corpus.py [documents ...]
 
-Writes a corpus of short documents, one in twenty a near-duplicate of another, and reads, cuts, samples, asks (every answer
-is in the journal already), deduplicates the queries and splits, as a run does. Each size runs in a process of its own. 50,000, 100,000 and
-200,000 documents (the default) take some five minutes on 2 cores.
+Writes a corpus of short documents, one in twenty a near-duplicate of another, and reads, cuts, samples, asks (every
+answer is in the journal already), deduplicates the queries and splits, as a run does. Each size runs in a process of
+its own. 50,000, 100,000 and 200,000 documents (the default) take some five minutes on 2 cores.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-
-from evaluation.data import Query
-from recipes.engine import few_full_collections
-from recipes.load import read_pool
-from sdg.chunking import chunk
-from sdg.documents import read_documents
-from sdg.filters.duplicates import near_duplicates
-from sdg.journal import Journal
-from sdg.llm import LLM, Answer, EndpointSettings
-from sdg.queries import generate_queries, prompt, sample_documents
-from sdg.split import near_duplicate_documents, split_documents, split_queries
-from sdg.strategies import Strategy
+from sharpen.evaluation.beir import Query
+from sharpen.recipes.engine import few_full_collections
+from sharpen.recipes.load import read_pool
+from sharpen.sdg.chunking import chunk
+from sharpen.sdg.documents import read_documents
+from sharpen.sdg.filters.duplicates import near_duplicates
+from sharpen.sdg.llm.client import LLM, Answer, EndpointSettings
+from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.queries import generate_queries, prompt, sample_documents
+from sharpen.sdg.split import near_duplicate_documents, split_documents, split_queries
+from sharpen.sdg.strategies.base import Strategy
 
 POOL = Path(__file__).parents[1] / "recipes" / "pools" / "general.yaml"
 WORDS = 60
@@ -40,14 +39,24 @@ DIMENSION = 384
 
 
 def main(sizes: list[int]) -> None:
-    print("| documents | " + " | ".join(STEPS) + " | all | memory, GiB |\n" + "| --- " * (len(STEPS) + 3) + "|", flush=True)
+    print(
+        "| documents | " + " | ".join(STEPS) + " | all | memory, GiB |\n" + "| --- " * (len(STEPS) + 3) + "|",
+        flush=True,
+    )
     for size in sizes:
         with tempfile.TemporaryDirectory() as folder:
             _write_corpus(Path(folder) / "corpus.jsonl", size)
-            output = subprocess.run([sys.executable, __file__, "--one", folder], capture_output=True, text=True, check=True).stdout
+            output = subprocess.run(
+                [sys.executable, __file__, "--one", folder], capture_output=True, text=True, check=True
+            ).stdout
         measured = json.loads(output.splitlines()[-1])
         seconds = [measured["seconds"][step] / size * 10_000 for step in STEPS]
-        print(f"| {size:,} | " + " | ".join(f"{s:.2f}" for s in seconds) + f" | {sum(seconds):.2f} | {measured['gib']:.2f} |", flush=True)
+        print(
+            f"| {size:,} | "
+            + " | ".join(f"{s:.2f}" for s in seconds)
+            + f" | {sum(seconds):.2f} | {measured['gib']:.2f} |",
+            flush=True,
+        )
 
 
 STEPS = ("read", "cut", "sample", "ask", "same queries", "similar documents", "split")
@@ -95,7 +104,12 @@ def _recorded(text: str) -> str:
 
 def _write_corpus(path: Path, size: int) -> None:
     rng = random.Random(13)
-    vocabulary = [f"{a}{b}{c}" for a in ("ba", "ko", "mi", "ter", "sol", "gra") for b in ("la", "ren", "du", "vi", "sto", "") for c in range(1500)]
+    vocabulary = [
+        f"{a}{b}{c}"
+        for a in ("ba", "ko", "mi", "ter", "sol", "gra")
+        for b in ("la", "ren", "du", "vi", "sto", "")
+        for c in range(1500)
+    ]
     texts: list[list[str]] = []
     with path.open("w", encoding="utf-8") as file:
         for n in range(size):

@@ -1,12 +1,13 @@
-"""Encode a corpus of natural lengths as sentence-transformers does by default, the same under bf16 autocast, and as sharpen
-does, in one run, and print documents per second, what became of the vectors, and what share of the machine's matrix rate
-was reached.
+"""Encode a corpus of natural lengths as sentence-transformers does by default, the same under bf16 autocast, and as
+sharpen does, in one run, and print documents per second, what became of the vectors, and what share of the machine's
+matrix rate was reached.
 
-    .venv/bin/python scripts/benchmark_encoding.py [--data scifact] [--documents 1500] [--model packaged:all-MiniLM-L6-v2]
+.venv/bin/python scripts/benchmark_encoding.py [--data scifact] [--documents 1500] [--model packaged:all-MiniLM-L6-v2]
 
 The three take turns, each twice, after a first pass over a few documents; the better time counts. nDCG@10 is of all
-documents of the dataset with vectors made in fp32 by sentence-transformers and with sharpen's, on --split. The matrix rate
-is that of torch's bf16 product of two 4096 x 4096 matrices; of the encoder only the arithmetic of real tokens is counted.
+documents of the dataset with vectors made in fp32 by sentence-transformers and with sharpen's, on --split. The matrix
+rate is that of torch's bf16 product of two 4096 x 4096 matrices; of the encoder only the arithmetic of real tokens is
+counted.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
-
-from evaluation.data import read_corpus, read_qrels, read_queries
-from evaluation.datasets import find_dataset
-from evaluation.metrics import PRIMARY, evaluate
-from evaluation.models import autocast, encode, load_encoder, resolve_encoder
-from evaluation.significance import compare
+from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
+from sharpen.evaluation.datasets import find_dataset
+from sharpen.evaluation.encoders.encode import encode
+from sharpen.evaluation.encoders.load import load_encoder, resolve_encoder
+from sharpen.evaluation.encoders.precision import autocast
+from sharpen.evaluation.metrics import PRIMARY, evaluate
+from sharpen.evaluation.significance import compare
 
 
 def main() -> None:
@@ -34,7 +36,12 @@ def main() -> None:
     parser.add_argument("--split", default="train")
     parser.add_argument("--model", default="packaged:all-MiniLM-L6-v2")
     parser.add_argument("--documents", type=int, default=1500)
-    parser.add_argument("--quality", action=argparse.BooleanOptionalAction, default=True, help="also encode everything in fp32 and compare nDCG@10")
+    parser.add_argument(
+        "--quality",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="also encode everything in fp32 and compare nDCG@10",
+    )
     options = parser.parse_args()
     corpus = read_corpus(find_dataset(options.data) / "corpus.jsonl")
     texts = random.Random(0).sample([d.content for d in corpus.values()], min(options.documents, len(corpus)))
@@ -57,11 +64,20 @@ def main() -> None:
     tokens = [len(ids) for ids in model.tokenizer(texts, truncation=True, max_length=model.max_seq_length)["input_ids"]]
     work = sum(operations(model, n) for n in tokens)
     plain, half, ours = ways
-    print(f"{len(texts):,} documents of {np.mean(tokens):.0f} tokens, {model.device.type}, {torch.get_num_threads()} threads; bf16 products at {rate / 1e9:,.0f} Gflop/s\n")
-    print("| | documents/s | of the matrix rate | ratio | cosine to fp32, mean and least |\n| --- | --- | --- | --- | --- |")
+    print(
+        f"{len(texts):,} documents of {np.mean(tokens):.0f} tokens, {model.device.type}, {torch.get_num_threads()}"
+        f" threads; bf16 products at {rate / 1e9:,.0f} Gflop/s\n"
+    )
+    print(
+        "| | documents/s | of the matrix rate | ratio | cosine to fp32, mean and least |\n| --- | --- | --- | --- |"
+        " --- |"
+    )
     for name in ways:
         cosine = (vectors[plain] * vectors[name]).sum(axis=1)
-        print(f"| {name} | {len(texts) / seconds[name]:.1f} | {work / seconds[name] / rate:.0%} | {seconds[plain] / seconds[name]:.2f} | {cosine.mean():.5f}, {cosine.min():.5f} |")
+        print(
+            f"| {name} | {len(texts) / seconds[name]:.1f} | {work / seconds[name] / rate:.0%} |"
+            f" {seconds[plain] / seconds[name]:.2f} | {cosine.mean():.5f}, {cosine.min():.5f} |"
+        )
     print(f"\nsharpen against bf16 autocast: {seconds[half] / seconds[ours]:.2f}")
     if options.quality:
         print(quality({name: ways[name] for name in (plain, ours)}, options.data, options.split))
@@ -105,7 +121,11 @@ def quality(ways: dict[str, Callable[[list[str]], np.ndarray]], data: str, split
         run = {q: {ids[i]: float(similar[row, i]) for i in best[row] if ids[i] != q} for row, q in enumerate(qrels)}
         scores.append(evaluate(qrels, run, (PRIMARY,))[PRIMARY])
     d = compare(*scores)
-    return f"{PRIMARY} on {data} {split}, {len(qrels)} queries: fp32 {np.mean(list(scores[0].values())):.4f}, sharpen {np.mean(list(scores[1].values())):.4f}, difference {d.value:+.4f} ({d.interval[0]:+.4f} to {d.interval[1]:+.4f})"
+    return (
+        f"{PRIMARY} on {data} {split}, {len(qrels)} queries: fp32 {np.mean(list(scores[0].values())):.4f}, sharpen"
+        f" {np.mean(list(scores[1].values())):.4f}, difference {d.value:+.4f} ({d.interval[0]:+.4f} to"
+        f" {d.interval[1]:+.4f})"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Mining beside its peers, with the same candidates out: BM25 (`rank_bm25`) and dense (`mine_hard_negatives` of sentence-transformers).
+"""Mining beside its peers, with the same candidates out: BM25 (`rank_bm25`) and dense (`mine_hard_negatives` of
+sentence-transformers).
 
     .venv/bin/python scripts/benchmark_mining.py [--parts bm25 dense large] [--model packaged:all-MiniLM-L6-v2]
 
-Each way runs in a process of its own, and its time is from texts to negatives: indexing or encoding, searching, leaving positives
-out. `large` repeats both on 50,000 and 200,000 made-up passages, for the growth. Some three quarters of an hour on 2 cores, most of
-it for these.
+Each way runs in a process of its own, and its time is from texts to negatives: indexing or encoding, searching, leaving
+positives out. `large` repeats both on 50,000 and 200,000 made-up passages, for the growth. Some three quarters of an
+hour on 2 cores, most of it for these.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from collections import Counter
 from collections.abc import Callable
 from itertools import accumulate
 
-from evaluation.bm25 import BM25, RankBM25
-from evaluation.data import Corpus, Document, Query
-from evaluation.datasets import load_task
-from evaluation.models import load_encoder
-from sdg.negatives import candidates, dense, draw
-from sdg.negatives.candidates import depth_for
+from sharpen.evaluation.beir import Corpus, Document, Query
+from sharpen.evaluation.datasets import load_task
+from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
+from sharpen.sdg.negatives import candidates, dense, draw
+from sharpen.sdg.negatives.candidates import depth_for
 
 NEGATIVES = 3
 """The default of mine_hard_negatives."""
@@ -34,9 +35,17 @@ SIZES = (50_000, 200_000)
 FREQUENT = 100
 """The words that are in nearly every text: a query of six must not be made of these."""
 PARTS = {
-    "bm25": [(data, split, way) for data, split in (("scifact", "train"), ("cosqa", "test")) for way in ("rank_bm25", "sharpen_bm25")],
+    "bm25": [
+        (data, split, way)
+        for data, split in (("scifact", "train"), ("cosqa", "test"))
+        for way in ("rank_bm25", "sharpen_bm25")
+    ],
     "dense": [("scifact", "test", way) for way in ("mine_hard_negatives", "sharpen_dense")],
-    "large": [(f"made-up-{size}", "", way) for size in SIZES for way in ("rank_bm25", "sharpen_bm25", "mine_hard_negatives", "sharpen_dense")],
+    "large": [
+        (f"made-up-{size}", "", way)
+        for size in SIZES
+        for way in ("rank_bm25", "sharpen_bm25", "mine_hard_negatives", "sharpen_dense")
+    ],
 }
 
 
@@ -50,23 +59,35 @@ def main() -> None:
         data, split, way = options.one
         print(json.dumps(one(data, split, WAYS[way], options.model)))
         return
-    print("| data | way | queries | seconds | of these for the queries | queries a second | ratio | same negatives | memory, GiB |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    print(
+        "| data | way | queries | seconds | of these for the queries | queries a second | ratio | same negatives |"
+        " memory, GiB |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
+    )
     for part in options.parts:
         peer: dict = {}
         for data, split, way in PARTS[part]:
             command = [sys.executable, __file__, "--model", options.model, "--one", data, split, way]
-            found = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1])
+            found = json.loads(
+                subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+            )
             if way in ("rank_bm25", "mine_hard_negatives"):
                 peer, ratio, same = found, 1.0, 1.0
             else:  # BM25 by the queries' time, as an index is made once; dense from end to end
                 key = "searching" if way == "sharpen_bm25" else "seconds"
                 ratio = peer[key] / found[key]
-                same = sum(len(set(found["negatives"][q]) & set(ids)) for q, ids in peer["negatives"].items()) / sum(len(ids) for ids in peer["negatives"].values())
-            print(f"| {data} | {way} | {found['queries']:,} | {found['seconds']:.2f} | {found['searching']:.3f} | {found['queries'] / found['searching']:,.0f} | {ratio:.2f} | {same:.3f} | {found['gib']:.2f} |", flush=True)
+                same = sum(len(set(found["negatives"][q]) & set(ids)) for q, ids in peer["negatives"].items()) / sum(
+                    len(ids) for ids in peer["negatives"].values()
+                )
+            print(
+                f"| {data} | {way} | {found['queries']:,} | {found['seconds']:.2f} | {found['searching']:.3f} |"
+                f" {found['queries'] / found['searching']:,.0f} | {ratio:.2f} | {same:.3f} | {found['gib']:.2f} |",
+                flush=True,
+            )
 
 
 def one(data: str, split: str, way: Callable, model: str) -> dict:
-    """Negatives of every query by one way, with its seconds, those of the queries alone, and the most memory of the process."""
+    """Negatives of every query by one way, with its seconds, those of the queries alone, and the most memory of the
+    process."""
     corpus, queries = made_up(int(data.rpartition("-")[2])) if data.startswith("made-up") else labelled(data, split)
     loaded = load_encoder(model) if way in (by_sentence_transformers, by_dense) else None
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -74,18 +95,32 @@ def one(data: str, split: str, way: Callable, model: str) -> dict:
     negatives, searching = way(corpus, queries, loaded)
     seconds = time.perf_counter() - started
     gib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"queries": len(queries), "seconds": seconds, "searching": searching or seconds, "gib": gib, "gib_before": before / 2**20, "negatives": negatives}
+    return {
+        "queries": len(queries),
+        "seconds": seconds,
+        "searching": searching or seconds,
+        "gib": gib,
+        "gib_before": before / 2**20,
+        "negatives": negatives,
+    }
 
 
 def labelled(data: str, split: str) -> tuple[Corpus, list[Query]]:
     """Queries with one positive each, as the peers want them."""
     task = load_task(data, split)
-    return task.corpus, [Query(q, task.queries[q].text, {"positives": [next(i for i, grade in grades.items() if grade > 0)]}) for q, grades in task.qrels.items()]
+    return task.corpus, [
+        Query(q, task.queries[q].text, {"positives": [next(i for i, grade in grades.items() if grade > 0)]})
+        for q, grades in task.qrels.items()
+    ]
 
 
 def made_up(size: int) -> tuple[Corpus, list[Query]]:
     """Passages of 30 words, as frequent as in SciFact's abstracts, and 100 queries of six words of one of them."""
-    counts = Counter(word for document in load_task("scifact", "test").corpus.values() for word in re.findall(r"[a-z]+", document.content.lower()))
+    counts = Counter(
+        word
+        for document in load_task("scifact", "test").corpus.values()
+        for word in re.findall(r"[a-z]+", document.content.lower())
+    )
     words, weights = zip(*counts.most_common()[FREQUENT:], strict=True)
     rng = random.Random(13)
     cumulated = list(accumulate(weights))
@@ -115,7 +150,12 @@ def _by_words(index: type[BM25]) -> Callable:
 
 
 def by_dense(corpus: Corpus, queries: list[Query], model) -> tuple[dict, None]:
-    return _taken(queries, dense.mine(queries, corpus, depth_for(NEGATIVES, len(corpus)), model=model).run, corpus, "dense"), None
+    return (
+        _taken(
+            queries, dense.mine(queries, corpus, depth_for(NEGATIVES, len(corpus)), model=model).run, corpus, "dense"
+        ),
+        None,
+    )
 
 
 def by_sentence_transformers(corpus: Corpus, queries: list[Query], model) -> tuple[dict, None]:
@@ -123,8 +163,12 @@ def by_sentence_transformers(corpus: Corpus, queries: list[Query], model) -> tup
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
 
-    model = SentenceTransformer(model[0].auto_model.name_or_path, device=str(model.device))  # as it comes, without our attention
-    pairs = Dataset.from_dict({"anchor": [q.text for q in queries], "positive": [corpus[q.metadata["positives"][0]].content for q in queries]})
+    model = SentenceTransformer(
+        model[0].auto_model.name_or_path, device=str(model.device)
+    )  # as it comes, without our attention
+    pairs = Dataset.from_dict(
+        {"anchor": [q.text for q in queries], "positive": [corpus[q.metadata["positives"][0]].content for q in queries]}
+    )
     texts = [d.content for d in corpus.values()]
     found = mine_hard_negatives(pairs, model, corpus=texts, verbose=False)
     ids: dict[str, str] = {}
@@ -137,7 +181,12 @@ def by_sentence_transformers(corpus: Corpus, queries: list[Query], model) -> tup
     return negatives, None
 
 
-WAYS: dict[str, Callable] = {"rank_bm25": _by_words(RankBM25), "sharpen_bm25": _by_words(BM25), "mine_hard_negatives": by_sentence_transformers, "sharpen_dense": by_dense}
+WAYS: dict[str, Callable] = {
+    "rank_bm25": _by_words(RankBM25),
+    "sharpen_bm25": _by_words(BM25),
+    "mine_hard_negatives": by_sentence_transformers,
+    "sharpen_dense": by_dense,
+}
 
 
 if __name__ == "__main__":

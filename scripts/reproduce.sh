@@ -3,4 +3,4 @@
 # runs those that need a network. Exit status 1: one is off by more than its tolerance. Some five minutes on 2 cores.
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" embedded
-exec .venv/bin/python -m recipes reproduce "$@"
+exec .venv/bin/python -m sharpen.recipes reproduce "$@"

@@ -12,8 +12,8 @@ import json_repair
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 Form = Literal["line", "list", "json"]
-"""``line``: one query, on one line. ``list``: several, each on a line after a dash (Wen et al. 2025). ``json``: an object
-``{"queries": [...]}``, by JSON schema where the server takes one."""
+"""``line``: one query, on one line. ``list``: several, each on a line after a dash (Wen et al. 2025). ``json``: an
+object ``{"queries": [...]}``, by JSON schema where the server takes one."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,10 @@ def instruction(form: Form, count: int, answers: bool, chat: bool) -> str:
     if form == "list":
         pair = ' as "- Query: ... Answer: ..."' if answers else ' after "- "'
         return f"Write {what} for the last one, each on a line of its own{pair}, and nothing else."
-    return f"Write {what} for the last one, as JSON like in the examples: {json.dumps(_shape(['...'], ['...'] if answers else []))}"
+    return (
+        f"Write {what} for the last one, as JSON like in the examples:"
+        f" {json.dumps(_shape(['...'], ['...'] if answers else []))}"
+    )
 
 
 def written(form: Form, queries: Sequence[str], answers: Sequence[str] = ()) -> str:
@@ -76,7 +79,9 @@ def object_schema(properties: dict[str, Any]) -> dict[str, Any]:
 def held_to_schema(parameters: dict[str, Any], name: str, schema: dict[str, Any], chat: bool) -> dict[str, Any]:
     """Request parameters with those that hold a server to a JSON schema."""
     if chat:
-        return parameters | {"response_format": {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}}
+        return parameters | {
+            "response_format": {"type": "json_schema", "json_schema": {"name": name, "strict": True, "schema": schema}}
+        }
     # llama.cpp's; the protocol has none for completions
     return parameters | {"extra_body": parameters.get("extra_body", {}) | {"json_schema": schema}}
 
@@ -110,7 +115,11 @@ def clean(text: str) -> str:
 
 
 def _shape(queries: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
-    return {"queries": [{"query": q, "answer": a} for q, a in zip(queries, answers, strict=True)] if answers else list(queries)}
+    return {
+        "queries": (
+            [{"query": q, "answer": a} for q, a in zip(queries, answers, strict=True)] if answers else list(queries)
+        )
+    }
 
 
 class _Written(BaseModel):
@@ -123,7 +132,8 @@ _WRITTEN = TypeAdapter(list[_Written])
 
 
 def parse_json(text: str) -> Any:
-    """The JSON in an answer, mended where it is broken or stands in other text. Raises ``ValueError`` if it cannot be."""
+    """The JSON in an answer, mended where it is broken or stands in other text. Raises ``ValueError`` if it cannot
+    be."""
     try:
         return json_repair.loads(text)
     except RecursionError as error:  # nested deeper than anything that was asked for

@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 import semchunk
-
-from evaluation.data import Document
+from sharpen.evaluation.beir import Document
 
 
 def chunk(documents: Iterable[Document], max_words: int, overlap_words: int = 0) -> Iterator[Document]:
     """Cut each document into chunks of at most ``max_words`` words, at the highest break there is: paragraph, line,
     sentence, clause, word.
 
-    A document that fits stays one chunk under its own ID; the chunks of any other are ``<doc ID>#0``, ``#1``, ... in the
-    order of the text. Each carries ``chunk_of`` (the document), ``start`` and ``end`` (characters of the document's text) in its metadata
-    and repeats the title. ``overlap_words``: words that a chunk repeats of the one before.
+    A document that fits stays one chunk under its own ID; the chunks of any other are ``<doc ID>#0``, ``#1``, ... in
+    the order of the text. Each carries ``chunk_of`` (the document), ``start`` and ``end`` (characters of the document's
+    text) in its metadata and repeats the title. ``overlap_words``: words that a chunk repeats of the one before.
     """
     split = semchunk.chunkerify(lambda text: len(text.split()), max_words)
     for document in documents:

@@ -9,18 +9,39 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
-
-from evaluation.data import Corpus, text_key
-from sdg.filters.text import words
+from sharpen.evaluation.beir import Corpus, text_key
+from sharpen.sdg.filters.text import words
 
 KINDS = ("how", "what", "why", "when", "where", "which", "who", "yes or no", "other question", "keywords", "statement")
-"""A query's kind: by its first word, by a question mark, or, without either, keywords (up to four words) or a statement."""
+"""A query's kind: by its first word, by a question mark, or, without either, keywords (up to four words) or a
+statement."""
 
 DRIFT = 0.2
-"""Distance from which two distributions are called apart (Kolmogorov-Smirnov for numbers, total variation for kinds), if
-there are enough queries to tell: p below 0.01."""
+"""Distance from which two distributions are called apart (Kolmogorov-Smirnov for numbers, total variation for kinds),
+if there are enough queries to tell: p below 0.01."""
 
-_YES_NO = frozenset(["is", "are", "was", "were", "do", "does", "did", "can", "could", "should", "would", "will", "may", "must", "has", "have", "had", "am"])
+_YES_NO = frozenset(
+    [
+        "is",
+        "are",
+        "was",
+        "were",
+        "do",
+        "does",
+        "did",
+        "can",
+        "could",
+        "should",
+        "would",
+        "will",
+        "may",
+        "must",
+        "has",
+        "have",
+        "had",
+        "am",
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -33,9 +54,9 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of a set of queries. ``lengths``: words of each; ``overlaps``: share of each one's words that stand in its documents;
-    ``kinds``: share of each of ``KINDS``; ``coverage``: share of the corpus's documents that are some query's; ``duplicates``:
-    share of the queries that say the same as an earlier one, but for case and signs."""
+    """Of a set of queries. ``lengths``: words of each; ``overlaps``: share of each one's words that stand in its
+    documents; ``kinds``: share of each of ``KINDS``; ``coverage``: share of the corpus's documents that are some
+    query's; ``duplicates``: share of the queries that say the same as an earlier one, but for case and signs."""
 
     queries: int
     lengths: np.ndarray
@@ -59,7 +80,8 @@ def kind_of(text: str) -> str:
 
 
 def profile(queries: Labelled, corpus: Corpus) -> Profile:
-    """Describe queries whose documents are in ``corpus``; others are left out. Raises ``ValueError`` if none is left."""
+    """Describe queries whose documents are in ``corpus``; others are left out. Raises ``ValueError`` if none is
+    left."""
     known = {q: [d for d in ids if d in corpus] for q, ids in queries.positives.items() if q in queries.texts}
     known = {q: ids for q, ids in known.items() if ids}
     if not known:
@@ -70,7 +92,9 @@ def profile(queries: Labelled, corpus: Corpus) -> Profile:
     return Profile(
         queries=len(texts),
         lengths=np.array([len(words(text)) for text in texts]),
-        overlaps=np.array([_overlap(queries.texts[q], " ".join(corpus[d].content for d in ids)) for q, ids in known.items()]),
+        overlaps=np.array(
+            [_overlap(queries.texts[q], " ".join(corpus[d].content for d in ids)) for q, ids in known.items()]
+        ),
         kinds={kind: kinds[kind] / len(texts) for kind in KINDS},
         coverage=len({d for ids in known.values() for d in ids}) / len(corpus),
         duplicates=1 - len(keys) / len(texts),
@@ -82,12 +106,23 @@ def drift(synthetic: Profile, real: Profile) -> list[str]:
     found = []
     for name, unit, ours, theirs, advice in (
         ("length", "words", synthetic.lengths, real.lengths, "show examples of the right length in the pool"),
-        ("overlap with the document", "of the words", synthetic.overlaps, real.overlaps, "rewrite the pool's queries in words that its documents lack, or filter by filters.copying"),
+        (
+            "overlap with the document",
+            "of the words",
+            synthetic.overlaps,
+            real.overlaps,
+            "rewrite the pool's queries in words that its documents lack, or filter by filters.copying",
+        ),
     ):
         test = stats.ks_2samp(ours, theirs)
         if test.statistic >= DRIFT and test.pvalue < 0.01:
-            found.append(f"{name}: {ours.mean():.2f} {unit} in the mean, real ones {theirs.mean():.2f} (distance {test.statistic:.2f}, p {test.pvalue:.1e}); {advice}")
-    table = np.array([[profile.kinds[kind] * profile.queries for kind in KINDS] for profile in (synthetic, real)]).round()
+            found.append(
+                f"{name}: {ours.mean():.2f} {unit} in the mean, real ones {theirs.mean():.2f} (distance"
+                f" {test.statistic:.2f}, p {test.pvalue:.1e}); {advice}"
+            )
+    table = np.array(
+        [[profile.kinds[kind] * profile.queries for kind in KINDS] for profile in (synthetic, real)]
+    ).round()
     table = table[:, table.sum(axis=0) > 0]
     distance = sum(abs(synthetic.kinds[kind] - real.kinds[kind]) for kind in KINDS) / 2
     if distance >= DRIFT and stats.chi2_contingency(table).pvalue < 0.01:
@@ -95,16 +130,20 @@ def drift(synthetic: Profile, real: Profile) -> list[str]:
         shown = ", ".join(f"{kind} {synthetic.kinds[kind]:.0%} against {real.kinds[kind]:.0%}" for kind in apart)
         found.append(f"kinds: {shown} (distance {distance:.2f}); mix strategies or examples in these shares")
     if synthetic.duplicates > real.duplicates + 0.05:
-        found.append(f"duplicates: {synthetic.duplicates:.0%} of the queries say the same as another one, real ones {real.duplicates:.0%}; use filters.near_duplicates, or a higher temperature")
+        found.append(
+            f"duplicates: {synthetic.duplicates:.0%} of the queries say the same as another one, real ones"
+            f" {real.duplicates:.0%}; use filters.near_duplicates, or a higher temperature"
+        )
     return found
 
 
 def win_rates(real: Labelled, sets: Mapping[str, Labelled]) -> dict[tuple[str, str], dict[str, Any]]:
     """How often one set of synthetic queries is closer to the real ones than another (Wen et al. 2025, equation 1).
 
-    A real query's closeness to a set is the largest Jaccard similarity of its words with those of a query that was written
-    for one of its documents (0 without one). For each two sets: the share of the real queries for which the first is closer
-    (``wins``), for which the second is (``losses``), and how many real queries had a query of either (``queries``).
+    A real query's closeness to a set is the largest Jaccard similarity of its words with those of a query that was
+    written for one of its documents (0 without one). For each two sets: the share of the real queries for which the
+    first is closer (``wins``), for which the second is (``losses``), and how many real queries had a query of either
+    (``queries``).
     """
     closeness = {name: _closeness(real, queries) for name, queries in sets.items()}
     rates = {}
@@ -114,7 +153,11 @@ def win_rates(real: Labelled, sets: Mapping[str, Labelled]) -> dict[tuple[str, s
             compared = [q for q in real.texts if q in closeness[first] or q in closeness[second]]
             pairs = [(closeness[first].get(q, 0.0), closeness[second].get(q, 0.0)) for q in compared]
             n = max(1, len(pairs))
-            rates[first, second] = {"queries": len(pairs), "wins": sum(a > b for a, b in pairs) / n, "losses": sum(a < b for a, b in pairs) / n}
+            rates[first, second] = {
+                "queries": len(pairs),
+                "wins": sum(a > b for a, b in pairs) / n,
+                "losses": sum(a < b for a, b in pairs) / n,
+            }
     return rates
 
 

@@ -6,16 +6,47 @@ import re
 from pathlib import Path
 
 from bs4 import BeautifulSoup
-
-from evaluation.data import Corpus, Document, read_corpus
-from evaluation.datasets import find_dataset
-from evaluation.files import InputError, visible_files
-from sdg.python_docs import read_python_docs
+from sharpen.evaluation.beir import Corpus, Document, read_corpus
+from sharpen.evaluation.datasets import find_dataset
+from sharpen.evaluation.files import InputError, visible_files
+from sharpen.sdg.python_docs import read_python_docs
 
 TEXT_SUFFIXES = (".txt", ".md", ".rst", ".html", ".htm")
 PYTHON_DOCS = "python-docs"
 _INLINE = frozenset(
-    "a abbr b bdi bdo big cite code del dfn em font i img ins kbd label mark q s samp small span strike strong sub sup tt u var wbr".split()  # noqa: SIM905
+    [
+        "a",
+        "abbr",
+        "b",
+        "bdi",
+        "bdo",
+        "big",
+        "cite",
+        "code",
+        "del",
+        "dfn",
+        "em",
+        "font",
+        "i",
+        "img",
+        "ins",
+        "kbd",
+        "label",
+        "mark",
+        "q",
+        "s",
+        "samp",
+        "small",
+        "span",
+        "strike",
+        "strong",
+        "sub",
+        "sup",
+        "tt",
+        "u",
+        "var",
+        "wbr",
+    ]
 )
 
 
@@ -24,8 +55,8 @@ def read_documents(source: str, exclude: Path | None = None) -> Corpus:
 
     - ``python-docs``: the documentation of the running Python;
     - a folder with ``corpus.jsonl``, or the name of a BEIR dataset: that corpus;
-    - any other folder: every .txt, .md, .rst and .html file below it, the ID being the path in the folder; hidden files,
-      hidden folders and what lies below ``exclude`` are left out;
+    - any other folder: every .txt, .md, .rst and .html file below it, the ID being the path in the folder; hidden
+      files, hidden folders and what lies below ``exclude`` are left out;
     - a ``.jsonl`` file: objects with ``_id`` and ``text``, ``title`` and ``metadata`` at will.
 
     Empty documents are left out. Raises ``InputError`` if nothing is there or a row is bad.
@@ -35,7 +66,9 @@ def read_documents(source: str, exclude: Path | None = None) -> Corpus:
         corpus = {d["_id"]: Document(d["_id"], d["text"], d["title"], d["metadata"]) for d in read_python_docs()}
     elif path.is_file():
         if path.suffix != ".jsonl":
-            raise InputError(f"{path}: a corpus file must be .jsonl (objects with _id and text); for text files, give their folder")
+            raise InputError(
+                f"{path}: a corpus file must be .jsonl (objects with _id and text); for text files, give their folder"
+            )
         corpus = read_corpus(path)
     elif path.is_dir() and not (path / "corpus.jsonl").exists():
         corpus = _read_folder(path, exclude)
@@ -47,7 +80,11 @@ def read_documents(source: str, exclude: Path | None = None) -> Corpus:
 def text_files(folder: Path, exclude: Path | None = None) -> list[Path]:
     """The files of a folder that are read as documents."""
     outside = exclude and exclude.resolve()
-    return sorted(p for p in visible_files(folder) if p.suffix.lower() in TEXT_SUFFIXES and not (outside and p.resolve().is_relative_to(outside)))
+    return sorted(
+        p
+        for p in visible_files(folder)
+        if p.suffix.lower() in TEXT_SUFFIXES and not (outside and p.resolve().is_relative_to(outside))
+    )
 
 
 def _read_folder(folder: Path, exclude: Path | None) -> Corpus:
@@ -60,7 +97,10 @@ def _read_folder(folder: Path, exclude: Path | None) -> Corpus:
         except UnicodeEncodeError:
             raise InputError(f"{str(file)!r}: the file's name is not UTF-8; rename it") from None
         except UnicodeDecodeError as error:
-            raise InputError(f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file or move it out of {folder}") from None
+            raise InputError(
+                f"{file}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file or move it out of"
+                f" {folder}"
+            ) from None
         title, text = _html(raw) if file.suffix.lower() in (".html", ".htm") else _plain(raw)
         doc_id = file.relative_to(folder).as_posix()
         corpus[doc_id] = Document(doc_id, text, title or file.stem, {"source": doc_id})

@@ -1,4 +1,5 @@
-"""Pairs and hard negatives in the layouts that other trainers read. IDs are resolved to texts where a layout wants texts."""
+"""Pairs and hard negatives in the layouts that other trainers read. IDs are resolved to texts where a layout wants
+texts."""
 
 from __future__ import annotations
 
@@ -8,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from datasets import Dataset
-
-from evaluation.data import Corpus, Document, Qrels, Queries, write_corpus, write_qrels, write_queries
-from evaluation.files import write_json, write_jsonl
+from sharpen.evaluation.beir import Corpus, Document, Qrels, Queries, write_corpus, write_qrels, write_queries
+from sharpen.evaluation.files import write_json, write_jsonl
 
 MAX_POSITIVES = 5
 """Of a query, in NVIDIA's layout; its own converter leaves out queries with more."""
@@ -51,14 +51,16 @@ def export_beir(data: Labelled, folder: Path) -> dict[str, int]:
 
 def export_sentence_transformers(data: Labelled, folder: Path) -> dict[str, int]:
     """``train.parquet``, ``dev.parquet``, ``test.parquet`` with columns anchor, positive, negative_1, ... as losses of
-    sentence-transformers take them (negatives in train only, so load each file by itself); a row for each positive. Queries with fewer negatives than the most have are left out
-    of train, as a parquet file has the same columns in all rows."""
+    sentence-transformers take them (negatives in train only, so load each file by itself); a row for each positive.
+    Queries with fewer negatives than the most have are left out of train, as a parquet file has the same columns in all
+    rows."""
     counts: dict[str, int] = {}
     most = max((len(ids) for ids in data.negatives.values()), default=0)
     for split in data.splits:
         width = most if split == "train" else 0
         rows = [
-            {"anchor": data.queries[query_id].text, "positive": data.document(doc_id).content} | {f"negative_{n}": data.document(i).content for n, i in enumerate(negatives[:width], start=1)}
+            {"anchor": data.queries[query_id].text, "positive": data.document(doc_id).content}
+            | {f"negative_{n}": data.document(i).content for n, i in enumerate(negatives[:width], start=1)}
             for query_id, positives in data.positives(split)
             if len(negatives := data.negatives.get(query_id, ())) >= width
             for doc_id in positives
@@ -71,33 +73,46 @@ def export_sentence_transformers(data: Labelled, folder: Path) -> dict[str, int]
 
 
 def export_tevatron(data: Labelled, folder: Path) -> dict[str, int]:
-    """Tevatron's JSON lines: ``<split>.jsonl`` (query_id, query, positive_passages, negative_passages) and ``corpus.jsonl``."""
+    """Tevatron's JSON lines: ``<split>.jsonl`` (query_id, query, positive_passages, negative_passages) and
+    ``corpus.jsonl``."""
     write_jsonl(folder / "corpus.jsonl", (_passage(document) for document in data.corpus.values()))
 
     def row(query_id: str, positives: list[str]) -> dict[str, Any]:
         passages = lambda ids: [_passage(data.document(i)) for i in ids]  # noqa: E731
-        return {"query_id": query_id, "query": data.queries[query_id].text, "positive_passages": passages(positives), "negative_passages": passages(data.negatives.get(query_id, ()))}
+        return {
+            "query_id": query_id,
+            "query": data.queries[query_id].text,
+            "positive_passages": passages(positives),
+            "negative_passages": passages(data.negatives.get(query_id, ())),
+        }
 
     return _lines(data, folder, row)
 
 
 def export_flag_embedding(data: Labelled, folder: Path) -> dict[str, int]:
-    """FlagEmbedding's JSON lines: ``<split>.jsonl`` with query, pos and neg (texts), and their IDs in pos_id and neg_id."""
+    """FlagEmbedding's JSON lines: ``<split>.jsonl`` with query, pos and neg (texts), and their IDs in pos_id and
+    neg_id."""
 
     def row(query_id: str, positives: list[str]) -> dict[str, Any]:
         negatives = list(data.negatives.get(query_id, ()))
         texts = lambda ids: [data.document(i).content for i in ids]  # noqa: E731
-        return {"query": data.queries[query_id].text, "pos": texts(positives), "neg": texts(negatives), "pos_id": positives, "neg_id": negatives}
+        return {
+            "query": data.queries[query_id].text,
+            "pos": texts(positives),
+            "neg": texts(negatives),
+            "pos_id": positives,
+            "neg_id": negatives,
+        }
 
     return _lines(data, folder, row)
 
 
 def export_nvidia(data: Labelled, folder: Path) -> dict[str, int]:
-    """The layout of NVIDIA's retriever toolkit: ``train.json`` and ``val.json`` (from dev), ``corpus/train.parquet`` and
-    ``corpus/merlin_metadata.json``, and ``eval_beir/`` with the test split, or dev where there is no test.
+    """The layout of NVIDIA's retriever toolkit: ``train.json`` and ``val.json`` (from dev), ``corpus/train.parquet``
+    and ``corpus/merlin_metadata.json``, and ``eval_beir/`` with the test split, or dev where there is no test.
 
-    Its trainers look passages up by ``id`` in the parquet file; queries with more than five positives are left out, as by
-    its own converter.
+    Its trainers look passages up by ``id`` in the parquet file; queries with more than five positives are left out, as
+    by its own converter.
     """
     counts: dict[str, int] = {}
     for split, name in (("train", "train"), ("dev", "val")):
@@ -115,7 +130,9 @@ def export_nvidia(data: Labelled, folder: Path) -> dict[str, int]:
         write_json(folder / f"{name}.json", {"corpus": {"path": "./corpus/"}, "data": rows})
         counts[name] = len(rows)
     (folder / "corpus").mkdir(parents=True, exist_ok=True)
-    Dataset.from_list([{"id": d.id, "text": d.content} for d in [*data.corpus.values(), *data.written.values()]]).to_parquet(folder / "corpus" / "train.parquet")
+    Dataset.from_list(
+        [{"id": d.id, "text": d.content} for d in [*data.corpus.values(), *data.written.values()]]
+    ).to_parquet(folder / "corpus" / "train.parquet")
     write_json(folder / "corpus" / "merlin_metadata.json", {"corpus_id": data.name, "class": "TextQADataset"})
     held_out = next((data.splits[split] for split in ("test", "dev") if data.splits.get(split)), {})
     judged = {query_id: data.queries[query_id] for query_id in held_out}
@@ -144,5 +161,3 @@ def _lines(data: Labelled, folder: Path, row: Callable[[str, list[str]], dict[st
             write_jsonl(folder / f"{split}.jsonl", rows)
         counts[split] = len(rows)
     return counts
-
-

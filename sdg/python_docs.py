@@ -1,7 +1,8 @@
 """The documentation that every CPython carries, as a corpus.
 
-One document for each public class, function and method of the standard library that has a docstring, and one for each language-reference topic of ``pydoc_data`` (what ``help("if")`` prints). Nothing is downloaded. The documents
-differ a little between Python versions and platforms; their IDs (``json.dumps``, ``topic:with``) do not.
+One document for each public class, function and method of the standard library that has a docstring, and one for each
+language-reference topic of ``pydoc_data`` (what ``help("if")`` prints). Nothing is downloaded. The documents differ a
+little between Python versions and platforms; their IDs (``json.dumps``, ``topic:with``) do not.
 """
 
 from __future__ import annotations
@@ -19,24 +20,107 @@ from types import ModuleType
 
 # Modules that act when they are imported (open a browser, print, start a window), that are test suites or programs, or
 # that were removed in a later Python: none is documentation that people search.
-SKIPPED_MODULES = frozenset({
-    "antigravity", "this", "idlelib", "turtledemo", "test", "lib2to3", "pydoc_data", "ensurepip", "venv", "tkinter", "turtle",
-    "distutils", "imp", "asynchat", "asyncore", "smtpd", "aifc", "audioop", "cgi", "cgitb", "chunk", "crypt", "imghdr",
-    "mailcap", "msilib", "nis", "nntplib", "ossaudiodev", "pipes", "sndhdr", "spwd", "sunau", "telnetlib", "uu", "xdrlib",
-    "nturl2path", "ntpath", "posixpath", "genericpath", "sre_compile", "sre_constants", "sre_parse",
-})
+SKIPPED_MODULES = frozenset(
+    {
+        "antigravity",
+        "this",
+        "idlelib",
+        "turtledemo",
+        "test",
+        "lib2to3",
+        "pydoc_data",
+        "ensurepip",
+        "venv",
+        "tkinter",
+        "turtle",
+        "distutils",
+        "imp",
+        "asynchat",
+        "asyncore",
+        "smtpd",
+        "aifc",
+        "audioop",
+        "cgi",
+        "cgitb",
+        "chunk",
+        "crypt",
+        "imghdr",
+        "mailcap",
+        "msilib",
+        "nis",
+        "nntplib",
+        "ossaudiodev",
+        "pipes",
+        "sndhdr",
+        "spwd",
+        "sunau",
+        "telnetlib",
+        "uu",
+        "xdrlib",
+        "nturl2path",
+        "ntpath",
+        "posixpath",
+        "genericpath",
+        "sre_compile",
+        "sre_constants",
+        "sre_parse",
+    }
+)
 # Packages whose public classes and functions live in submodules that the package itself does not re-export.
 SUBMODULES = (
-    "collections.abc", "concurrent.futures", "concurrent.futures.thread", "concurrent.futures.process", "email.message",
-    "email.parser", "email.policy", "email.utils", "email.header", "email.headerregistry", "encodings.idna", "html.parser",
-    "html.entities", "http.client", "http.cookiejar", "http.cookies", "http.server", "importlib.abc", "importlib.machinery",
-    "importlib.metadata", "importlib.resources", "importlib.util", "json.decoder", "json.encoder", "logging.config",
-    "logging.handlers", "multiprocessing.connection", "multiprocessing.managers", "multiprocessing.pool",
-    "multiprocessing.shared_memory", "os.path", "unittest.mock", "urllib.error", "urllib.parse", "urllib.request",
-    "urllib.robotparser", "wsgiref.handlers", "wsgiref.headers", "wsgiref.simple_server", "wsgiref.util",
-    "wsgiref.validate", "xml.dom.minidom", "xml.dom.pulldom", "xml.etree.ElementTree", "xml.sax.handler",
-    "xml.sax.saxutils", "xml.sax.xmlreader", "xmlrpc.client", "xmlrpc.server", "curses.ascii", "curses.textpad",
-    "ctypes.util", "asyncio",
+    "collections.abc",
+    "concurrent.futures",
+    "concurrent.futures.thread",
+    "concurrent.futures.process",
+    "email.message",
+    "email.parser",
+    "email.policy",
+    "email.utils",
+    "email.header",
+    "email.headerregistry",
+    "encodings.idna",
+    "html.parser",
+    "html.entities",
+    "http.client",
+    "http.cookiejar",
+    "http.cookies",
+    "http.server",
+    "importlib.abc",
+    "importlib.machinery",
+    "importlib.metadata",
+    "importlib.resources",
+    "importlib.util",
+    "json.decoder",
+    "json.encoder",
+    "logging.config",
+    "logging.handlers",
+    "multiprocessing.connection",
+    "multiprocessing.managers",
+    "multiprocessing.pool",
+    "multiprocessing.shared_memory",
+    "os.path",
+    "unittest.mock",
+    "urllib.error",
+    "urllib.parse",
+    "urllib.request",
+    "urllib.robotparser",
+    "wsgiref.handlers",
+    "wsgiref.headers",
+    "wsgiref.simple_server",
+    "wsgiref.util",
+    "wsgiref.validate",
+    "xml.dom.minidom",
+    "xml.dom.pulldom",
+    "xml.etree.ElementTree",
+    "xml.sax.handler",
+    "xml.sax.saxutils",
+    "xml.sax.xmlreader",
+    "xmlrpc.client",
+    "xmlrpc.server",
+    "curses.ascii",
+    "curses.textpad",
+    "ctypes.util",
+    "asyncio",
 )
 
 
@@ -44,9 +128,9 @@ def read_python_docs(min_chars: int = 60) -> list[dict]:
     """Return one record ``{"_id", "title", "text", "metadata"}`` a documented public name, then one a language topic.
 
     ``min_chars``: shorter docstrings ("Return self+value.") are left out; they say nothing that a query could be about.
-    A function that several modules export, or that a subclass inherits, is one document, under the class and module that
-    define it. The modules are imported in a fresh interpreter: importing them changes the process, and the process would
-    change them (libraries replace parts of the standard library).
+    A function that several modules export, or that a subclass inherits, is one document, under the class and module
+    that define it. The modules are imported in a fresh interpreter: importing them changes the process, and the process
+    would change them (libraries replace parts of the standard library).
 
     Raises ``subprocess.CalledProcessError`` if that interpreter fails.
     """
@@ -56,7 +140,9 @@ def read_python_docs(min_chars: int = 60) -> list[dict]:
 
 
 def _documents(min_chars: int) -> Iterator[dict]:
-    members = [member for name in _module_names() if (module := _import(name)) for member in _public_members(name, module)]
+    members = [
+        member for name in _module_names() if (module := _import(name)) for member in _public_members(name, module)
+    ]
     # own definitions first: what a class inherits belongs to the base class, unless that one is private
     members.sort(key=lambda member: member[3])
     documents = {}
@@ -136,7 +222,12 @@ def _language_topics() -> Iterator[dict]:
     for name in sorted(topics):
         text = inspect.cleandoc(topics[name]).strip()
         title = text.split("\n", 1)[0].strip("* ")
-        yield {"_id": f"topic:{name}", "title": title, "text": text, "metadata": {"kind": "topic", "module": "language reference"}}
+        yield {
+            "_id": f"topic:{name}",
+            "title": title,
+            "text": text,
+            "metadata": {"kind": "topic", "module": "language reference"},
+        }
 
 
 if __name__ == "__main__":

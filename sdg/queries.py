@@ -10,17 +10,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from evaluation.data import Corpus, Document, Query, text_key
-from evaluation.files import InputError
-from sdg.answers import Read
-from sdg.filters.text import reject_reason, words
-from sdg.llm import LLM, OVER_BUDGET, Answer, Request
-from sdg.strategies import MIN_WORDS, Strategy, Unit
+from sharpen.evaluation.beir import Corpus, Document, Query, text_key
+from sharpen.evaluation.files import InputError
+from sharpen.sdg.answers import Read
+from sharpen.sdg.filters.text import reject_reason, words
+from sharpen.sdg.llm.client import LLM, OVER_BUDGET, Answer, Request
+from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
 
 LABELLED = "labelled"
 """Strategy of queries that people wrote."""
 MAX_FAILED = 0.01
-"""Share of the requests that may stay without an answer; more is an outage, and the queries would be too few in silence."""
+"""Share of the requests that may stay without an answer; more is an outage, and the queries would be too few in
+silence."""
 
 
 @dataclass
@@ -53,13 +54,19 @@ class Generated:
         """All strategies together."""
         tallies = self.tallies.values()
         tokens = sum((t.tokens for t in tallies), Counter())
-        total = {"asked": sum(t.asked for t in tallies), "kept": sum(t.kept for t in tallies), "rejected": dict(sum((t.rejected for t in tallies), Counter()).most_common())}
+        total = {
+            "asked": sum(t.asked for t in tallies),
+            "kept": sum(t.kept for t in tallies),
+            "rejected": dict(sum((t.rejected for t in tallies), Counter()).most_common()),
+        }
         if repaired := sum(t.repaired for t in tallies):
             total["repaired"] = repaired
         return total | {f"{kind}_tokens": n for kind, n in tokens.items()}
 
 
-def sample_documents(documents: Sequence[Document], limit: int | None, seed: int, min_words: int = MIN_WORDS) -> list[Document]:
+def sample_documents(
+    documents: Sequence[Document], limit: int | None, seed: int, min_words: int = MIN_WORDS
+) -> list[Document]:
     """At most ``limit`` documents in an order drawn by ``seed``, of at least ``min_words`` words, no text twice.
 
     A larger limit of the same seed begins with the smaller one's documents, so their answers are found in the journal.
@@ -103,13 +110,30 @@ def generate_queries(
                     said[n] = replace(first, found=Read(error=problem))
                 else:
                     units[n] = strategy.after_first(units[n], first.found)
-                    result.first_steps.append({"unit": units[n].key, "strategy": strategy.name, "documents": list(units[n].positives), strategy.first.name: first.found.items[0].query})
-        said |= _ask(strategy, {n: unit for n, unit in units.items() if n not in said}, llm, seed, warm_up, tally, progress)
+                    result.first_steps.append(
+                        {
+                            "unit": units[n].key,
+                            "strategy": strategy.name,
+                            "documents": list(units[n].positives),
+                            strategy.first.name: first.found.items[0].query,
+                        }
+                    )
+        said |= _ask(
+            strategy, {n: unit for n, unit in units.items() if n not in said}, llm, seed, warm_up, tally, progress
+        )
         failed = [s.answer.error for s in said.values() if s.answer.failed]
         if len(failed) > MAX_FAILED * len(said):
-            raise InputError(f"llm: {len(failed)} of {len(said)} requests failed, the last with {failed[-1]!r}. What was answered is kept; run again to ask for the rest")
+            raise InputError(
+                f"llm: {len(failed)} of {len(said)} requests failed, the last with {failed[-1]!r}. What was answered is"
+                " kept; run again to ask for the rest"
+            )
         for n, unit in units.items():
-            metadata = {"positives": list(unit.positives), "strategy": strategy.name, "model": llm.identity, "prompt_hash": said[n].prompt_hash} | unit.metadata
+            metadata = {
+                "positives": list(unit.positives),
+                "strategy": strategy.name,
+                "model": llm.identity,
+                "prompt_hash": said[n].prompt_hash,
+            } | unit.metadata
             _sort_out(strategy, unit, said[n].answer, said[n].found, metadata, seed, seen, examples, result)
         tally.seconds = round(time.monotonic() - started, 2)
     return result
@@ -124,22 +148,44 @@ class _Said:
     found: Read
 
 
-def _ask(strategy: Strategy, units: Mapping[int, Unit], llm: LLM, seed: int, warm_up: bool, tally: Tally, progress: Callable[[Answer], None] | None) -> dict[int, _Said]:
+def _ask(
+    strategy: Strategy,
+    units: Mapping[int, Unit],
+    llm: LLM,
+    seed: int,
+    warm_up: bool,
+    tally: Tally,
+    progress: Callable[[Answer], None] | None,
+) -> dict[int, _Said]:
     """Ask for each unit, by its number, and once more for what was to be JSON and is not."""
 
     def use(unit: Unit, request: Request, answer: Answer) -> _Said:
         tally.prompts += 1
-        tally.tokens += Counter(prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens)
+        tally.tokens += Counter(
+            prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens
+        )
         if progress:
             progress(answer)
         found = Read() if answer.error else strategy.read(answer.text, unit)
         return _Said(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, found)
 
     asked = list(units.items())
-    said = dict(zip(units, llm.ask(_requests(strategy, asked, llm, seed, warm_up), lambda place, request, answer: use(asked[place][1], request, answer)), strict=True))
+    said = dict(
+        zip(
+            units,
+            llm.ask(
+                _requests(strategy, asked, llm, seed, warm_up),
+                lambda place, request, answer: use(asked[place][1], request, answer),
+            ),
+            strict=True,
+        )
+    )
     broken = [(n, unit) for n, unit in asked if said[n].found.error and strategy.asks_for_json]
     if broken:
-        again = llm.ask((_repair(strategy, unit, said[n], seed) for n, unit in broken), lambda place, request, answer: use(broken[place][1], request, answer))
+        again = llm.ask(
+            (_repair(strategy, unit, said[n], seed) for n, unit in broken),
+            lambda place, request, answer: use(broken[place][1], request, answer),
+        )
         for (n, _), repaired in zip(broken, again, strict=True):
             if repaired.found.items:
                 tally.repaired += 1
@@ -151,10 +197,16 @@ def _first_problem(first: Strategy, said: _Said) -> str:
     """Why nothing should be asked with what a first step brought."""
     if not said.found.items or not said.found.items[0].query.strip():
         return said.found.error or f"no {first.name}"
-    return f"{first.name} cut off at max_tokens" if said.answer.finish_reason == "length" and not first.asks_for_json else ""
+    return (
+        f"{first.name} cut off at max_tokens"
+        if said.answer.finish_reason == "length" and not first.asks_for_json
+        else ""
+    )
 
 
-def _requests(strategy: Strategy, units: Sequence[tuple[int, Unit]], llm: LLM, seed: int, warm_up: bool) -> Iterator[Request]:
+def _requests(
+    strategy: Strategy, units: Sequence[tuple[int, Unit]], llm: LLM, seed: int, warm_up: bool
+) -> Iterator[Request]:
     warmed: set[int] = set()
     for position, unit in units:
         request, group = prompt(strategy, unit, position, seed), position // strategy.group
@@ -168,17 +220,34 @@ def _requests(strategy: Strategy, units: Sequence[tuple[int, Unit]], llm: LLM, s
 def prompt(strategy: Strategy, unit: Unit, position: int, seed: int) -> Request:
     """The request for the unit at ``position``."""
     examples = strategy.draw(seed, position // strategy.group)
-    # Two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the examples come
+    # Two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the examples
+    # come
     # from the server's prefix cache, whichever document was asked before.
     return strategy.request(unit, examples, len(examples) + 1 + position % 2, seed)
 
 
 def _repair(strategy: Strategy, unit: Unit, said: _Said, seed: int) -> Request:
     request = strategy.request(unit, [], 1, seed)
-    return replace(request, prompt=f"{request.prompt} {said.answer.text[:2000].strip()}\n\nThat cannot be read ({said.found.error}). Once more, as JSON and nothing else:")
+    return replace(
+        request,
+        prompt=(
+            f"{request.prompt} {said.answer.text[:2000].strip()}\n\nThat cannot be read ({said.found.error}). Once"
+            " more, as JSON and nothing else:"
+        ),
+    )
 
 
-def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metadata: dict[str, Any], seed: int, seen: set[str], examples: set[str], result: Generated) -> None:
+def _sort_out(
+    strategy: Strategy,
+    unit: Unit,
+    answer: Answer,
+    found: Read,
+    metadata: dict[str, Any],
+    seed: int,
+    seen: set[str],
+    examples: set[str],
+    result: Generated,
+) -> None:
     tally = result.tallies[strategy.name]
     tally.asked += strategy.count
     # a query that was asked for and did not come is one that is rejected: so the counts add up
@@ -200,7 +269,16 @@ def _sort_out(strategy: Strategy, unit: Unit, answer: Answer, found: Read, metad
         if reason:
             tally.rejected[reason] += 1
             shown = text if item else answer.text or answer.error
-            result.rejected.append({"document": unit.document.id, "strategy": strategy.name, "unit": unit.key, "sample": sample, "text": shown[:2000], "reason": reason})
+            result.rejected.append(
+                {
+                    "document": unit.document.id,
+                    "strategy": strategy.name,
+                    "unit": unit.key,
+                    "sample": sample,
+                    "text": shown[:2000],
+                    "reason": reason,
+                }
+            )
             continue
         seen.add(key)
         tally.kept += 1
@@ -226,7 +304,11 @@ def _problem(answer: Answer) -> str | None:
 def _named(text: str, constraints: dict[str, str]) -> dict[str, str]:
     """Those of the constraints whose value the query has, in these words or all but one of them."""
     have = set(words(text))
-    return {name: value for name, value in constraints.items() if (wanted := set(words(value))) and len(wanted - have) <= (len(wanted) > 2)}
+    return {
+        name: value
+        for name, value in constraints.items()
+        if (wanted := set(words(value))) and len(wanted - have) <= (len(wanted) > 2)
+    }
 
 
 def with_typo(text: str, rng: random.Random) -> str:
@@ -239,7 +321,11 @@ def with_typo(text: str, rng: random.Random) -> str:
     n = rng.choice(long)
     piece, i = pieces[n], rng.randrange(1, len(pieces[n]) - 1)
     neighbours = _NEIGHBOURS.get(piece[i].lower(), "")
-    slips = [piece[:i] + piece[i + 1] + piece[i] + piece[i + 2 :], piece[:i] + piece[i + 1 :], piece[:i] + piece[i] + piece[i:]]
+    slips = [
+        piece[:i] + piece[i + 1] + piece[i] + piece[i + 2 :],
+        piece[:i] + piece[i + 1 :],
+        piece[:i] + piece[i] + piece[i:],
+    ]
     if neighbours:
         slips.append(piece[:i] + rng.choice(neighbours) + piece[i + 1 :])
     pieces[n] = rng.choice([slip for slip in slips if slip != piece])

@@ -1,4 +1,5 @@
-"""Train, dev and test by document: nothing of a held-out document, of a copy of it or of another chunk of it, is in train."""
+"""Train, dev and test by document: nothing of a held-out document, of a copy of it or of another chunk of it, is in
+train."""
 
 from __future__ import annotations
 
@@ -11,10 +12,9 @@ import numpy as np
 from datasketch import MinHash
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
-
-from evaluation.data import Corpus, Query, chunks_by_document
-from evaluation.files import read_jsonl, write_jsonl
-from sdg.filters.text import words
+from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
+from sharpen.evaluation.files import read_jsonl, write_jsonl
+from sharpen.sdg.filters.text import words
 
 Split = Literal["train", "dev", "test"]
 SPLITS: tuple[Split, ...] = ("train", "dev", "test")
@@ -27,12 +27,15 @@ ALL_PAIRS = 32
 """Candidates of one band that are all compared with each other."""
 
 
-def split_documents(corpus: Corpus, dev_share: float, seed: int, test_share: float = 0.0, together: Iterable[Sequence[str]] = ()) -> dict[str, Split | None]:
-    """Assign every chunk's ID to ``train``, ``dev`` or ``test``; chunks of one document, and copies of it, stay together.
+def split_documents(
+    corpus: Corpus, dev_share: float, seed: int, test_share: float = 0.0, together: Iterable[Sequence[str]] = ()
+) -> dict[str, Split | None]:
+    """Assign every chunk's ID to ``train``, ``dev`` or ``test``; chunks of one document, and copies of it, stay
+    together.
 
     ``together``: IDs of documents that must not be torn apart either (near-duplicates, bundles). A chunk whose text
-    stands in documents of several splits (a licence, a footer) is in none: None. The draw is a hash of the group's first ID
-    and ``seed``, so a document keeps its split when others come or go, as long as they are not tied to it.
+    stands in documents of several splits (a licence, a footer) is in none: None. The draw is a hash of the group's
+    first ID and ``seed``, so a document keeps its split when others come or go, as long as they are not tied to it.
     """
     chunks = chunks_by_document(corpus)
     copies: dict[tuple[str, ...], list[str]] = {}
@@ -57,11 +60,12 @@ def split_queries(queries: Sequence[Query], sides: Mapping[str, Split | None]) -
 
 
 def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str, str]]:
-    """Pairs of document IDs whose three-word shingles have a Jaccard similarity of ``threshold`` or more, as MinHash of 128
-    permutations estimates it (standard error up to 0.045); of many that are alike, not every pair, but enough to link them.
+    """Pairs of document IDs whose three-word shingles have a Jaccard similarity of ``threshold`` or more, as MinHash of
+    128 permutations estimates it (standard error up to 0.045); of many that are alike, not every pair, but enough to
+    link them.
 
-    Only documents that agree on a whole band of their sketches are compared, so the time grows with the number of documents
-    and not with its square; those that are just at the threshold share a band with a probability of 0.99.
+    Only documents that agree on a whole band of their sketches are compared, so the time grows with the number of
+    documents and not with its square; those that are just at the threshold share a band with a probability of 0.99.
     """
     chunks = chunks_by_document(corpus)
     empty = MinHash(num_perm=PERMUTATIONS)
@@ -95,7 +99,14 @@ def _alike(sketches: np.ndarray, start: int, rows: int, threshold: float) -> Ite
             # of very many, as forms and templates are, each is compared with the first ones and with the one before
             first, second = np.triu_indices(min(len(group), ALL_PAIRS), k=1)
             more = np.arange(ALL_PAIRS, len(group))
-            pairs = np.concatenate([np.stack([group[first], group[second]]), np.stack([group[more - 1], group[more]]), np.stack([np.full(len(more), group[0]), group[more]])], axis=1)
+            pairs = np.concatenate(
+                [
+                    np.stack([group[first], group[second]]),
+                    np.stack([group[more - 1], group[more]]),
+                    np.stack([np.full(len(more), group[0]), group[more]]),
+                ],
+                axis=1,
+            )
             similar = (sketches[pairs[0]] == sketches[pairs[1]]).mean(axis=1) >= threshold
             yield from zip(*pairs[:, similar].tolist(), strict=True)
 
@@ -113,7 +124,9 @@ def _groups(ids: Sequence[str], together: Iterable[Sequence[str]]) -> list[list[
     place = {doc_id: n for n, doc_id in enumerate(ids)}
     links = [(place[group[0]], place[other]) for group in together for other in group[1:]]
     rows, columns = zip(*links, strict=True) if links else ((), ())
-    count, label = connected_components(coo_array((np.ones(len(links)), (rows, columns)), shape=(len(ids), len(ids))), directed=False)
+    count, label = connected_components(
+        coo_array((np.ones(len(links)), (rows, columns)), shape=(len(ids), len(ids))), directed=False
+    )
     groups: list[list[str]] = [[] for _ in range(count)]
     for doc_id, n in zip(ids, label, strict=True):
         groups[n].append(doc_id)

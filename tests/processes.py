@@ -1,5 +1,5 @@
-"""The command line in tests; processes to be killed start at once, forked from one that has imported everything and computed
-nothing."""
+"""The command line in tests; processes to be killed start at once, forked from one that has imported everything and
+computed nothing."""
 
 from __future__ import annotations
 
@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["recipes.cli", "recipes.run", "training.retriever", "training.reranker"])
+_context.set_forkserver_preload(
+    ["sharpen.recipes.cli", "sharpen.recipes.run", "sharpen.training.retriever", "sharpen.training.reranker"]
+)
 
 
 def start_sharpen(*arguments: str, cwd: Path, **environment: str) -> BaseProcess:
@@ -43,7 +45,7 @@ def kill_when(process: BaseProcess, reached: Callable[[], object], seconds: floa
 
 
 def _sharpen(arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) -> None:
-    from recipes.cli import main
+    from sharpen.recipes.cli import main
 
     os.chdir(cwd)
     os.environ.update(environment)
@@ -55,13 +57,26 @@ def _sharpen(arguments: tuple[str, ...], cwd: str, environment: dict[str, str]) 
 
 
 def sharpen(*arguments: str, cwd: Path, process: bool = False) -> subprocess.CompletedProcess:
-    """The command line: ``process``, as a process of its own, else within this one, which saves the seconds that imports take."""
+    """The command line: ``process``, as a process of its own, else within this one, which saves the seconds that
+    imports take."""
     if process:
-        return subprocess.run([sys.executable, "-m", "recipes", *arguments], cwd=cwd, env=environment(), capture_output=True, text=True, timeout=300)
-    from recipes.cli import main
+        return subprocess.run(
+            [sys.executable, "-m", "sharpen.recipes", *arguments],
+            cwd=cwd,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    from sharpen.recipes.cli import main
 
     out, err, status = io.StringIO(), io.StringIO(), 0
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), contextlib.chdir(cwd), pytest.MonkeyPatch.context() as patch:
+    with (
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        contextlib.chdir(cwd),
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setattr(sys, "argv", ["sharpen", *arguments])
         try:
             main()
@@ -71,4 +86,4 @@ def sharpen(*arguments: str, cwd: Path, process: bool = False) -> subprocess.Com
 
 
 def environment(**more: str) -> dict[str, str]:
-    return os.environ | {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(Path(__file__).parents[1])} | more
+    return os.environ | {"HF_HUB_OFFLINE": "1"} | more

@@ -13,7 +13,8 @@ Reply = tuple[int, dict[str, str], bytes]
 
 @contextmanager
 def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
-    """Serve POST requests with ``reply(path, body, headers)`` on a free port of the loopback address; yields the base URL."""
+    """Serve POST requests with ``reply(path, body, headers)`` on a free port of the loopback address; yields the base
+    URL."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -26,7 +27,9 @@ def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
                 self.connection.close()
                 return
             self.send_response(status)
-            for name, value in ({"Content-Type": "application/json", "Content-Length": str(len(content))} | headers).items():
+            for name, value in (
+                {"Content-Type": "application/json", "Content-Length": str(len(content))} | headers
+            ).items():
                 self.send_header(name, value)
             self.end_headers()
             self.wfile.write(content)
@@ -45,5 +48,16 @@ def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
 
 def chat_answer(text: str, finish_reason: str = "stop") -> Reply:
     choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
-    usage = {"prompt_tokens": 11, "completion_tokens": 5, "total_tokens": 16, "prompt_tokens_details": {"cached_tokens": 4}}
-    return 200, {}, json.dumps({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}).encode()
+    usage = {
+        "prompt_tokens": 11,
+        "completion_tokens": 5,
+        "total_tokens": 16,
+        "prompt_tokens_details": {"cached_tokens": 4},
+    }
+    return (
+        200,
+        {},
+        json.dumps(
+            {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
+        ).encode(),
+    )

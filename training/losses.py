@@ -10,25 +10,33 @@ import torch
 from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from sentence_transformers.sentence_transformer import losses as st
+from sharpen.evaluation.encoders.precision import autocast
+from sharpen.evaluation.files import InputError
+from sharpen.training.micro_batches import Passes
+from sharpen.training.settings import LossSettings, misfit
 from torch import Tensor, nn
 
-from evaluation.files import InputError
-from evaluation.models import autocast
-from training.passes import Passes
-from training.settings import LossSettings, misfit
 
-
-def make_loss(settings: LossSettings, model: SentenceTransformer, guide: Callable[[], SentenceTransformer], negatives: int, gather: bool = False) -> nn.Module:
+def make_loss(
+    settings: LossSettings,
+    model: SentenceTransformer,
+    guide: Callable[[], SentenceTransformer],
+    negatives: int,
+    gather: bool = False,
+) -> nn.Module:
     """The loss for ``SentenceTransformerTrainer``; ``negatives`` is how many a row has.
 
     ``guide`` loads the guide when it is needed. ``gather``: the documents of all processes are each other's negatives,
-    where the loss uses any but the row's own; the queries, which gist contrasts too, are not. Raises ``InputError`` for an
-    unknown name and for settings that do not fit.
+    where the loss uses any but the row's own; the queries, which gist contrasts too, are not. Raises ``InputError`` for
+    an unknown name and for settings that do not fit.
     """
     if reason := misfit(settings, negatives):
         raise InputError(reason)
     if too_long := [d for d in settings.matryoshka if d > (model.get_embedding_dimension() or 0)]:
-        raise InputError(f"training.matryoshka: the model has {model.get_embedding_dimension()} dimensions, so {too_long[0]} of them cannot be taken")
+        raise InputError(
+            f"training.matryoshka: the model has {model.get_embedding_dimension()} dimensions, so {too_long[0]} of them"
+            " cannot be taken"
+        )
     cached = settings.name.startswith("cached")
     # a cached loss embeds on its own; the others are given what was embedded by length, under the name of a model
     source: Any = model if cached else _Embedded(model)
@@ -46,22 +54,32 @@ def _bare_loss(settings: LossSettings, model: Any, guide: Callable[[], SentenceT
         case "mnrl":
             return st.MultipleNegativesRankingLoss(model, scale=settings.scale, gather_across_devices=gather)
         case "cached_mnrl":
-            return _CachedMNRL(model, scale=settings.scale, mini_batch_size=settings.mini_batch_size, gather_across_devices=gather)
+            return _CachedMNRL(
+                model, scale=settings.scale, mini_batch_size=settings.mini_batch_size, gather_across_devices=gather
+            )
         case "gist":
             return st.GISTEmbedLoss(model, guide(), temperature=1 / settings.scale, gather_across_devices=gather)
         case "cached_gist":
-            return st.CachedGISTEmbedLoss(model, guide(), temperature=1 / settings.scale, mini_batch_size=settings.mini_batch_size, gather_across_devices=gather)
+            return st.CachedGISTEmbedLoss(
+                model,
+                guide(),
+                temperature=1 / settings.scale,
+                mini_batch_size=settings.mini_batch_size,
+                gather_across_devices=gather,
+            )
         case "margin_mse":
             return st.MarginMSELoss(model, similarity_fct=similarity)
         case "kl":
-            return st.DistillKLDivLoss(model, similarity_fct=similarity, student_temperature=1.0, teacher_temperature=1.0)
+            return st.DistillKLDivLoss(
+                model, similarity_fct=similarity, student_temperature=1.0, teacher_temperature=1.0
+            )
 
 
 class ByLength(nn.Module):
     """A loss of sentence-transformers over embeddings that were made without padding.
 
-    The similarities and the softmax are in float32 whatever the encoder computes in: bf16 keeps 8 bits, too few to tell a
-    hard negative from the positive.
+    The similarities and the softmax are in float32 whatever the encoder computes in: bf16 keeps 8 bits, too few to tell
+    a hard negative from the positive.
     """
 
     def __init__(self, model: nn.Module, loss: nn.Module, guided: bool = False) -> None:
@@ -70,10 +88,16 @@ class ByLength(nn.Module):
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
         columns = list(sentence_features)
-        embedded = [column | {"sentence_embedding": e} for column, e in zip(columns, self._passes.embed(self.model, columns), strict=True)]
+        embedded = [
+            column | {"sentence_embedding": e}
+            for column, e in zip(columns, self._passes.embed(self.model, columns), strict=True)
+        ]
         device = embedded[0]["sentence_embedding"].device
         # the guide is a model, too, and as slow as one; of what follows it nothing is computed in bf16
-        with autocast(device) if self._guided else torch.autocast(device.type, enabled=False), column_merging_disabled():
+        with (
+            autocast(device) if self._guided else torch.autocast(device.type, enabled=False),
+            column_merging_disabled(),
+        ):
             return self.loss(embedded, labels)
 
 

@@ -11,13 +11,22 @@ import transformers
 from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
 from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
-
-from evaluation.data import Corpus, Query
-from evaluation.files import InputError
-from evaluation.models import load_cross_encoder, process_state
-from training.settings import RerankerLoss, RerankerSettings
-from training.trainer import Careful, Progress, Training, Validation, disk_errors, fit, processes_of_batch, set_dropout
-from training.triplets import DealtSampler, Triplet
+from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.encoders.load import load_cross_encoder
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import process_state
+from sharpen.training.settings import RerankerLoss, RerankerSettings
+from sharpen.training.trainer import (
+    Careful,
+    Progress,
+    Training,
+    Validation,
+    disk_errors,
+    fit,
+    processes_of_batch,
+    set_dropout,
+)
+from sharpen.training.triplets import DealtSampler, Triplet
 
 
 def train_reranker(
@@ -33,10 +42,11 @@ def train_reranker(
     work: Path | None = None,
     progress: Callable[[Progress], None] | None = None,
 ) -> Training:
-    """Train and write a cross-encoder's folder (safetensors) to ``output``; the arguments are those of ``train_retriever``.
+    """Train and write a cross-encoder's folder (safetensors) to ``output``; the arguments are those of
+    ``train_retriever``.
 
-    ``batch_size`` counts queries; with ``bce`` a batch has as many pairs as these have documents, of any queries. Raises
-    ``InputError`` as that does.
+    ``batch_size`` counts queries; with ``bce`` a batch has as many pairs as these have documents, of any queries.
+    Raises ``InputError`` as that does.
     """
     if settings.loss not in get_args(RerankerLoss):
         raise InputError(f"reranker.loss: no loss {settings.loss!r}; there are {', '.join(get_args(RerankerLoss))}")
@@ -56,7 +66,20 @@ def train_reranker(
     collator = _TextCollator(model.preprocess)
     collator.set_texts(queries, corpus)
     sampler = DealtSampler(len(rows), per_batch, processes, seed, settings.epochs)
-    done = fit(_Trainer, CrossEncoderTrainingArguments, model, loss, rows, collator, sampler, settings, seed, validation=validation, work=work, progress=progress)
+    done = fit(
+        _Trainer,
+        CrossEncoderTrainingArguments,
+        model,
+        loss,
+        rows,
+        collator,
+        sampler,
+        settings,
+        seed,
+        validation=validation,
+        work=work,
+        progress=progress,
+    )
     if process_state().is_main_process:
         with disk_errors(output):
             model.save_pretrained(str(output), safe_serialization=True, create_model_card=False)
@@ -84,17 +107,37 @@ class _TextCollator(CrossEncoderDataCollator):
         return super().__call__([{column: text(column, value) for column, value in row.items()} for row in features])
 
 
-def _rows(triplets: Sequence[Triplet], settings: RerankerSettings, teacher: Mapping[tuple[str, str], float] | None) -> Dataset:
+def _rows(
+    triplets: Sequence[Triplet], settings: RerankerSettings, teacher: Mapping[tuple[str, str], float] | None
+) -> Dataset:
     """IDs in the columns that the loss expects."""
     documents = [(t.positive_id, *t.negative_ids) for t in triplets]
     if settings.loss == "bce":
-        pairs = [(t.query_id, i, float(n == 0)) for t, ids in zip(triplets, documents, strict=True) for n, i in enumerate(ids)]
-        return Dataset.from_dict(dict(zip(("query", "document", "label"), map(list, zip(*pairs, strict=True)), strict=True)))
+        pairs = [
+            (t.query_id, i, float(n == 0))
+            for t, ids in zip(triplets, documents, strict=True)
+            for n, i in enumerate(ids)
+        ]
+        return Dataset.from_dict(
+            dict(zip(("query", "document", "label"), map(list, zip(*pairs, strict=True)), strict=True))
+        )
     queries = [t.query_id for t in triplets]
     if settings.loss == "listwise":
-        return Dataset.from_dict({"query": queries, "documents": [list(ids) for ids in documents], "label": [[1.0] + [0.0] * (len(ids) - 1) for ids in documents]})
+        return Dataset.from_dict(
+            {
+                "query": queries,
+                "documents": [list(ids) for ids in documents],
+                "label": [[1.0] + [0.0] * (len(ids) - 1) for ids in documents],
+            }
+        )
     columns = {f"document_{n}": [ids[n] for ids in documents] for n in range(len(documents[0]))}
-    return Dataset.from_dict({"query": queries, **columns, "label": [[teacher[t.query_id, i] for i in ids] for t, ids in zip(triplets, documents, strict=True)]})
+    return Dataset.from_dict(
+        {
+            "query": queries,
+            **columns,
+            "label": [[teacher[t.query_id, i] for i in ids] for t, ids in zip(triplets, documents, strict=True)],
+        }
+    )
 
 
 def _loss(model: Any, settings: RerankerSettings, negatives: int) -> torch.nn.Module:

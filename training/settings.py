@@ -14,13 +14,14 @@ DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
 class LossSettings:
     """Which loss, and what it takes.
 
-    ``mnrl``: Multiple Negatives Ranking Loss (InfoNCE) over the row's own documents and, with ``in_batch``, those of the
-    other rows. ``gist``: the same without the documents that ``guide`` (None: the base model) puts above the positive
-    (Solatorio 2024). The ``cached`` ones embed ``mini_batch_size`` rows at a time, so that memory does not grow with the
-    batch (Gao et al. 2021). ``margin_mse``: the teacher's margins of positive over negative (Hofstätter et al. 2020, GPL).
-    ``kl``: the teacher's distribution over the row's documents. ``scale``: inverse temperature of the cosine, by which
-    all of them multiply it (20 as in sentence-transformers); ``teacher_temperature``: what the teacher's scores are
-    divided by. ``matryoshka``: dimensions for which the loss is computed on the first so many of each embedding, and summed.
+    ``mnrl``: Multiple Negatives Ranking Loss (InfoNCE) over the row's own documents and, with ``in_batch``, those of
+    the other rows. ``gist``: the same without the documents that ``guide`` (None: the base model) puts above the
+    positive (Solatorio 2024). The ``cached`` ones embed ``mini_batch_size`` rows at a time, so that memory does not
+    grow with the batch (Gao et al. 2021). ``margin_mse``: the teacher's margins of positive over negative (Hofstätter
+    et al. 2020, GPL). ``kl``: the teacher's distribution over the row's documents. ``scale``: inverse temperature of
+    the cosine, by which all of them multiply it (20 as in sentence-transformers); ``teacher_temperature``: what the
+    teacher's scores are divided by. ``matryoshka``: dimensions for which the loss is computed on the first so many of
+    each embedding, and summed.
     """
 
     name: LossName = "mnrl"
@@ -33,15 +34,25 @@ class LossSettings:
 
 
 def misfit(loss: LossSettings, negatives: int) -> str | None:
-    """What keeps the loss from being trained with ``negatives`` of a query's own, and what to do; None if nothing does."""
+    """What keeps the loss from being trained with ``negatives`` of a query's own, and what to do; None if nothing
+    does."""
     if loss.name not in get_args(LossName):
         return f"training.loss: no loss {loss.name!r}; there are {', '.join(get_args(LossName))}"
     if not loss.in_batch and loss.name != "mnrl":
-        return f"training.in_batch: only mnrl can do without the other rows' documents; {loss.name} {'never uses them' if loss.name in DISTILLING else 'is made of them'}"
+        return (
+            f"training.in_batch: only mnrl can do without the other rows' documents; {loss.name}"
+            f" {'never uses them' if loss.name in DISTILLING else 'is made of them'}"
+        )
     if negatives == 0 and (loss.name in DISTILLING or not loss.in_batch):
-        return f"training.loss: {loss.name}{'' if loss.in_batch else ' with in_batch: false'} compares with a query's own negatives, and there are none; raise negatives.per_query"
+        return (
+            f"training.loss: {loss.name}{'' if loss.in_batch else ' with in_batch: false'} compares with a query's own"
+            " negatives, and there are none; raise negatives.per_query"
+        )
     if loss.name == "gist" and negatives > 1:
-        return f"training.loss: gist takes one negative a query at most, and negatives.per_query is {negatives}; use cached_gist"
+        return (
+            f"training.loss: gist takes one negative a query at most, and negatives.per_query is {negatives}; use"
+            " cached_gist"
+        )
     return None
 
 
@@ -59,9 +70,10 @@ class LoraSettings:
 class Optimization:
     """What every training has.
 
-    ``batch_size``: rows over all processes together. ``accumulate``: batches of one optimizer step. ``learning_rate`` is
-    the peak after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``checkpoint_steps``: optimizer
-    steps between two checkpoints. ``dropout``: of all layers (None: the model's own). ``trackers``: ``wandb``, ``tensorboard``.
+    ``batch_size``: rows over all processes together. ``accumulate``: batches of one optimizer step. ``learning_rate``
+    is the peak after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``checkpoint_steps``:
+    optimizer steps between two checkpoints. ``dropout``: of all layers (None: the model's own). ``trackers``:
+    ``wandb``, ``tensorboard``.
     """
 
     epochs: int = 1
@@ -80,9 +92,9 @@ class Optimization:
 class RetrieverSettings(Optimization):
     """How to train a bi-encoder.
 
-    ``base``: folder, hub name or ``packaged:`` name. ``max_seq_length``: tokens (None: the model's own). ``query_prompt``,
-    ``document_prompt``: put before the texts (None: the model's own). ``attention``: the implementation, as transformers
-    names it (None: the model's own).
+    ``base``: folder, hub name or ``packaged:`` name. ``max_seq_length``: tokens (None: the model's own).
+    ``query_prompt``, ``document_prompt``: put before the texts (None: the model's own). ``attention``: the
+    implementation, as transformers names it (None: the model's own).
     """
 
     base: str
@@ -103,8 +115,8 @@ class RerankerSettings(Optimization):
 
     ``base``: as of the retriever; a model without a head for one score gets one, its weights drawn by seed. ``loss``:
     ``bce`` (binary cross-entropy of each pair, positives weighted by the number of negatives), ``listwise`` (LambdaLoss
-    over each query's documents; Wang et al. 2018), ``distillation`` (a teacher's margins). ``batch_size`` counts queries.
-    ``max_seq_length``: tokens of query and document together.
+    over each query's documents; Wang et al. 2018), ``distillation`` (a teacher's margins). ``batch_size`` counts
+    queries. ``max_seq_length``: tokens of query and document together.
     """
 
     base: str

@@ -17,14 +17,14 @@ import transformers
 from datasets import Dataset
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
+from sharpen.evaluation.encoders.precision import has_bf16
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import process_state
+from sharpen.training import checkpoints
+from sharpen.training.fast_cpu.layers import CPUDropout
+from sharpen.training.settings import Optimization
+from sharpen.training.triplets import DealtSampler
 from torch import nn
-
-from evaluation.cpu import CPUDropout
-from evaluation.files import InputError
-from evaluation.models import has_bf16, process_state
-from training import checkpoints
-from training.settings import Optimization
-from training.triplets import DealtSampler
 
 WEIGHTS = "model.safetensors"
 
@@ -32,8 +32,8 @@ WEIGHTS = "model.safetensors"
 @dataclass(frozen=True)
 class Validation:
     """``score(model)`` is taken ``evaluations`` times, evenly over training, and the best state is kept; training stops
-    after ``patience`` times in a row without a better one (None: never). Higher is better; ``metric`` is its name. Every
-    process calls ``score``, and must get the same value."""
+    after ``patience`` times in a row without a better one (None: never). Higher is better; ``metric`` is its name.
+    Every process calls ``score``, and must get the same value."""
 
     metric: str
     score: Callable[[Any], float]
@@ -78,8 +78,9 @@ def fit(
     work: Path | None,
     progress: Callable[[Progress], None] | None,
 ) -> Training:
-    """Train ``model`` in place and leave it in the best state; ``trainer_type`` is a trainer of sentence-transformers under
-    ``Careful``, ``sampler`` deals out the rows of ``dataset``. Raises ``InputError`` as ``train_retriever`` does."""
+    """Train ``model`` in place and leave it in the best state; ``trainer_type`` is a trainer of sentence-transformers
+    under ``Careful``, ``sampler`` deals out the rows of ``dataset``. Raises ``InputError`` as ``train_retriever``
+    does."""
     processes = process_state().num_processes
     if not len(sampler):
         raise InputError(f"training: {len(dataset)} rows are too few for {processes} processes")
@@ -90,12 +91,19 @@ def fit(
         process_state().wait_for_everyone()  # the first one removes what was half-written
         last = last or checkpoints.newest(folder)
         trainer = trainer_type(
-            model=model, args=arguments_type(output_dir=str(folder), batch_sampler=lambda *_args, **_kwargs: sampler, **arguments), train_dataset=dataset,
+            model=model,
+            args=arguments_type(output_dir=str(folder), batch_sampler=lambda *_args, **_kwargs: sampler, **arguments),
+            train_dataset=dataset,
             eval_dataset=dataset.select(range(1)) if validation else None,  # asked for, but validation does without it
-            loss=loss, data_collator=collator, callbacks=[_Watch(progress)],
-        )  # fmt: skip
+            loss=loss,
+            data_collator=collator,
+            callbacks=[_Watch(progress)],
+        )
         if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-            raise InputError("training: FSDP and DeepSpeed are not supported yet, as no process then has all the weights that are to be written; launch with DDP (accelerate launch --multi_gpu)")
+            raise InputError(
+                "training: FSDP and DeepSpeed are not supported yet, as no process then has all the weights that are to"
+                " be written; launch with DDP (accelerate launch --multi_gpu)"
+            )
         trainer.prepare(validation, folder)
         if validation and validation.patience:
             trainer.add_callback(transformers.EarlyStoppingCallback(validation.patience))
@@ -114,17 +122,35 @@ def fit(
     history = trainer.state.log_history
     return Training(
         # the trainer takes all epochs for one
-        log=[{k: e[k] for k in ("step", "loss", "learning_rate")} | {"epoch": e["epoch"] * settings.epochs} for e in history if "loss" in e],
-        validated=[{"step": e["step"], validation.metric: e[f"eval_{validation.metric}"]} for e in history if f"eval_{validation.metric}" in e] if validation else [],
-        kept_step=kept_step, ended=ended, steps=steps, resumed_from=int(last.name.rpartition("-")[2]) if last else None,
-    )  # fmt: skip
+        log=[
+            {k: e[k] for k in ("step", "loss", "learning_rate")} | {"epoch": e["epoch"] * settings.epochs}
+            for e in history
+            if "loss" in e
+        ],
+        validated=(
+            [
+                {"step": e["step"], validation.metric: e[f"eval_{validation.metric}"]}
+                for e in history
+                if f"eval_{validation.metric}" in e
+            ]
+            if validation
+            else []
+        ),
+        kept_step=kept_step,
+        ended=ended,
+        steps=steps,
+        resumed_from=int(last.name.rpartition("-")[2]) if last else None,
+    )
 
 
 def _had_stopped(checkpoint: Path, validation: Validation) -> bool:
     """Whether the training had come to its early end when the checkpoint was written."""
     state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
     stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
-    return validation.patience is not None and stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= validation.patience
+    return (
+        validation.patience is not None
+        and stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= validation.patience
+    )
 
 
 def _best(folder: Path, step: int | None) -> Path:
@@ -135,10 +161,15 @@ def _load_best(model: nn.Module, folder: Path, step: int) -> None:
     try:
         load_model(model, _best(folder, step))
     except (OSError, SafetensorError) as error:
-        raise InputError(f"{_best(folder, step)}: the best state cannot be read ({error}). Delete {folder}, and the same command trains anew") from error
+        raise InputError(
+            f"{_best(folder, step)}: the best state cannot be read ({error}). Delete {folder}, and the same command"
+            " trains anew"
+        ) from error
 
 
-def _arguments(settings: Optimization, validation: Validation | None, keep: bool, steps: int, seed: int, device: torch.device) -> dict[str, Any]:
+def _arguments(
+    settings: Optimization, validation: Validation | None, keep: bool, steps: int, seed: int, device: torch.device
+) -> dict[str, Any]:
     return {
         "num_train_epochs": 1,  # the sampler goes through all epochs in one pass
         "gradient_accumulation_steps": settings.accumulate,
@@ -166,8 +197,8 @@ def _arguments(settings: Optimization, validation: Validation | None, keep: bool
 
 
 class Careful:
-    """Over a trainer of sentence-transformers: checkpoints that are whole, in safetensors; validation by a score; an error
-    as soon as a number is none."""
+    """Over a trainer of sentence-transformers: checkpoints that are whole, in safetensors; validation by a score; an
+    error as soon as a number is none."""
 
     def prepare(self, validation: Validation | None, folder: Path) -> None:
         self._validation, self._folder = validation, folder
@@ -191,7 +222,10 @@ class Careful:
             what = f"a weight is not a number after step {self.state.global_step}"
         if what:
             kept = checkpoints.newest(self._folder) if self.args.save_strategy != "no" else None
-            raise InputError(f"training: {what}; lower training.learning_rate (the base model is unharmed, and no model was written{f'; {kept} is the last checkpoint' if kept else ''})")
+            raise InputError(
+                f"training: {what}; lower training.learning_rate (the base model is unharmed, and no model was"
+                f" written{f'; {kept} is the last checkpoint' if kept else ''})"
+            )
 
     def log(self, logs: dict[str, float], *args: Any, **kwargs: Any) -> None:
         if "loss" in logs:
@@ -216,7 +250,9 @@ class Careful:
             process_state().wait_for_everyone()  # each process writes the state of its random numbers
             if self.is_world_process_zero():
                 checkpoints.seal(self._folder / f"checkpoint-{self.state.global_step}")
-                for other in self._folder.glob("best-*.safetensors"):  # until now an older checkpoint could have needed it
+                for other in self._folder.glob(
+                    "best-*.safetensors"
+                ):  # until now an older checkpoint could have needed it
                     if other != _best(self._folder, self.state.best_global_step):
                         other.unlink()
 
@@ -252,7 +288,8 @@ def _write_weights(model: nn.Module, path: Path) -> None:
 
 
 def processes_of_batch(part: str, batch_size: int) -> int:
-    """How many processes share a batch of the recipe's ``part``. Raises ``InputError`` if it cannot be dealt out evenly."""
+    """How many processes share a batch of the recipe's ``part``. Raises ``InputError`` if it cannot be dealt out
+    evenly."""
     processes = process_state().num_processes
     if batch_size % processes:
         raise InputError(f"{part}.batch_size: {batch_size} cannot be shared evenly by {processes} processes")
@@ -288,10 +325,23 @@ def disk_errors(folder: Path) -> Iterator[None]:
         yield
     except Exception as error:
         number = getattr(error, "errno", None)
-        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(words in str(error) for words in ("No space left", "File too large", "quota exceeded", "os error 28", "os error 27", "os error 122"))
+        full = number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) or any(
+            words in str(error)
+            for words in (
+                "No space left",
+                "File too large",
+                "quota exceeded",
+                "os error 28",
+                "os error 27",
+                "os error 122",
+            )
+        )
         if not full:
             raise
         kept = checkpoints.newest(folder)
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 2**20
         onward = f"goes on from {kept.name}" if kept else "goes on from the last checkpoint, or begins again"
-        raise InputError(f"{folder}: not everything could be written, the disk is full ({error}; {free:,.0f} MiB are free). Make room; the same command {onward}") from error
+        raise InputError(
+            f"{folder}: not everything could be written, the disk is full ({error}; {free:,.0f} MiB are free). Make"
+            f" room; the same command {onward}"
+        ) from error

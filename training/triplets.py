@@ -11,9 +11,8 @@ import torch
 from datasets import Dataset
 from sentence_transformers.base.sampler import DefaultBatchSampler
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
-
-from evaluation.data import Corpus, Query
-from evaluation.tokens import Tokens, is_right_padded_text, join, split
+from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, split
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,9 @@ class Triplet:
     negative_ids: tuple[str, ...]
 
 
-def make_triplets(positives: Mapping[str, Sequence[str]], negatives: Mapping[str, Sequence[str]], per_query: int) -> tuple[list[Triplet], int]:
+def make_triplets(
+    positives: Mapping[str, Sequence[str]], negatives: Mapping[str, Sequence[str]], per_query: int
+) -> tuple[list[Triplet], int]:
     """One triplet for each query and positive, with the first ``per_query`` negatives of the query.
 
     Returns the triplets and the number of queries left out because they have fewer negatives than that: rows of one
@@ -41,9 +42,13 @@ def make_triplets(positives: Mapping[str, Sequence[str]], negatives: Mapping[str
 
 
 def to_dataset(triplets: Sequence[Triplet], scores: Mapping[tuple[str, str], float] | None = None) -> Dataset:
-    """Columns ``anchor``, ``positive``, ``negative_1`` ... of IDs, in the order that the losses expect; with a teacher's
-    ``scores`` of (query ID, document ID) also ``label``: those of a row's positive and negatives, in this order."""
-    columns: dict[str, list[Any]] = {"anchor": [t.query_id for t in triplets], "positive": [t.positive_id for t in triplets]}
+    """Columns ``anchor``, ``positive``, ``negative_1`` ... of IDs, in the order that the losses expect; with a
+    teacher's ``scores`` of (query ID, document ID) also ``label``: those of a row's positive and negatives, in this
+    order."""
+    columns: dict[str, list[Any]] = {
+        "anchor": [t.query_id for t in triplets],
+        "positive": [t.positive_id for t in triplets],
+    }
     for n in range(len(triplets[0].negative_ids)):
         columns[f"negative_{n + 1}"] = [t.negative_ids[n] for t in triplets]
     if scores is not None:
@@ -85,11 +90,11 @@ class TextCollator(SentenceTransformerDataCollator):
 class DealtSampler(DefaultBatchSampler):
     """Random batches of ``rows`` rows, the same for any number of processes.
 
-    ``batch_size`` is the global one: with several processes each batch is dealt out in equal parts, one after the other as
-    accelerate's sharding takes them. All ``epochs`` come one after the other in a single pass, each in its own order, and
-    what is left of one goes into the first batches of the next: the learning rate's schedule must know the number of all
-    batches, and only the last ones are smaller. Of these up to ``processes`` - 1 rows are left out, so that the parts are
-    equal.
+    ``batch_size`` is the global one: with several processes each batch is dealt out in equal parts, one after the other
+    as accelerate's sharding takes them. All ``epochs`` come one after the other in a single pass, each in its own
+    order, and what is left of one goes into the first batches of the next: the learning rate's schedule must know the
+    number of all batches, and only the last ones are smaller. Of these up to ``processes`` - 1 rows are left out, so
+    that the parts are equal.
     """
 
     def __init__(self, rows: int, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
@@ -133,7 +138,9 @@ class NoFalseNegativesSampler(DealtSampler):
     batch wait for the next one.
     """
 
-    def __init__(self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
+    def __init__(
+        self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1
+    ) -> None:
         texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
         known: dict[str, set[str]] = {}
         for t in triplets:

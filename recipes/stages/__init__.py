@@ -6,12 +6,12 @@ import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation.datasets import find_dataset, judged_files, read_judged
-from evaluation.files import InputError, sha256_file
-from evaluation.models import resolve_encoder
-from recipes.engine import Stage
-from recipes.schema import Recipe
-from recipes.stages.comparison import (
+from sharpen.evaluation.datasets import find_dataset, judged_files, read_judged
+from sharpen.evaluation.encoders.load import resolve_encoder
+from sharpen.evaluation.files import InputError, sha256_file
+from sharpen.recipes.engine import Stage
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.comparison import (
     base_input,
     evaluation_inputs,
     evaluation_part,
@@ -22,8 +22,8 @@ from recipes.stages.comparison import (
     score_before,
     score_reranked,
 )
-from recipes.stages.corpus import corpus_inputs, make_corpus
-from recipes.stages.model import (
+from sharpen.recipes.stages.corpus import corpus_inputs, make_corpus
+from sharpen.recipes.stages.model import (
     OWN_RERANKER,
     guide_input,
     learners,
@@ -37,15 +37,15 @@ from recipes.stages.model import (
     train_reranker_model,
     training_part,
 )
-from recipes.stages.negatives import mine_negatives, negatives_inputs, negatives_part, scorers_of, writing
-from recipes.stages.pairs import make_pairs, pairs_inputs, pairs_part
-from recipes.stages.queries import labelled_inputs, make_queries, queries_part, strategies
-from recipes.stages.scoring import BI_ENCODER, OWN
-from recipes.stages.validation import validation_inputs
-from sdg.documents import PYTHON_DOCS
-from sdg.embedded import locate_llm
-from sdg.llm import api_key_from
-from training.trainer import processes_of_batch
+from sharpen.recipes.stages.negatives import mine_negatives, negatives_inputs, negatives_part, scorers_of, writing
+from sharpen.recipes.stages.pairs import make_pairs, pairs_inputs, pairs_part
+from sharpen.recipes.stages.queries import labelled_inputs, make_queries, queries_part, strategies
+from sharpen.recipes.stages.scoring import BI_ENCODER, OWN
+from sharpen.recipes.stages.validation import validation_inputs
+from sharpen.sdg.documents import PYTHON_DOCS
+from sharpen.sdg.llm.client import api_key_from
+from sharpen.sdg.llm.embedded import locate_llm
+from sharpen.training.trainer import processes_of_batch
 
 TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
 """The packages of which a tracker needs one."""
@@ -56,10 +56,17 @@ def check_inputs(recipe: Recipe) -> None:
     if recipe.corpus.source != PYTHON_DOCS and not Path(recipe.corpus.source).expanduser().exists():
         find_dataset(recipe.corpus.source)
     if recipe.evaluation.data is None and not getattr(recipe.split, own_split(recipe)):
-        raise InputError(f"evaluation.data is not given and split.{own_split(recipe)} is 0: nothing is left to compare on; give one of them")
+        raise InputError(
+            f"evaluation.data is not given and split.{own_split(recipe)} is 0: nothing is left to compare on; give one"
+            " of them"
+        )
     strategies(recipe)
     writing(recipe)
-    asking = [recipe.filters.judge, *(f for f in recipe.negatives.filters if f.kind == "judge"), *(m for m in recipe.negatives.miners if m.kind == "llm")]
+    asking = [
+        recipe.filters.judge,
+        *(f for f in recipe.negatives.filters if f.kind == "judge"),
+        *(m for m in recipe.negatives.miners if m.kind == "llm"),
+    ]
     for llm in (*([recipe.llm] if recipe.generates else []), *(part.llm or recipe.llm for part in asking if part)):
         if llm.embedded:
             locate_llm(llm.embedded)
@@ -69,7 +76,14 @@ def check_inputs(recipe: Recipe) -> None:
     teachers = [teacher for _, teacher, _ in learners(recipe) if teacher != OWN_RERANKER]
     scorers = [name for name in (*teachers, *scorers_of(recipe)) if name not in OWN]
     miners = [m.model for m in recipe.negatives.miners if m.kind in ("dense", "hybrid", "cross_encoder")]
-    for model in (recipe.training.base, checked and checked.model, recipe.training.guide, recipe.reranker and recipe.reranker.base, *scorers, *miners):
+    for model in (
+        recipe.training.base,
+        checked and checked.model,
+        recipe.training.guide,
+        recipe.reranker and recipe.reranker.base,
+        *scorers,
+        *miners,
+    ):
         if model:
             resolve_encoder(model.removeprefix(BI_ENCODER))
     if recipe.training.lora and importlib.util.find_spec("peft") is None:
@@ -85,7 +99,10 @@ def check_inputs(recipe: Recipe) -> None:
             read_judged(part.data, part.split)
     for other in recipe.evaluation.others:
         if "corpus" not in judged_files(other.data, other.split):
-            raise InputError(f"evaluation.others: {other.data} has no corpus.jsonl, and another collection is searched in its own documents")
+            raise InputError(
+                f"evaluation.others: {other.data} has no corpus.jsonl, and another collection is searched in its own"
+                " documents"
+            )
 
 
 def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
@@ -119,34 +136,112 @@ def stages_of(recipe: Recipe) -> tuple[Stage, ...]:
 
 
 STAGES = (
-    Stage("corpus", 1, make_corpus, part=lambda r: r.corpus.model_dump(exclude={"source"}), inputs=corpus_inputs, seeded=False),
+    Stage(
+        "corpus",
+        1,
+        make_corpus,
+        part=lambda r: r.corpus.model_dump(exclude={"source"}),
+        inputs=corpus_inputs,
+        seeded=False,
+    ),
     # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
-    Stage("before", 3, score_before, needs=("corpus",), part=lambda r: [evaluation_part(r), r.evaluation.bm25], inputs=lambda c: base_input(c) | evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
-        "queries", 3, make_queries, needs=("corpus",), inputs=lambda c: {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()} | labelled_inputs(c),
-        part=queries_part, seeded=False,
+        "before",
+        3,
+        score_before,
+        needs=("corpus",),
+        part=lambda r: [evaluation_part(r), r.evaluation.bm25],
+        inputs=lambda c: base_input(c) | evaluation_inputs(c) | others_inputs(c),
+        shared=True,
+        seeded=False,
     ),
     Stage(
-        "pairs", 4, make_pairs, needs=("corpus", "queries"), shared=True,
-        part=pairs_part, inputs=pairs_inputs,
+        "queries",
+        3,
+        make_queries,
+        needs=("corpus",),
+        inputs=lambda c: (
+            {f"pool of {s.name}": sha256_file(Path(s.pool)) for s in c.recipe.queries.all_strategies()}
+            | labelled_inputs(c)
+        ),
+        part=queries_part,
+        seeded=False,
     ),
-    Stage("negatives", 4, mine_negatives, needs=("corpus", "pairs"), part=negatives_part, inputs=negatives_inputs, shared=True),
     Stage(
-        "reranker", 2, train_reranker_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
-        part=reranker_part, inputs=lambda c: {"base": model_digest(c.recipe.reranker.base)},
+        "pairs",
+        4,
+        make_pairs,
+        needs=("corpus", "queries"),
+        shared=True,
+        part=pairs_part,
+        inputs=pairs_inputs,
     ),
     Stage(
-        "teacher", 1, score_with_teacher, needs=("corpus", "pairs", "negatives"), shared=True, seeded=False,
-        part=teacher_part, inputs=teacher_input,
+        "negatives",
+        4,
+        mine_negatives,
+        needs=("corpus", "pairs"),
+        part=negatives_part,
+        inputs=negatives_inputs,
+        shared=True,
     ),
     Stage(
-        "training", 2, train_model, needs=("corpus", "pairs", "negatives"), shared=True, goes_on=True,
-        part=training_part, inputs=lambda c: base_input(c) | guide_input(c) | validation_inputs(c),
+        "reranker",
+        2,
+        train_reranker_model,
+        needs=("corpus", "pairs", "negatives"),
+        shared=True,
+        goes_on=True,
+        part=reranker_part,
+        inputs=lambda c: {"base": model_digest(c.recipe.reranker.base)},
     ),
-    Stage("model", 2, make_model, needs=("corpus", "training"), part=model_part, inputs=lambda c: base_input(c) | validation_inputs(c), shared=True),
-    Stage("after", 3, score_after, needs=("corpus", "model"), part=evaluation_part, inputs=lambda c: evaluation_inputs(c) | others_inputs(c), shared=True, seeded=False),
     Stage(
-        "reranked", 3, score_reranked, needs=("corpus", "reranker"), shared=True, seeded=False,
-        part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth, r.reranker.first_stage_share], inputs=evaluation_inputs,
+        "teacher",
+        1,
+        score_with_teacher,
+        needs=("corpus", "pairs", "negatives"),
+        shared=True,
+        seeded=False,
+        part=teacher_part,
+        inputs=teacher_input,
     ),
-)  # fmt: skip
+    Stage(
+        "training",
+        2,
+        train_model,
+        needs=("corpus", "pairs", "negatives"),
+        shared=True,
+        goes_on=True,
+        part=training_part,
+        inputs=lambda c: base_input(c) | guide_input(c) | validation_inputs(c),
+    ),
+    Stage(
+        "model",
+        2,
+        make_model,
+        needs=("corpus", "training"),
+        part=model_part,
+        inputs=lambda c: base_input(c) | validation_inputs(c),
+        shared=True,
+    ),
+    Stage(
+        "after",
+        3,
+        score_after,
+        needs=("corpus", "model"),
+        part=evaluation_part,
+        inputs=lambda c: evaluation_inputs(c) | others_inputs(c),
+        shared=True,
+        seeded=False,
+    ),
+    Stage(
+        "reranked",
+        3,
+        score_reranked,
+        needs=("corpus", "reranker"),
+        shared=True,
+        seeded=False,
+        part=lambda r: [evaluation_part(r), r.reranker.first_stage, r.reranker.depth, r.reranker.first_stage_share],
+        inputs=evaluation_inputs,
+    ),
+)

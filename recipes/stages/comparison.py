@@ -6,17 +6,20 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from evaluation.bm25 import BM25
-from evaluation.data import Corpus, read_qrels, read_queries
-from evaluation.datasets import Task, judged_files, load_task
-from evaluation.files import sha256_file, sha256_tree, write_json
-from evaluation.metrics import evaluate
-from evaluation.models import load_cross_encoder, load_encoder, process_state, resolve_encoder
-from evaluation.retrievers import Dense, Reranked, Retriever, search_task
-from evaluation.runs import write_run
-from recipes.engine import Context
-from recipes.schema import OtherPart, Recipe
-from recipes.stages.corpus import corpus_inputs, read_own_corpus
+from sharpen.evaluation.beir import Corpus, read_qrels, read_queries
+from sharpen.evaluation.datasets import Task, judged_files, load_task
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
+from sharpen.evaluation.files import sha256_file, sha256_tree, write_json
+from sharpen.evaluation.metrics import evaluate
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.base import Retriever, search_task
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.runs import write_run
+from sharpen.recipes.engine import Context
+from sharpen.recipes.schema.recipe import OtherPart, Recipe
+from sharpen.recipes.stages.corpus import corpus_inputs, read_own_corpus
 
 
 def score_before(context: Context, folder: Path) -> dict[str, Any]:
@@ -45,10 +48,16 @@ def score_reranked(context: Context, folder: Path) -> dict[str, Any]:
     """The first stage's best documents in the order that the reranker gives them."""
     part = context.recipe.reranker
     task = read_evaluation(context)
-    first = BM25(task.corpus) if part.first_stage == "bm25" else _dense(context, "tuned", str(context.stage_folder("model")), task.corpus)
+    first = (
+        BM25(task.corpus)
+        if part.first_stage == "bm25"
+        else _dense(context, "tuned", str(context.stage_folder("model")), task.corpus)
+    )
     model = load_cross_encoder(str(context.stage_folder("reranker")))
     with context.progress("reranking", len(task.qrels) * part.depth) as advance:
-        return _score(folder, "reranked", Reranked(first, task.corpus, model, part.depth, advance, part.first_stage_share), task)
+        return _score(
+            folder, "reranked", Reranked(first, task.corpus, model, part.depth, advance, part.first_stage_share), task
+        )
 
 
 def _score_others(context: Context, folder: Path, side: str, model: str) -> dict[str, Any]:
@@ -61,16 +70,30 @@ def _score_others(context: Context, folder: Path, side: str, model: str) -> dict
 
 
 def evaluation_part(recipe: Recipe) -> list[Any]:
-    return [search_part(recipe), recipe.evaluation.split, recipe.evaluation.unknown_documents, recipe.training.matryoshka, recipe.evaluation.approximate]
+    return [
+        search_part(recipe),
+        recipe.evaluation.split,
+        recipe.evaluation.unknown_documents,
+        recipe.training.matryoshka,
+        recipe.evaluation.approximate,
+    ]
 
 
 def evaluation_inputs(context: Context) -> dict[str, str]:
     part = context.recipe.evaluation
-    return {f"evaluation/{name}": digest for name, digest in judged_inputs(part.data, part.split).items()} if part.data else {}
+    return (
+        {f"evaluation/{name}": digest for name, digest in judged_inputs(part.data, part.split).items()}
+        if part.data
+        else {}
+    )
 
 
 def others_inputs(context: Context) -> dict[str, str]:
-    return {f"other {n}/{name}": digest for n, other in enumerate(context.recipe.evaluation.others) for name, digest in judged_inputs(other.data, other.split).items()}
+    return {
+        f"other {n}/{name}": digest
+        for n, other in enumerate(context.recipe.evaluation.others)
+        for name, digest in judged_inputs(other.data, other.split).items()
+    }
 
 
 def read_evaluation(context: Context) -> Task:
@@ -80,7 +103,13 @@ def read_evaluation(context: Context) -> Task:
         folder, split = context.stage_folder("pairs"), own_split(context.recipe)
         queries, qrels = read_queries(folder / "queries.jsonl"), read_qrels(folder / "qrels" / f"{split}.tsv")
         # what was generated is labelled by chunk
-        return Task(f"generated, split {split}", read_own_corpus(context), {q: queries[q] for q in qrels}, qrels, by_document=False)
+        return Task(
+            f"generated, split {split}",
+            read_own_corpus(context),
+            {q: queries[q] for q in qrels},
+            qrels,
+            by_document=False,
+        )
     # the run's own corpus where it is the same documents: it is chunked as it will be in use
     own = judged_files(part.data, part.split).get("corpus")
     same = own is None or corpus_inputs(context).get("corpus") == sha256_file(own)
@@ -95,7 +124,11 @@ def read_other(context: Context, other: OtherPart) -> Task:
 def evaluated_on(recipe: Recipe) -> str:
     """What the comparison was made on, for people."""
     part = recipe.evaluation
-    return "generated queries of held-out documents" if part.data is None else f"queries of {Path(part.data).name}, split {part.split}"
+    return (
+        "generated queries of held-out documents"
+        if part.data is None
+        else f"queries of {Path(part.data).name}, split {part.split}"
+    )
 
 
 def read_scores(context: Context, stage: str, name: str) -> dict[str, dict[str, float]] | None:
@@ -149,4 +182,11 @@ def _dense(context: Context, name: str, model: str, corpus: Corpus) -> Dense:
     part = context.recipe.training
     encoder = load_encoder(model, max_seq_length=part.max_seq_length, attention=part.attention)
     with context.progress(f"encoding with the {name} model", len(corpus)) as advance:
-        return Dense(corpus, encoder, part.query_prompt, part.document_prompt, progress=advance, approximate=context.recipe.evaluation.approximate)
+        return Dense(
+            corpus,
+            encoder,
+            part.query_prompt,
+            part.document_prompt,
+            progress=advance,
+            approximate=context.recipe.evaluation.approximate,
+        )

@@ -6,13 +6,13 @@ import platform
 from pathlib import Path
 from typing import Any
 
-from evaluation.data import Corpus, read_corpus, write_corpus
-from evaluation.datasets import find_dataset
-from evaluation.files import InputError, sha256_tree
-from recipes.engine import Context
-from recipes.schema import Recipe
-from sdg.chunking import chunk
-from sdg.documents import PYTHON_DOCS, read_documents, text_files
+from sharpen.evaluation.beir import Corpus, read_corpus, write_corpus
+from sharpen.evaluation.datasets import find_dataset
+from sharpen.evaluation.files import InputError, sha256_tree
+from sharpen.recipes.engine import Context
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.chunking import chunk
+from sharpen.sdg.documents import PYTHON_DOCS, read_documents, text_files
 
 
 def make_corpus(context: Context, folder: Path) -> dict[str, Any]:
@@ -35,11 +35,17 @@ def cut_corpus(recipe: Recipe) -> Corpus:
     """The recipe's documents, cut into chunks. Raises ``InputError`` as the readers do."""
     part = recipe.corpus
     documents = read_documents(part.source, Path(recipe.runs))
-    chunks = documents.values() if part.chunk is None else chunk(documents.values(), part.chunk.max_words, part.chunk.overlap_words)
+    chunks = (
+        documents.values()
+        if part.chunk is None
+        else chunk(documents.values(), part.chunk.max_words, part.chunk.overlap_words)
+    )
     corpus: Corpus = {}
     for piece in chunks:
         if piece.id in corpus:
-            raise InputError(f"{part.source}: the chunk ID {piece.id!r} is also the ID of a document; rename that document")
+            raise InputError(
+                f"{part.source}: the chunk ID {piece.id!r} is also the ID of a document; rename that document"
+            )
         corpus[piece.id] = piece
     return corpus
 

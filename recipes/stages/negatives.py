@@ -10,16 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
-
-from evaluation.data import Corpus, Queries, read_corpus, write_corpus
-from evaluation.files import InputError, sha256_file, write_jsonl
-from evaluation.models import load_encoder, process_state
-from evaluation.retrievers import Dense
-from evaluation.runs import fuse
-from recipes.engine import Context, from_main
-from recipes.llm import llm_identity, open_llm, uses_chat
-from recipes.load import read_negatives_pool
-from recipes.schema import (
+from sharpen.evaluation.beir import Corpus, Queries, read_corpus, write_corpus
+from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.files import InputError, sha256_file, write_jsonl
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.runs import fuse
+from sharpen.recipes.engine import Context, from_main
+from sharpen.recipes.llm import llm_identity, open_llm, uses_chat
+from sharpen.recipes.load import read_negatives_pool
+from sharpen.recipes.schema.recipe import (
     BM25Miner,
     CrossEncoderMiner,
     DenseMiner,
@@ -30,16 +30,37 @@ from recipes.schema import (
     NegativesFilter,
     Recipe,
 )
-from recipes.stages.comparison import base_index, base_input, model_digest, search_part
-from recipes.stages.corpus import corpus_key, read_own_corpus
-from recipes.stages.pairs import train_queries
-from recipes.stages.scoring import BASE, BI_ENCODER, FUSED, score, scorer_digest
-from sdg.money import Spending
-from sdg.negatives import Drawn, Found, Negative, bm25, candidates, cross_encoder, dense, draw, llm, write_negatives
-from sdg.negatives import random as at_random
-from sdg.negatives.candidates import depth_for
-from sdg.negatives.filters import Calibration, Limit, Rows, agreed, calibrate, counted, doubt, drop_above, judged
-from sdg.split import read_split
+from sharpen.recipes.stages.comparison import base_index, base_input, model_digest, search_part
+from sharpen.recipes.stages.corpus import corpus_key, read_own_corpus
+from sharpen.recipes.stages.pairs import train_queries
+from sharpen.recipes.stages.scoring import BASE, BI_ENCODER, FUSED, score, scorer_digest
+from sharpen.sdg.llm.budget import Spending
+from sharpen.sdg.negatives import (
+    Drawn,
+    Found,
+    Negative,
+    bm25,
+    candidates,
+    cross_encoder,
+    dense,
+    draw,
+    llm,
+    write_negatives,
+)
+from sharpen.sdg.negatives import random as at_random
+from sharpen.sdg.negatives.candidates import depth_for
+from sharpen.sdg.negatives.filters import (
+    Calibration,
+    Limit,
+    Rows,
+    agreed,
+    calibrate,
+    counted,
+    doubt,
+    drop_above,
+    judged,
+)
+from sharpen.sdg.split import read_split
 
 WRITTEN = "written.jsonl"
 """The documents that an LLM wrote, in the layout of a corpus."""
@@ -70,12 +91,14 @@ def mine_negatives(context: Context, folder: Path) -> dict[str, Any]:
 
 
 def mine(context: Context, current: SentenceTransformer | None = None) -> Mined:
-    """Mine, filter and draw as the recipe says. ``current``: the model in training, in place of its base. All processes must
-    call this."""
+    """Mine, filter and draw as the recipe says. ``current``: the model in training, in place of its base. All processes
+    must call this."""
     recipe = context.recipe
     part = recipe.negatives
     corpus, queries = read_own_corpus(context), train_queries(context)
-    held_out = {doc_id for doc_id, side in read_split(context.stage_folder("pairs") / "split.jsonl").items() if side != "train"}
+    held_out = {
+        doc_id for doc_id, side in read_split(context.stage_folder("pairs") / "split.jsonl").items() if side != "train"
+    }
     found: dict[str, Rows] = {}
     written: Corpus = {}
     rejected: list[dict[str, Any]] = []
@@ -85,26 +108,57 @@ def mine(context: Context, current: SentenceTransformer | None = None) -> Mined:
         mined, useless = _mined(context, name, miner, queries, corpus, depth_for(ranks[1], len(corpus)), spent, current)
         written |= mined.written
         rejected += useless
-        found[name] = candidates(list(queries.values()), mined.run, corpus | mined.written, held_out, name, ranks, recipe.seed)
+        found[name] = candidates(
+            list(queries.values()), mined.run, corpus | mined.written, held_out, name, ranks, recipe.seed
+        )
     counts: dict[str, Any] = {"queries": len(queries)}
     for number, each in enumerate(part.filters, start=1):
         found, told = _filtered(context, each, found, queries, corpus | written, spent, current)
-        counts[f"filter {number}, {each.kind}"] = {f"{name}: {what}": n for name, own in told.items() for what, n in own.items()}
+        counts[f"filter {number}, {each.kind}"] = {
+            f"{name}: {what}": n for name, own in told.items() for what, n in own.items()
+        }
         doubts = {name: said for name, own in told.items() if (said := doubt(own))}
         for said in dict.fromkeys(doubts.values()):
-            _warn(context, f"negatives.filters[/]: {each.kind} takes {said} ({', '.join(name for name in doubts if doubts[name] == said)}).")
+            _warn(
+                context,
+                f"negatives.filters[/]: {each.kind} takes {said}"
+                f" ({', '.join(name for name in doubts if doubts[name] == said)}).",
+            )
     found = agreed(found, corpus | written)
     shares = {name: miner.share for name, miner in part.by_name().items()}
-    drawn = draw(list(queries.values()), found, shares, part.per_query, recipe.seed, mix=part.mix, too_few=part.too_few, more=more_negatives(recipe), corpus=corpus, held_out=sorted(held_out))
+    drawn = draw(
+        list(queries.values()),
+        found,
+        shares,
+        part.per_query,
+        recipe.seed,
+        mix=part.mix,
+        too_few=part.too_few,
+        more=more_negatives(recipe),
+        corpus=corpus,
+        held_out=sorted(held_out),
+    )
     if drawn.too_few:
-        what = {"leave_out": "are left out of the training", "others": "got some of the other miners instead", "random": "got documents drawn at random instead"}[part.too_few]
-        _warn(context, f"negatives[/]: {drawn.too_few:,} of {len(queries):,} queries have fewer than wanted and {what} (negatives.too_few).")
+        what = {
+            "leave_out": "are left out of the training",
+            "others": "got some of the other miners instead",
+            "random": "got documents drawn at random instead",
+        }[part.too_few]
+        _warn(
+            context,
+            f"negatives[/]: {drawn.too_few:,} of {len(queries):,} queries have fewer than wanted and {what}"
+            " (negatives.too_few).",
+        )
     return Mined(drawn.rows, written, rejected, counts | _counts(recipe, drawn, rejected, spent))
 
 
 def _counts(recipe: Recipe, drawn: Drawn, rejected: list[dict[str, Any]], spent: list[Spending]) -> dict[str, Any]:
     kept = [n for n in drawn.rows if n.verdict == "kept"]
-    counts: dict[str, Any] = {"negatives": len(kept), "queries_with_too_few": drawn.too_few, "dropped": dict(Counter(n.reason for n in drawn.rows if n.verdict == "dropped").most_common())}
+    counts: dict[str, Any] = {
+        "negatives": len(kept),
+        "queries_with_too_few": drawn.too_few,
+        "dropped": dict(Counter(n.reason for n in drawn.rows if n.verdict == "dropped").most_common()),
+    }
     if len(recipe.negatives.miners) > 1:
         counts["by_miner"] = dict(Counter(n.miner for n in kept).most_common())
     if filled := Counter(n.reason for n in kept if n.reason):  # by_miner counts these for the one whose place they take
@@ -137,7 +191,10 @@ def read_written(folder: Path) -> Corpus:
 
 def negatives_part(recipe: Recipe) -> list[Any]:
     part = recipe.negatives
-    chosen = [part.model_dump(exclude={"miners": {"__all__": {"pool", "llm"}}, "filters": {"__all__": {"llm"}}}), more_negatives(recipe)]
+    chosen = [
+        part.model_dump(exclude={"miners": {"__all__": {"pool", "llm"}}, "filters": {"__all__": {"llm"}}}),
+        more_negatives(recipe),
+    ]
     asked = [llm_of(recipe, each) for each in (*part.miners, *part.filters) if each.kind in ("llm", "judge")]
     chosen += [[llm_identity(a), uses_chat(a), a.llm.budget and str(a.llm.budget)] for a in asked]
     return [*chosen, search_part(recipe)] if _needs_base(recipe) else chosen
@@ -168,10 +225,17 @@ def writing(recipe: Recipe) -> dict[str, llm.Writing]:
             continue
         chat = uses_chat(llm_of(recipe, miner))
         if miner.pool is None and not chat:
-            raise InputError(f"negatives.miners: {name} has an LLM that goes on with a text and is told nothing, so it needs examples; give pool, as pools/negatives.yaml")
+            raise InputError(
+                f"negatives.miners: {name} has an LLM that goes on with a text and is told nothing, so it needs"
+                " examples; give pool, as pools/negatives.yaml"
+            )
         pool = read_negatives_pool(Path(miner.pool)) if miner.pool else []
-        parameters = {"temperature": miner.temperature, "top_p": miner.top_p, "max_tokens": miner.max_tokens} | ({"extra_body": {"top_k": miner.top_k}} if miner.top_k else {})
-        found[name] = llm.Writing(pool, miner.negatives, miner.sees_positive, miner.examples, miner.words, chat, parameters)
+        parameters = {"temperature": miner.temperature, "top_p": miner.top_p, "max_tokens": miner.max_tokens} | (
+            {"extra_body": {"top_k": miner.top_k}} if miner.top_k else {}
+        )
+        found[name] = llm.Writing(
+            pool, miner.negatives, miner.sees_positive, miner.examples, miner.words, chat, parameters
+        )
     return found
 
 
@@ -186,7 +250,16 @@ def more_negatives(recipe: Recipe) -> int:
     return max(0, recipe.reranker.negatives - recipe.negatives.per_query) if recipe.reranker else 0
 
 
-def _mined(context: Context, name: str, miner: Miner, queries: Queries, corpus: Corpus, depth: int, spent: list[Spending], current: SentenceTransformer | None) -> tuple[Found, list[dict[str, Any]]]:
+def _mined(
+    context: Context,
+    name: str,
+    miner: Miner,
+    queries: Queries,
+    corpus: Corpus,
+    depth: int,
+    spent: list[Spending],
+    current: SentenceTransformer | None,
+) -> tuple[Found, list[dict[str, Any]]]:
     """What a miner finds, and what an LLM wrote that is of no use. Encoding is shared by the processes."""
     asked, seed = list(queries.values()), context.recipe.seed
     match miner.kind:
@@ -202,10 +275,19 @@ def _mined(context: Context, name: str, miner: Miner, queries: Queries, corpus: 
         case "random":
             return at_random.mine(asked, corpus, depth, seed), []
         case "llm":
-            return from_main(_asked(context, name, miner, asked, corpus, spent) if process_state().is_main_process else None)
+            return from_main(
+                _asked(context, name, miner, asked, corpus, spent) if process_state().is_main_process else None
+            )
 
 
-def _dense(context: Context, miner: DenseMiner, queries: list[Any], corpus: Corpus, depth: int, current: SentenceTransformer | None) -> Found:
+def _dense(
+    context: Context,
+    miner: DenseMiner,
+    queries: list[Any],
+    corpus: Corpus,
+    depth: int,
+    current: SentenceTransformer | None,
+) -> Found:
     texts = {q.id: q.text for q in queries}
     if len(corpus) <= miner.block and not miner.approximate and current is None:
         if miner.model is None:  # the round trip has it in memory already, or the comparison will
@@ -217,44 +299,92 @@ def _dense(context: Context, miner: DenseMiner, queries: list[Any], corpus: Corp
             return Found(context.cache[key].search(texts, depth))
     training = context.recipe.training
     if miner.model is None:
-        model, prompts = current or load_encoder(training.base, max_seq_length=training.max_seq_length, attention=training.attention), (training.query_prompt, training.document_prompt)
+        model, prompts = (
+            current
+            or load_encoder(training.base, max_seq_length=training.max_seq_length, attention=training.attention),
+            (training.query_prompt, training.document_prompt),
+        )
     else:
         model, prompts = load_encoder(miner.model), (miner.query_prompt, miner.document_prompt)
     with context.progress("encoding to mine", len(corpus)) as advance:
-        return dense.mine(queries, corpus, depth, model=model, query_prompt=prompts[0], document_prompt=prompts[1], block=miner.block, approximate=miner.approximate, progress=advance)
+        return dense.mine(
+            queries,
+            corpus,
+            depth,
+            model=model,
+            query_prompt=prompts[0],
+            document_prompt=prompts[1],
+            block=miner.block,
+            approximate=miner.approximate,
+            progress=advance,
+        )
 
 
-def _rescored(context: Context, miner: CrossEncoderMiner, queries: list[Any], corpus: Corpus, current: SentenceTransformer | None) -> Found:
-    first = {"bm25": BM25Miner(kind="bm25"), "dense": DenseMiner(kind="dense"), "hybrid": HybridMiner(kind="hybrid")}[miner.of]
+def _rescored(
+    context: Context, miner: CrossEncoderMiner, queries: list[Any], corpus: Corpus, current: SentenceTransformer | None
+) -> Found:
+    first = {"bm25": BM25Miner(kind="bm25"), "dense": DenseMiner(kind="dense"), "hybrid": HybridMiner(kind="hybrid")}[
+        miner.of
+    ]
     by_id = {q.id: q for q in queries}
     with context.progress("scoring to mine", len(queries) * miner.depth) as advance:
         return cross_encoder.mine(
-            queries, corpus, miner.depth, score=lambda pairs: score(context, miner.model, pairs, by_id, corpus, advance),
+            queries,
+            corpus,
+            miner.depth,
+            score=lambda pairs: score(context, miner.model, pairs, by_id, corpus, advance),
             of=lambda _q, _c, depth, _s: _mined(context, miner.of, first, by_id, corpus, depth, [], current)[0],
-        )  # fmt: skip
+        )
 
 
-def _asked(context: Context, name: str, miner: LLMMiner, queries: list[Any], corpus: Corpus, spent: list[Spending]) -> tuple[Found, list[dict[str, Any]]]:
+def _asked(
+    context: Context, name: str, miner: LLMMiner, queries: list[Any], corpus: Corpus, spent: list[Spending]
+) -> tuple[Found, list[dict[str, Any]]]:
     recipe = llm_of(context.recipe, miner)
     with context.progress("writing negatives", len(queries)) as advance, open_llm(recipe) as model:
         spent.append(model.spending)
         return llm.mine(
-            queries, corpus, miner.negatives, context.recipe.queries_seed, llm=model, writing=writing(context.recipe)[name], name=name, warm_up=recipe.llm.embedded is not None,
+            queries,
+            corpus,
+            miner.negatives,
+            context.recipe.queries_seed,
+            llm=model,
+            writing=writing(context.recipe)[name],
+            name=name,
+            warm_up=recipe.llm.embedded is not None,
             progress=lambda answer: advance(note=answer.text.strip().split("\n")[0][:60]),
-        )  # fmt: skip
+        )
 
 
-def _filtered(context: Context, each: NegativesFilter, found: Mapping[str, Rows], queries: Queries, corpus: Corpus, spent: list[Spending], current: SentenceTransformer | None) -> tuple[dict[str, Rows], dict[str, dict[str, int]]]:
+def _filtered(
+    context: Context,
+    each: NegativesFilter,
+    found: Mapping[str, Rows],
+    queries: Queries,
+    corpus: Corpus,
+    spent: list[Spending],
+    current: SentenceTransformer | None,
+) -> tuple[dict[str, Rows], dict[str, dict[str, int]]]:
     """Every miner's rows behind one filter, and what it did to them."""
     if each.kind == "judge":
-        after = from_main(_judged(context, each, found, queries, corpus, spent) if process_state().is_main_process else None)
+        after = from_main(
+            _judged(context, each, found, queries, corpus, spent) if process_state().is_main_process else None
+        )
     else:
         scorer = _scorer(each)
-        pairs = [(n.query_id, n.doc_id) for rows in found.values() for own in rows.values() for n in own if n.verdict == "candidate"]
+        pairs = [
+            (n.query_id, n.doc_id)
+            for rows in found.values()
+            for own in rows.values()
+            for n in own
+            if n.verdict == "candidate"
+        ]
         own = [(q.id, i) for q in queries.values() for i in q.metadata["positives"]]
         by_chance = _by_chance(queries, corpus, context.recipe.seed)
         with context.progress("scoring to filter", len(pairs)) as advance:
-            scores = score(context, scorer, list(dict.fromkeys(pairs + own + by_chance)), queries, corpus, advance, current)
+            scores = score(
+                context, scorer, list(dict.fromkeys(pairs + own + by_chance)), queries, corpus, advance, current
+            )
         known = calibrate(list(queries.values()), scores, [scores[pair] for pair in by_chance])
         limit, reason = limit_of(each, known)
         after = {name: drop_above(rows, scores, limit, reason) for name, rows in found.items()}
@@ -273,18 +403,33 @@ def limit_of(each: NegativesFilter, known: Calibration) -> tuple[Limit, str]:
         case "percentage":
             if each.max == "auto":
                 return known.near_positive, "percentage: nearer to the positive than calibrated"
-            return lambda query: each.max * known.positives[query], f"percentage: above {each.max:g} of the positive's score"
+            return (
+                lambda query: each.max * known.positives[query],
+                f"percentage: above {each.max:g} of the positive's score",
+            )
         case "guide":
             return lambda query: known.positives[query], "guide: above the positive"
 
 
-def _judged(context: Context, each: Any, found: Mapping[str, Rows], queries: Queries, corpus: Corpus, spent: list[Spending]) -> dict[str, dict[str, list[Negative]]]:
+def _judged(
+    context: Context, each: Any, found: Mapping[str, Rows], queries: Queries, corpus: Corpus, spent: list[Spending]
+) -> dict[str, dict[str, list[Negative]]]:
     recipe = llm_of(context.recipe, each)
     after = {}
     with context.progress("judging negatives", 0) as advance, open_llm(recipe) as model:
         spent.append(model.spending)
         for name, rows in found.items():
-            after[name] = judged(rows, queries, corpus, model, action=each.action, per_prompt=each.per_prompt, max_words=each.max_document_words, chat=uses_chat(recipe), progress=lambda _answer: advance())
+            after[name] = judged(
+                rows,
+                queries,
+                corpus,
+                model,
+                action=each.action,
+                per_prompt=each.per_prompt,
+                max_words=each.max_document_words,
+                chat=uses_chat(recipe),
+                progress=lambda _answer: advance(),
+            )
     return after
 
 
@@ -292,7 +437,12 @@ def _by_chance(queries: Queries, corpus: Corpus, seed: int) -> list[tuple[str, s
     """Pairs that have nothing to do with each other, but for the odd one."""
     rng = random.Random(f"{seed}/calibration")
     ids = sorted(corpus)
-    return [(q, i) for q in rng.sample(sorted(queries), min(CALIBRATED_BY, len(queries))) for i in rng.sample(ids, min(RANDOM_DOCUMENTS, len(ids))) if i not in queries[q].metadata["positives"]]
+    return [
+        (q, i)
+        for q in rng.sample(sorted(queries), min(CALIBRATED_BY, len(queries)))
+        for i in rng.sample(ids, min(RANDOM_DOCUMENTS, len(ids)))
+        if i not in queries[q].metadata["positives"]
+    ]
 
 
 def _scorer(each: NegativesFilter) -> str:
@@ -303,5 +453,11 @@ def _scorer(each: NegativesFilter) -> str:
 
 def _needs_base(recipe: Recipe) -> bool:
     part = recipe.negatives
-    kinds = [m.of if m.kind == "cross_encoder" else m.kind for m in part.miners if getattr(m, "model", None) is None or m.kind == "cross_encoder"]
-    return any(kind in ("dense", "hybrid") for kind in kinds) or any(name in (BASE, FUSED) for name in scorers_of(recipe))
+    kinds = [
+        m.of if m.kind == "cross_encoder" else m.kind
+        for m in part.miners
+        if getattr(m, "model", None) is None or m.kind == "cross_encoder"
+    ]
+    return any(kind in ("dense", "hybrid") for kind in kinds) or any(
+        name in (BASE, FUSED) for name in scorers_of(recipe)
+    )

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
-
-from evaluation.bm25 import BM25
-from evaluation.data import Corpus, Queries
-from evaluation.models import load_cross_encoder, load_encoder, score_pairs
-from evaluation.retrievers import RUN_DEPTH, Progress, similarities, standardized
-from recipes.engine import Context
-from recipes.stages.comparison import base_input, model_digest
+from sharpen.evaluation.beir import Corpus, Queries
+from sharpen.evaluation.encoders.encode import score_pairs
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.retrievers.base import RUN_DEPTH, Progress
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.dense import similarities
+from sharpen.evaluation.retrievers.reranked import standardized
+from sharpen.recipes.engine import Context
+from sharpen.recipes.stages.comparison import base_input, model_digest
 
 BI_ENCODER = "encoder:"
 """Before the name of a scorer that is a bi-encoder."""
@@ -29,27 +31,51 @@ Pairs = Sequence[tuple[str, str]]
 """Query IDs and document IDs."""
 
 
-def score(context: Context, scorer: str, pairs: Pairs, queries: Queries, corpus: Corpus, progress: Progress | None = None, current: SentenceTransformer | None = None) -> dict[tuple[str, str], float]:
-    """Scores of the pairs; higher is more relevant. ``scorer``: ``base``, ``bm25``, ``fused``, ``encoder:<name>`` or a cross-encoder's
-    name. ``current``: in place of the base. All processes must call this. Raises ``InputError`` if a model cannot be loaded."""
+def score(
+    context: Context,
+    scorer: str,
+    pairs: Pairs,
+    queries: Queries,
+    corpus: Corpus,
+    progress: Progress | None = None,
+    current: SentenceTransformer | None = None,
+) -> dict[tuple[str, str], float]:
+    """Scores of the pairs; higher is more relevant. ``scorer``: ``base``, ``bm25``, ``fused``, ``encoder:<name>`` or a
+    cross-encoder's name. ``current``: in place of the base. All processes must call this. Raises ``InputError`` if a
+    model cannot be loaded."""
     if not pairs:
         return {}
     if context.siblings and current is None and scorer not in OWN:  # other arms and seeds ask for many of the same
         known = context.cache.setdefault(("scores", scorer_digest(context, scorer)), {})
         # by the texts: another seed or another LLM may have written another one under the same ID
-        keys = {(q, i): hashlib.blake2b(f"{queries[q].text}\0{corpus[i].content}".encode(), digest_size=16).digest() for q, i in pairs}
-        found = _scored(context, scorer, [pair for pair in pairs if keys[pair] not in known], queries, corpus, progress, None)
+        keys = {
+            (q, i): hashlib.blake2b(f"{queries[q].text}\0{corpus[i].content}".encode(), digest_size=16).digest()
+            for q, i in pairs
+        }
+        found = _scored(
+            context, scorer, [pair for pair in pairs if keys[pair] not in known], queries, corpus, progress, None
+        )
         known |= {keys[pair]: value for pair, value in found.items()}
         return {pair: known[keys[pair]] for pair in pairs}
     return _scored(context, scorer, pairs, queries, corpus, progress, current)
 
 
-def _scored(context: Context, scorer: str, pairs: Pairs, queries: Queries, corpus: Corpus, progress: Progress | None, current: SentenceTransformer | None) -> dict[tuple[str, str], float]:
+def _scored(
+    context: Context,
+    scorer: str,
+    pairs: Pairs,
+    queries: Queries,
+    corpus: Corpus,
+    progress: Progress | None,
+    current: SentenceTransformer | None,
+) -> dict[tuple[str, str], float]:
     if not pairs:
         return {}
     texts = [(queries[q].text, corpus[i].content) for q, i in pairs]
     if scorer == FUSED:
-        values = _fused(pairs, [score(context, own, pairs, queries, corpus, progress, current) for own in (BY_WORDS, BASE)])
+        values = _fused(
+            pairs, [score(context, own, pairs, queries, corpus, progress, current) for own in (BY_WORDS, BASE)]
+        )
     elif scorer == BY_WORDS:
         found = BM25(corpus).search({q: queries[q].text for q, _ in pairs}, min(len(corpus), 10 * RUN_DEPTH))
         values = [found[q].get(i, 0.0) for q, i in pairs]
@@ -74,8 +100,8 @@ def scorer_digest(context: Context, scorer: str) -> str:
 
 
 def _fused(pairs: Pairs, parts: Sequence[dict[tuple[str, str], float]]) -> list[float]:
-    """For each pair the sum of the parts' scores, each with mean 0 and deviation 1 over a query's documents: they have no
-    scale in common."""
+    """For each pair the sum of the parts' scores, each with mean 0 and deviation 1 over a query's documents: they have
+    no scale in common."""
     rows: dict[str, list[int]] = {}
     for row, (q, _) in enumerate(pairs):
         rows.setdefault(q, []).append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from evaluation.data import Query
+from sharpen.evaluation.beir import Query
 
 
 def rejection(query: Query, reason: str, **more: Any) -> dict[str, Any]:

@@ -7,27 +7,29 @@ from typing import Any
 
 import faiss
 import numpy as np
-
-from evaluation.data import Query
-from evaluation.retrievers import cell_index
-from sdg.filters import rejection
+from sharpen.evaluation.beir import Query
+from sharpen.evaluation.retrievers.dense import cell_index
+from sharpen.sdg.filters import rejection
 
 BLOCK = 1024
 EXACT = 20_000
 """Queries up to which each is compared with all others."""
 CELLS_LOOKED_AT = 8
-"""Of more, each is compared with those in the cells nearest to it. Of 910 pairs with a cosine of 0.9 and more among 30,000
-sentences of SciFact and CoSQA (all-MiniLM-L6-v2), and of 5,000 made with one of 0.9 to 0.93, this misses one at most (three
-seeds of the cells); 16 cells miss one, too, and take nearly twice as long to search."""
+"""Of more, each is compared with those in the cells nearest to it. Of 910 pairs with a cosine of 0.9 and more among
+30,000 sentences of SciFact and CoSQA (all-MiniLM-L6-v2), and of 5,000 made with one of 0.9 to 0.93, this misses one at
+most (three seeds of the cells); 16 cells miss one, too, and take nearly twice as long to search."""
 
 
-def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: float) -> tuple[list[Query], list[dict[str, Any]]]:
+def near_duplicates(
+    queries: Sequence[Query], vectors: np.ndarray, threshold: float
+) -> tuple[list[Query], list[dict[str, Any]]]:
     """Drop every query whose cosine with an earlier kept one is ``threshold`` or more.
 
-    ``vectors``: unit vectors of the queries, float32 of shape (len(queries), dimension). Blocks of 1,024 queries are compared
-    with an index of the kept ones, so that no matrix of all pairs is ever in memory. Of more than 20,000 queries those in
-    the nearest cells of a k-means only are compared, so that time grows with little more than their number; almost no
-    pair is missed by that. Returns the kept queries, and the rejected ones with ``of`` (the kept query) and ``similarity``.
+    ``vectors``: unit vectors of the queries, float32 of shape (len(queries), dimension). Blocks of 1,024 queries are
+    compared with an index of the kept ones, so that no matrix of all pairs is ever in memory. Of more than 20,000
+    queries those in the nearest cells of a k-means only are compared, so that time grows with little more than their
+    number; almost no pair is missed by that. Returns the kept queries, and the rejected ones with ``of`` (the kept
+    query) and ``similarity``.
     """
     index = faiss.IndexFlatIP(vectors.shape[1]) if len(vectors) <= EXACT else cell_index(vectors, CELLS_LOOKED_AT)
     kept: list[int] = []
@@ -42,7 +44,14 @@ def near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshold: fl
             if here and (inside := own[place, here]).max() > best:
                 best, of = inside.max(), start + here[int(inside.argmax())]
             if best >= threshold:
-                rejected.append(rejection(queries[start + place], "near-duplicate of another query", of=queries[of].id, similarity=round(float(best), 4)))
+                rejected.append(
+                    rejection(
+                        queries[start + place],
+                        "near-duplicate of another query",
+                        of=queries[of].id,
+                        similarity=round(float(best), 4),
+                    )
+                )
             else:
                 here.append(place)
         index.add(block[here])

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
-
-from evaluation.data import Corpus, Query
-from sdg.answers import held_to_schema, list_schema, object_schema, parse_json
-from sdg.filters import rejection
-from sdg.filters.text import first_words
-from sdg.llm import LLM, Answer, Request
-from sdg.prompts import template
+from sharpen.evaluation.beir import Corpus, Query
+from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
+from sharpen.sdg.filters import rejection
+from sharpen.sdg.filters.text import first_words
+from sharpen.sdg.llm.client import LLM, Answer, Request
+from sharpen.sdg.prompts import template
 
 Score = Annotated[float, Field(ge=0, le=10)]
 MISMATCH = "judge: its answer does not match its pairs"
@@ -23,7 +22,9 @@ class Scores(BaseModel):
     """From 0 (worst) to 10 (best)."""
 
     relevance: Score = Field(description="somebody who types the query wants this document")
-    factual_accuracy: Score = Field(description="neither the query nor its answer says anything that the document contradicts")
+    factual_accuracy: Score = Field(
+        description="neither the query nor its answer says anything that the document contradicts"
+    )
     context_support: Score = Field(description="the document alone is enough to answer it")
     clarity: Score = Field(description="the query can be understood by itself, and in one way")
     overall: Score = Field(description="how much you would like to have this pair for training a search engine")
@@ -43,11 +44,14 @@ def judge(
     """Keep the queries whose overall score is ``threshold`` or more (7.0, as in NVIDIA's toolkit).
 
     Queries of the same documents are judged together, ``per_prompt`` at once. The scores go into the kept queries'
-    metadata and into the rejected ones. An answer without exactly one set of scores for each of its pairs drops them all,
-    as nobody can say which is whose. Raises ``InputError`` as ``LLM.ask`` does.
+    metadata and into the rejected ones. An answer without exactly one set of scores for each of its pairs drops them
+    all, as nobody can say which is whose. Raises ``InputError`` as ``LLM.ask`` does.
     """
     batches = list(_batches(queries, per_prompt))
-    answers = llm.ask((_request(batch, corpus, max_words, chat) for batch in batches), lambda _n, _r, answer: (progress and progress(answer), answer)[1])
+    answers = llm.ask(
+        (_request(batch, corpus, max_words, chat) for batch in batches),
+        lambda _n, _r, answer: (progress and progress(answer), answer)[1],
+    )
     kept, rejected = [], []
     for batch, answer in zip(batches, answers, strict=True):
         scores = None if answer.error else _read(answer.text, len(batch))
@@ -74,10 +78,19 @@ def _batches(queries: Sequence[Query], per_prompt: int) -> Iterator[list[Query]]
 def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> Request:
     documents = [first_words(corpus[doc_id].content, max_words) for doc_id in batch[0].metadata["positives"]]
     criteria = {name: field.description for name, field in Scores.model_fields.items()}
-    prompt = template("judge.j2").render(documents=documents, queries=[(q.text, q.metadata.get("answer", "")) for q in batch], criteria=criteria, form=json.dumps({"scores": [dict.fromkeys(criteria, 0)]}))
+    prompt = template("judge.j2").render(
+        documents=documents,
+        queries=[(q.text, q.metadata.get("answer", "")) for q in batch],
+        criteria=criteria,
+        form=json.dumps({"scores": [dict.fromkeys(criteria, 0)]}),
+    )
     score = {"type": "number", "minimum": 0, "maximum": 10}
     schema = list_schema("scores", len(batch), object_schema(dict.fromkeys(criteria, score)))
-    return Request(prompt.strip(), chat, held_to_schema({"temperature": 0.0, "max_tokens": 80 * len(batch) + 20}, "scores", schema, chat))
+    return Request(
+        prompt.strip(),
+        chat,
+        held_to_schema({"temperature": 0.0, "max_tokens": 80 * len(batch) + 20}, "scores", schema, chat),
+    )
 
 
 def _read(text: str, count: int) -> list[Scores] | None:

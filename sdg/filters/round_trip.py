@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from evaluation.data import Corpus, Query, Run
-from evaluation.runs import ranking
-from sdg.filters import rejection
+from sharpen.evaluation.beir import Corpus, Query, Run
+from sharpen.evaluation.runs import ranking
+from sharpen.sdg.filters import rejection
 
 
-def round_trip(queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int) -> tuple[list[Query], list[dict[str, Any]]]:
-    """Keep the queries whose document comes back among the first ``top_k`` of ``run`` (Promptagator's consistency filter).
+def round_trip(
+    queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int
+) -> tuple[list[Query], list[dict[str, Any]]]:
+    """Keep the queries whose document comes back among the first ``top_k`` of ``run`` (Promptagator's consistency
+    filter).
 
     ``run`` is what a retriever found for these queries, to a depth of ``top_k`` at least. A document of the same text
-    under another ID counts as the document, and of several that answer together, one is enough. Returns the kept queries and the rejected ones with rank and reason.
+    under another ID counts as the document, and of several that answer together, one is enough. Returns the kept
+    queries and the rejected ones with rank and reason.
     """
     keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
     kept, rejected = [], []

@@ -7,18 +7,21 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-from evaluation.data import Corpus, Document, Query
-from sdg.filters import rejection
+from sharpen.evaluation.beir import Corpus, Document, Query
+from sharpen.sdg.filters import rejection
 
 MAX_WORDS = 32
 
 _WORD = re.compile(r"\w+")
 _SELF_REFERENCE = re.compile(
     r"\b(?:this|the|above|given|following|provided) (?:passage|excerpt|paragraph|article|authors?|abstract|segment)\b"
-    # these can be what a question is about ("parse the document", "in the context of"), so it takes more than the article
+    # these can be what a question is about ("parse the document", "in the context of"), so it takes more than the
+    # article
     r"|\b(?:this|above|following|provided) (?:document|text|sentence|context)\b(?! of\b)"
-    r"|\b(?:according to|based on|(?:described|mentioned|stated|discussed|explained|provided|listed|given) (?:in|by)) the (?:document|text|sentence|context)\b(?! of\b)"
-    r"|\bthe (?:document|text|sentence|context) (?:above|(?:say|describe|mention|state|discuss|explain|talk|refer)(?:e?s)?)\b"
+    r"|\b(?:according to|based on|(?:described|mentioned|stated|discussed|explained|provided|listed|given) (?:in|by))"
+    r" the (?:document|text|sentence|context)\b(?! of\b)"
+    r"|\bthe (?:document|text|sentence|context)"
+    r" (?:above|(?:say|describe|mention|state|discuss|explain|talk|refer)(?:e?s)?)\b"
     r"|\b(?:segment|document|passage|query) \d+\b",
     re.IGNORECASE,
 )
@@ -72,7 +75,9 @@ def _grams(sequence: list[str], size: int) -> list[tuple[str, ...]]:
     return [tuple(sequence[i : i + size]) for i in range(len(sequence) - size + 1)]
 
 
-def copying(queries: Sequence[Query], corpus: Corpus, n: int, max_share: float) -> tuple[list[Query], list[dict[str, Any]]]:
+def copying(
+    queries: Sequence[Query], corpus: Corpus, n: int, max_share: float
+) -> tuple[list[Query], list[dict[str, Any]]]:
     """Drop the queries of whose ``n``-grams more than ``max_share`` stand in one of their documents."""
     kept, rejected = [], []
     for query in queries:

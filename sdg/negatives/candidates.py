@@ -6,12 +6,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from evaluation.data import Corpus, Query, Run
-from evaluation.runs import ranking
-from sdg.negatives.record import Negative
+from sharpen.evaluation.beir import Corpus, Query, Run
+from sharpen.evaluation.runs import ranking
+from sharpen.sdg.negatives.record import Negative
 
 PASSED_OVER = 50
-"""Documents that a miner looks for beyond the last rank and twice that: positives, copies and held-out ones are passed over."""
+"""Documents that a miner looks for beyond the last rank and twice that: positives, copies and held-out ones are passed
+over."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +35,20 @@ def depth_for(last: int, documents: int) -> int:
 
 
 def candidates(
-    queries: Sequence[Query], found: Run, corpus: Corpus, held_out: Collection[str], miner: str, ranks: tuple[int, int], seed: int
+    queries: Sequence[Query],
+    found: Run,
+    corpus: Corpus,
+    held_out: Collection[str],
+    miner: str,
+    ranks: tuple[int, int],
+    seed: int,
 ) -> dict[str, list[Negative]]:
     """What of ``found`` may be a negative: query ID to the documents on ``ranks`` (first and last, from 1), and before
     them those that may not, as dropped with the reason.
 
     Ranks are counted over what may be one at all. Never one: a positive of the query, a document with the same text as
-    one, another chunk of a positive's document, a document of ``held_out`` or with the text of one. ``corpus``: all documents that ``found``
-    speaks of, and the positives.
+    one, another chunk of a positive's document, a document of ``held_out`` or with the text of one. ``corpus``: all
+    documents that ``found`` speaks of, and the positives.
     """
     keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
     held_out_texts = {keys[doc_id] for doc_id in held_out if doc_id in keys}
@@ -56,13 +63,21 @@ def candidates(
             if len(allowed) >= last:
                 break
             reason = reasons(doc_id)
-            row = Negative(query.id, doc_id, miner, rank, scores[doc_id], "dropped" if reason else "candidate", reason, seed)
+            row = Negative(
+                query.id, doc_id, miner, rank, scores[doc_id], "dropped" if reason else "candidate", reason, seed
+            )
             (dropped if reason else allowed).append(row)
         rows[query.id] = dropped + allowed[first - 1 :]
     return rows
 
 
-def _forbidden(positive_ids: Sequence[str], corpus: Corpus, keys: Mapping[str, str], held_out: Collection[str], held_out_texts: Collection[str]) -> Callable[[str], str]:
+def _forbidden(
+    positive_ids: Sequence[str],
+    corpus: Corpus,
+    keys: Mapping[str, str],
+    held_out: Collection[str],
+    held_out_texts: Collection[str],
+) -> Callable[[str], str]:
     texts = {keys[doc_id] for doc_id in positive_ids}
     documents = {corpus[doc_id].doc_id for doc_id in positive_ids}
 

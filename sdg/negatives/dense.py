@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from sentence_transformers import SentenceTransformer
-
-from evaluation.data import Corpus, Query, Run
-from evaluation.retrievers import Dense
-from evaluation.runs import ranking
-from sdg.negatives.candidates import Found
+from sharpen.evaluation.beir import Corpus, Query, Run
+from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.runs import ranking
+from sharpen.sdg.negatives.candidates import Found
 
 BLOCK = 100_000
 """Documents whose embeddings are in memory at once: some 150 MB of 384 numbers each."""
@@ -30,8 +29,9 @@ def mine(
 ) -> Found:
     """The ``depth`` nearest documents of each query by cosine.
 
-    The corpus is encoded and searched ``block`` documents after ``block``, of which the best are kept, so memory does not grow with it.
-    ``approximate``: each block's cells of a k-means that are nearest to the query only (FAISS). Prompts as in ``Dense``.
+    The corpus is encoded and searched ``block`` documents after ``block``, of which the best are kept, so memory does
+    not grow with it. ``approximate``: each block's cells of a k-means that are nearest to the query only (FAISS).
+    Prompts as in ``Dense``.
     """
     ids = list(corpus)
     texts = {q.id: q.text for q in queries}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 
-from evaluation.data import Corpus, Query
-from sdg.negatives.candidates import Found
+from sharpen.evaluation.beir import Corpus, Query
+from sharpen.sdg.negatives.candidates import Found
 
 
 def mine(queries: Sequence[Query], corpus: Corpus, depth: int, seed: int = 0) -> Found:

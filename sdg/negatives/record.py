@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from evaluation.files import InputError, read_jsonl, write_jsonl
+from sharpen.evaluation.files import InputError, read_jsonl, write_jsonl
 
 Verdict = Literal["candidate", "kept", "dropped", "relabelled"]
 
@@ -16,8 +16,8 @@ Verdict = Literal["candidate", "kept", "dropped", "relabelled"]
 class Negative:
     """A document that a miner offers as a negative for a query, with the verdict on it.
 
-    ``rank`` (from 1) and ``score`` are the miner's. ``verdict``: ``candidate`` until one is drawn, then ``kept``; ``dropped`` for
-    ``reason``; or ``relabelled``, which is a positive from then on.
+    ``rank`` (from 1) and ``score`` are the miner's. ``verdict``: ``candidate`` until one is drawn, then ``kept``;
+    ``dropped`` for ``reason``; or ``relabelled``, which is a positive from then on.
     """
 
     query_id: str
@@ -35,7 +35,8 @@ def write_negatives(path: Path, negatives: Iterable[Negative]) -> None:
 
 
 def kept_negatives(path: Path) -> dict[str, list[str]]:
-    """Query ID to the IDs of its kept negatives of all miners, in their order. Raises ``InputError`` as ``read_negatives`` does."""
+    """Query ID to the IDs of its kept negatives of all miners, in their order. Raises ``InputError`` as
+    ``read_negatives`` does."""
     kept: dict[str, list[str]] = {}
     for negative in read_negatives(path):
         if negative.verdict == "kept":

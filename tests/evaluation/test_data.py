@@ -1,9 +1,8 @@
 from pathlib import Path
 
 import pytest
-
-from evaluation.data import Document, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels
-from evaluation.files import InputError, atomic_file, atomic_folder
+from sharpen.evaluation.beir import Document, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels
+from sharpen.evaluation.files import InputError, atomic_file, atomic_folder
 
 
 def _error(function, *arguments) -> str:
@@ -71,8 +70,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, corpus):
 
 def test_beir_reads_what_we_write(tmp_path: Path, corpus):
     from beir.datasets.data_loader import GenericDataLoader
-
-    from evaluation.data import Query, write_queries
+    from sharpen.evaluation.beir import Query, write_queries
 
     write_corpus(tmp_path / "corpus.jsonl", corpus)
     write_queries(tmp_path / "queries.jsonl", [Query("q1", "ice")])
@@ -92,7 +90,11 @@ def test_a_byte_order_mark_is_no_error_and_half_a_character_is(tmp_path: Path):
 
 
 def test_copies_are_told_by_their_text():
-    assert Document("a", "Some text", "one").copy_key == Document("b", "some  TEXT", "two").copy_key != Document("c", "", "some text!").copy_key
+    assert (
+        Document("a", "Some text", "one").copy_key
+        == Document("b", "some  TEXT", "two").copy_key
+        != Document("c", "", "some text!").copy_key
+    )
     assert Document("a", "", "one").copy_key != Document("b", "", "two").copy_key
 
 

@@ -6,13 +6,12 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-
-from evaluation import datasets
-from evaluation.bm25 import BM25
-from evaluation.data import Document, Query, read_corpus, write_corpus, write_qrels, write_queries
-from evaluation.datasets import CQADUPSTACK_PARTS, find_dataset, load_task, load_tasks, read_judged
-from evaluation.files import InputError
-from evaluation.retrievers import search_task
+from sharpen.evaluation import datasets
+from sharpen.evaluation.beir import Document, Query, read_corpus, write_corpus, write_qrels, write_queries
+from sharpen.evaluation.datasets import CQADUPSTACK_PARTS, find_dataset, load_task, load_tasks, read_judged
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.retrievers.base import search_task
+from sharpen.evaluation.retrievers.bm25 import BM25
 
 
 def _error(function, *arguments) -> str:
@@ -28,7 +27,9 @@ def test_datasets_are_found_by_name_and_offline_says_where_to_put_them(tmp_path:
     monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path / "cache"))
     message = _error(find_dataset, "dbpedia-entity")
     assert "dbpedia-entity/ (corpus.jsonl" in message and str(dataset.parent) in message
-    assert "HF_HUB_OFFLINE" in _error(find_dataset, "NanoNQ") and "HF_HUB_OFFLINE" in _error(find_dataset, "cqadupstack/tex")
+    assert "HF_HUB_OFFLINE" in _error(find_dataset, "NanoNQ") and "HF_HUB_OFFLINE" in _error(
+        find_dataset, "cqadupstack/tex"
+    )
     assert "did you mean scifact?" in _error(find_dataset, "scifakt")
     assert "did you mean NanoSciFact?" in _error(find_dataset, "NanoScifact")
     assert "given away by its owners only; put the folder bioasq/" in _error(find_dataset, "bioasq")
@@ -51,7 +52,9 @@ def test_a_dataset_is_fetched_once_and_a_broken_download_leaves_nothing(tmp_path
         monkeypatch.setattr(datasets, "BEIR_SERVER", f"http://127.0.0.1:{server.server_port}")
         folder = find_dataset("quora")
         assert len(read_corpus(folder / "corpus.jsonl")) == 12
-        assert "its MD5 sum is" in _error(find_dataset, "fiqa") and datasets.BEIR_DATASETS["nq"] in _error(find_dataset, "nq")
+        assert "its MD5 sum is" in _error(find_dataset, "fiqa") and datasets.BEIR_DATASETS["nq"] in _error(
+            find_dataset, "nq"
+        )
         server.shutdown()
     assert "could not be fetched" in _error(find_dataset, "nq")
     assert find_dataset("quora") == folder
@@ -63,11 +66,17 @@ def test_nanobeir_is_read_by_the_datasets_library_and_kept_as_a_folder(tmp_path:
     from datasets import Dataset
 
     hub = tmp_path / "NanoNQ"
-    rows = {"corpus": {"_id": ["d1", "d2"], "text": ["bread", "ice"]}, "queries": {"_id": ["q1"], "text": ["what to bake"]}, "qrels": {"query-id": ["q1"], "corpus-id": ["d1"]}}
+    rows = {
+        "corpus": {"_id": ["d1", "d2"], "text": ["bread", "ice"]},
+        "queries": {"_id": ["q1"], "text": ["what to bake"]},
+        "qrels": {"query-id": ["q1"], "corpus-id": ["d1"]},
+    }
     for part, columns in rows.items():
         (hub / part).mkdir(parents=True)
         Dataset.from_dict(columns).to_parquet(hub / part / "train-00000-of-00001.parquet")
-    configs = "".join(f"- config_name: {part}\n  data_files:\n  - split: train\n    path: {part}/train-*\n" for part in rows)
+    configs = "".join(
+        f"- config_name: {part}\n  data_files:\n  - split: train\n    path: {part}/train-*\n" for part in rows
+    )
     (hub / "README.md").write_text(f"---\nconfigs:\n{configs}---\n")
     monkeypatch.setitem(datasets.NANOBEIR, "NanoNQ", str(hub))
     monkeypatch.setenv("HF_HUB_OFFLINE", "0")
@@ -82,13 +91,21 @@ def test_cqadupstack_is_twelve_collections(tmp_path: Path, dataset: Path, monkey
     for part in CQADUPSTACK_PARTS:
         shutil.copytree(dataset, tmp_path / "all" / "cqadupstack" / part)
     monkeypatch.setenv("SHARPEN_DATA", str(tmp_path / "all"))
-    assert [t.name for t in load_tasks("cqadupstack")] == [f"cqadupstack/{part}, split test" for part in CQADUPSTACK_PARTS]
+    assert [t.name for t in load_tasks("cqadupstack")] == [
+        f"cqadupstack/{part}, split test" for part in CQADUPSTACK_PARTS
+    ]
     assert find_dataset("cqadupstack/gis") == tmp_path / "all" / "cqadupstack" / "gis"
 
 
 def test_a_query_does_not_find_itself_and_an_empty_document_is_one(tmp_path: Path):
     """As of ArguAna and Quora, where queries stand in the corpus, and of collections with documents without a text."""
-    write_corpus(tmp_path / "corpus.jsonl", {i: Document(i, t) for i, t in {"a": "to bake bread", "b": "bread is baked hot", "c": "", "d": "ice and snow"}.items()})
+    write_corpus(
+        tmp_path / "corpus.jsonl",
+        {
+            i: Document(i, t)
+            for i, t in {"a": "to bake bread", "b": "bread is baked hot", "c": "", "d": "ice and snow"}.items()
+        },
+    )
     write_queries(tmp_path / "queries.jsonl", [Query("a", "to bake bread")])
     write_qrels(tmp_path / "qrels" / "test.tsv", {"a": {"b": 1}})
     task = load_task(str(tmp_path))
@@ -100,18 +117,30 @@ def test_a_file_of_questions(tmp_path: Path, corpus, name: str):
     ids = list(corpus)[:2]
     rows = [("how long, roughly?", ids[0], 2), ("how long, roughly?", ids[1], 1), ("another one", ids[1], 1)]
     separator = "\t" if name == "q.tsv" else ","
-    lines = {"q.jsonl": [f'{{"question": "{q}", "document": "{d}", "grade": {g}}}' for q, d, g in rows]}.get(name, [f"question{separator}document{separator}grade", *(f'"{q}"{separator}{d}{separator}{g}' for q, d, g in rows)])
+    lines = {"q.jsonl": [f'{{"question": "{q}", "document": "{d}", "grade": {g}}}' for q, d, g in rows]}.get(
+        name,
+        [f"question{separator}document{separator}grade", *(f'"{q}"{separator}{d}{separator}{g}' for q, d, g in rows)],
+    )
     (tmp_path / name).write_text("\n".join(lines) + "\n")
     task = load_task(str(tmp_path / name), corpus=corpus)
     assert task.name == name and task.texts == {"q1": "how long, roughly?", "q2": "another one"}
-    assert task.qrels == {"q1": {ids[0]: 2, ids[1]: 1}, "q2": {ids[1]: 1}} == read_judged(str(tmp_path / name), "any")[1]
+    assert (
+        task.qrels == {"q1": {ids[0]: 2, ids[1]: 1}, "q2": {ids[1]: 1}} == read_judged(str(tmp_path / name), "any")[1]
+    )
     alone = load_task(str(tmp_path / name))  # the documents are texts then
     assert sorted(d.text for d in alone.corpus.values()) == sorted(ids) and set(alone.qrels["q1"].values()) == {1, 2}
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
-    [("question,text\na,b\n", "line 1: the header lacks document"), ("question,document\na,\n", "line 2: expected a question and a document"), ("question,document\n", "no question"), ("question,document,grade\na,b,c\n", "line 2: grade"), ("question,document\na,nowhere\n", "line 2: document 'nowhere' is not in the corpus"), ("", "line 1: the header lacks document, question")],
+    [
+        ("question,text\na,b\n", "line 1: the header lacks document"),
+        ("question,document\na,\n", "line 2: expected a question and a document"),
+        ("question,document\n", "no question"),
+        ("question,document,grade\na,b,c\n", "line 2: grade"),
+        ("question,document\na,nowhere\n", "line 2: document 'nowhere' is not in the corpus"),
+        ("", "line 1: the header lacks document, question"),
+    ],
 )
 def test_bad_files_of_questions(tmp_path: Path, corpus, text: str, said: str):
     (tmp_path / "q.csv").write_text(text)

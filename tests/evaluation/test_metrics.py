@@ -6,10 +6,10 @@ import pytest
 import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
+from sharpen.evaluation.metrics import METRICS, evaluate
+from sharpen.evaluation.retrievers.bm25 import BM25
 
-from evaluation.bm25 import BM25
-from evaluation.data import read_corpus, read_qrels, read_queries
-from evaluation.metrics import METRICS, evaluate
 from tests.conftest import shared_dataset
 
 DEPTHS = (1, 3, 5, 10, 100)
@@ -39,8 +39,14 @@ def test_unknown_metric(metric):
 
 
 IDS = st.sampled_from([f"{letter}{n}" for letter in "dD" for n in range(60)] + ["d-é", "d-漢"])
-QRELS = st.dictionaries(st.sampled_from([f"q{n}" for n in range(5)]), st.dictionaries(IDS, st.integers(-1, 3), min_size=1, max_size=12), min_size=1)
-SCORES = st.one_of(st.sampled_from([0.0, 0.5, 0.5 + 1e-9, 1.0]), st.floats(-5, 5, width=32))  # many ties, some only in single precision
+QRELS = st.dictionaries(
+    st.sampled_from([f"q{n}" for n in range(5)]),
+    st.dictionaries(IDS, st.integers(-1, 3), min_size=1, max_size=12),
+    min_size=1,
+)
+SCORES = st.one_of(
+    st.sampled_from([0.0, 0.5, 0.5 + 1e-9, 1.0]), st.floats(-5, 5, width=32)
+)  # many ties, some only in single precision
 RUN = st.dictionaries(st.sampled_from([f"q{n}" for n in range(5)]), st.dictionaries(IDS, SCORES, max_size=40))
 
 
@@ -53,7 +59,13 @@ def test_as_pytrec_eval_has_them(qrels, run):
     assert all(set(values) == relevant for values in mine.values())
     answered = {q: scores for q, scores in run.items() if q in relevant and scores}
     depths = ",".join(map(str, DEPTHS))
-    theirs = pytrec_eval.RelevanceEvaluator({q: qrels[q] for q in relevant}, {f"{name}.{depths}" for name in TREC.values()} | {"recip_rank"}).evaluate(answered) if answered else {}
+    theirs = (
+        pytrec_eval.RelevanceEvaluator(
+            {q: qrels[q] for q in relevant}, {f"{name}.{depths}" for name in TREC.values()} | {"recip_rank"}
+        ).evaluate(answered)
+        if answered
+        else {}
+    )
     for query in relevant:
         for metric in ALL:
             kind, depth = metric.split("@")
@@ -85,9 +97,18 @@ def test_as_beir_and_ranx_have_them(judged, monkeypatch):
     mine = {metric: fmean(values.values()) for metric, values in evaluate(qrels, run, ALL).items()}
     theirs = EvaluateRetrieval.evaluate(qrels, answered, list(DEPTHS), ignore_identical_ids=False)
     mrr = EvaluateRetrieval.evaluate_custom(qrels, answered, list(DEPTHS), metric="mrr")
-    for kind, name_there, values in (("ndcg", "NDCG", theirs[0]), ("map", "MAP", theirs[1]), ("recall", "Recall", theirs[2]), ("precision", "P", theirs[3]), ("mrr", "MRR", mrr)):
+    for kind, name_there, values in (
+        ("ndcg", "NDCG", theirs[0]),
+        ("map", "MAP", theirs[1]),
+        ("recall", "Recall", theirs[2]),
+        ("precision", "P", theirs[3]),
+        ("mrr", "MRR", mrr),
+    ):
         for depth in DEPTHS:
-            assert mine[f"{kind}@{depth}"] == pytest.approx(values[f"{name_there}@{depth}"], abs=1e-5), (name, kind)  # BEIR rounds to five digits
+            assert mine[f"{kind}@{depth}"] == pytest.approx(values[f"{name_there}@{depth}"], abs=1e-5), (
+                name,
+                kind,
+            )  # BEIR rounds to five digits
 
     monkeypatch.setattr(numba.config, "DISABLE_JIT", True)  # it would compile for a minute to score a few queries
     ranx = pytest.importorskip("ranx")

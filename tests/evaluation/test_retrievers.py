@@ -5,13 +5,17 @@ import numpy as np
 import pytest
 import torch
 from rank_bm25 import BM25Okapi
+from sharpen.evaluation.beir import Document
+from sharpen.evaluation.encoders.encode import encode
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
+from sharpen.evaluation.encoders.precision import has_bf16, in_precision
+from sharpen.evaluation.files import InputError, sha256_file
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.dense import Dense, nearest
+from sharpen.evaluation.retrievers.hybrid import Hybrid
+from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.runs import fuse, ranking
 
-from evaluation.bm25 import BM25
-from evaluation.data import Document
-from evaluation.files import InputError, sha256_file
-from evaluation.models import encode, has_bf16, in_bf16, load_cross_encoder, load_encoder, resolve_encoder
-from evaluation.retrievers import Dense, Hybrid, Reranked, nearest
-from evaluation.runs import fuse, ranking
 from tests.conftest import cores
 
 
@@ -21,7 +25,11 @@ def minilm():
 
 
 def test_bm25_ranks_like_the_reference_implementation(corpus):
-    queries = {"q1": "knead the dough", "q2": "tune the strings of a guitar", "q3": "pump up the inner tube of the wheel"}
+    queries = {
+        "q1": "knead the dough",
+        "q2": "tune the strings of a guitar",
+        "q3": "pump up the inner tube of the wheel",
+    }
     run = BM25(corpus, k1=1.5, b=0.75, language=None).search(queries, len(corpus))
     # another variant of the idf: the same order where all idf are positive and no term is in most of the documents
     tokens = [re.findall(r"(?u)\b\w\w+\b", d.content.lower()) for d in corpus.values()]
@@ -53,7 +61,12 @@ def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
 
 def test_dense_search_is_exact(corpus, minilm):
     dense = Dense(corpus, minilm)
-    queries = {f"q{i}": text for i, text in enumerate(["puncture repair", "hot drink in the morning", "frozen river of ice", "string instrument"])}
+    queries = {
+        f"q{i}": text
+        for i, text in enumerate(
+            ["puncture repair", "hot drink in the morning", "frozen river of ice", "string instrument"]
+        )
+    }
     run = dense.search(queries, 3)
     vectors, documents = encode(minilm, list(queries.values())), encode(minilm, [d.content for d in corpus.values()])
     for i, query_id in enumerate(queries):
@@ -98,13 +111,14 @@ def test_nearest_is_exact_or_almost():
 
 
 def test_a_corpus_of_stop_words_finds_nothing():
-    assert BM25({"a": Document("a", "the of and"), "b": Document("b", "?!")}).search({"q": "what is the"}, 3) == {"q": {}}
+    assert BM25({"a": Document("a", "the of and"), "b": Document("b", "?!")}).search({"q": "what is the"}, 3) == {
+        "q": {}
+    }
 
 
 def test_the_encoder_rebuilt_from_onnx_computes_what_the_file_computes(tmp_path, monkeypatch):
     from onnx.reference import ReferenceEvaluator
-
-    from evaluation import packaged
+    from sharpen.evaluation.encoders import packaged
 
     monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path))
     model = load_encoder("packaged:paraphrase-MiniLM-L3-v2").to("cpu")
@@ -121,7 +135,9 @@ def test_the_encoder_rebuilt_from_onnx_computes_what_the_file_computes(tmp_path,
     assert sha256_file(first) == digest
 
 
-@pytest.mark.parametrize(("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")])
+@pytest.mark.parametrize(
+    ("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")]
+)
 def test_names_that_are_no_model(name: str, said: str):
     with pytest.raises(InputError, match=said):
         resolve_encoder(name)
@@ -141,7 +157,7 @@ def test_weights_are_bf16_while_encoding_and_as_they_were_after_it(minilm, corpu
     hook = minilm[0].register_forward_hook(lambda *_: seen.append(next(minilm.parameters()).dtype))
     try:
         vectors = encode(minilm, [d.content for d in corpus.values()])
-        with pytest.raises(RuntimeError, match="stop"), in_bf16(minilm):
+        with pytest.raises(RuntimeError, match="stop"), in_precision(minilm):
             raise RuntimeError("stop")
     finally:
         hook.remove()
@@ -166,9 +182,17 @@ def test_a_reranker_shares_the_order_with_the_first_stage(corpus):
     model = load_cross_encoder("packaged:tiny-bert", new_head=True)
     queries = {"q": "water the ice slowly", "nothing": "xyzzy"}
     bm25 = BM25(corpus).search(queries, 12)
-    alone, both, nearly = (Reranked(BM25(corpus), corpus, model, 5, first_share=share).search(queries, 12) for share in (0.0, 0.5, 0.999999))
+    alone, both, nearly = (
+        Reranked(BM25(corpus), corpus, model, 5, first_share=share).search(queries, 12)
+        for share in (0.0, 0.5, 0.999999)
+    )
     first = ranking(bm25["q"])
-    assert len(first) > 5 and ranking(nearly["q"]) == first and set(ranking(alone["q"])[:5]) == set(first[:5]) and ranking(alone["q"])[5:] == first[5:]
+    assert (
+        len(first) > 5
+        and ranking(nearly["q"]) == first
+        and set(ranking(alone["q"])[:5]) == set(first[:5])
+        and ranking(alone["q"])[5:] == first[5:]
+    )
     z = lambda values: (np.array(values) - np.mean(values)) / np.std(values)  # noqa: E731
     expected = (z([alone["q"][d] for d in first[:5]]) + z([bm25["q"][d] for d in first[:5]])) / 2
     assert [both["q"][d] for d in first[:5]] == pytest.approx(expected.tolist(), abs=1e-5)

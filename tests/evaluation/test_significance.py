@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
-
-from evaluation.data import Document
-from evaluation.report import Comparison, power
-from evaluation.significance import (
+from sharpen.evaluation.beir import Document
+from sharpen.evaluation.report.comparison import Comparison, power
+from sharpen.evaluation.significance import (
     Seeded,
     SeedVariance,
     compare,
@@ -49,7 +48,8 @@ def test_other_queries_are_refused():
 
 
 def _clustered(rng: np.random.Generator, count: int, mean: float) -> tuple[dict[str, float], dict[str, str]]:
-    """Differences of queries of which one to six are about the same document, and alike; half of the documents change nothing."""
+    """Differences of queries of which one to six are about the same document, and alike; half of the documents change
+    nothing."""
     group = np.repeat(np.arange(count), rng.integers(1, 7, count))
     common = rng.standard_normal(count) * (rng.random(count) < 0.5)
     values = mean + 0.2 * common[group] + 0.1 * rng.standard_normal(len(group))
@@ -61,7 +61,10 @@ def test_intervals_cover_the_truth_95_times_in_100_by_group_where_queries_hang_t
     covered = {"by group": 0, "by query": 0, "independent": 0}
     for seed in range(1000):
         values, groups = _clustered(rng, 80, 0.03)
-        for name, estimated in (("by group", estimate(values, seed, groups, 500)), ("by query", estimate(values, seed, None, 500))):
+        for name, estimated in (
+            ("by group", estimate(values, seed, groups, 500)),
+            ("by query", estimate(values, seed, None, 500)),
+        ):
             covered[name] += estimated.interval[0] <= 0.03 <= estimated.interval[1]
         gains = np.where(rng.random(120) < 0.3, rng.normal(0.1, 0.3, 120), 0.0)  # most queries neither win nor lose
         low, high = estimate(_per_query(gains), seed, None, 500).interval
@@ -103,7 +106,10 @@ def test_groups_make_more_queries_needed():
     assert together.interval_by_query == alone.interval
 
 
-@pytest.mark.parametrize(("gain", "said"), [(0.01, "it would take some "), (1e-7, "for one of 0.0000 it would take more than 1,000,000 like them.")])
+@pytest.mark.parametrize(
+    ("gain", "said"),
+    [(0.01, "it would take some "), (1e-7, "for one of 0.0000 it would take more than 1,000,000 like them.")],
+)
 def test_how_many_queries_a_difference_would_take_is_said_as_far_as_it_is_of_use(gain, said):
     values = np.random.default_rng(1).normal(0, 0.2, 100)
     d = compare(_per_query(np.zeros(100)), _per_query(values - values.mean() + gain))
@@ -117,7 +123,11 @@ def test_holm_by_hand():
 
 
 def test_queries_about_one_document_are_a_group():
-    corpus = {"a/1": Document("a/1", "x", metadata={"chunk_of": "a"}), "a/2": Document("a/2", "y", metadata={"chunk_of": "a"}), "b": Document("b", "z")}
+    corpus = {
+        "a/1": Document("a/1", "x", metadata={"chunk_of": "a"}),
+        "a/2": Document("a/2", "y", metadata={"chunk_of": "a"}),
+        "b": Document("b", "z"),
+    }
     qrels = {"q1": {"a/2": 1}, "q2": {"a/1": 2, "b": 1}, "q3": {"b": 1, "a/1": 1}, "q4": {"b": 2, "a/1": 1}, "q5": {}}
     assert document_groups(qrels, corpus) == {"q1": "a", "q2": "a", "q3": "a", "q4": "b"}
     assert document_groups(qrels)["q1"] == "a/2"
@@ -129,7 +139,9 @@ def test_one_query_or_none():
         compare({}, {})
 
 
-def _runs(rng: np.random.Generator, base: np.ndarray, group: np.ndarray, gain: float, seeds: int, by_seed: float) -> list[dict[str, float]]:
+def _runs(
+    rng: np.random.Generator, base: np.ndarray, group: np.ndarray, gain: float, seeds: int, by_seed: float
+) -> list[dict[str, float]]:
     """Of a way of training: each seed shifts all queries, and each query by itself."""
     runs = []
     for _ in range(seeds):
@@ -138,7 +150,9 @@ def _runs(rng: np.random.Generator, base: np.ndarray, group: np.ndarray, gain: f
     return runs
 
 
-def _aa(rng: np.random.Generator, ways: int, seeds: int, by_seed: float, collections: int = 1) -> tuple[list[Seeded], SeedVariance | None]:
+def _aa(
+    rng: np.random.Generator, ways: int, seeds: int, by_seed: float, collections: int = 1
+) -> tuple[list[Seeded], SeedVariance | None]:
     """The same strategy ``ways`` times with other seeds: the first two of them, and what all say of seeds."""
     parts, means = [], np.zeros((ways, seeds))
     for _ in range(collections):
@@ -150,8 +164,13 @@ def _aa(rng: np.random.Generator, ways: int, seeds: int, by_seed: float, collect
     return parts, seed_variance(means) if ways > 2 else None
 
 
-@pytest.mark.parametrize(("ways", "seeds", "by_seed", "collections"), [(2, 3, 0.0, 1), (2, 3, 0.005, 1), (2, 5, 0.02, 1), (6, 3, 0.005, 2), (6, 3, 0.03, 1)])
-def test_a_way_of_training_compared_with_itself_is_called_better_or_worse_at_most_5_times_in_100(ways, seeds, by_seed, collections):
+@pytest.mark.parametrize(
+    ("ways", "seeds", "by_seed", "collections"),
+    [(2, 3, 0.0, 1), (2, 3, 0.005, 1), (2, 5, 0.02, 1), (6, 3, 0.005, 2), (6, 3, 0.03, 1)],
+)
+def test_a_way_of_training_compared_with_itself_is_called_better_or_worse_at_most_5_times_in_100(
+    ways, seeds, by_seed, collections
+):
     """A/A, many times. By the queries alone it would be more often where seeds matter."""
     rng, times = np.random.default_rng(11), 400
     false, naive = 0, 0
@@ -159,7 +178,10 @@ def test_a_way_of_training_compared_with_itself_is_called_better_or_worse_at_mos
         parts, pooled = _aa(rng, ways, seeds, by_seed, collections)
         false += compare_seeds(parts, pooled).verdict != "not distinguishable"
         if n < 100 and by_seed >= 0.02:
-            means = [{q: float(np.mean([run[q] for run in side])) for q in side[0]} for side in (parts[0].first, parts[0].second)]
+            means = [
+                {q: float(np.mean([run[q] for run in side])) for q in side[0]}
+                for side in (parts[0].first, parts[0].second)
+            ]
             naive += compare(*means, n, parts[0].groups, 300).verdict != "not distinguishable"
     assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5
     assert naive > 15 or by_seed < 0.02
@@ -180,7 +202,11 @@ def test_a_real_gain_over_seeds_is_found_and_its_interval_covers_it():
 def test_seeds_are_paired_and_one_seed_says_nothing_of_seeds():
     first, second = [{"a": 0.1, "b": 0.5}, {"a": 0.2, "b": 0.5}], [{"a": 0.3, "b": 0.5}, {"a": 0.4, "b": 0.6}]
     d = compare_seeds([Seeded(first, second)])
-    assert d.value == pytest.approx(0.125) and d.error_of_seeds == pytest.approx(np.std([0.1, 0.15], ddof=1) / 2**0.5) and d.interval[0] < d.value < d.interval[1]
+    assert (
+        d.value == pytest.approx(0.125)
+        and d.error_of_seeds == pytest.approx(np.std([0.1, 0.15], ddof=1) / 2**0.5)
+        and d.interval[0] < d.value < d.interval[1]
+    )
     assert compare_seeds([Seeded(first[:1], second[:1])]).error_of_seeds == 0
     assert compare_seeds([Seeded(first, first)]).verdict == "not distinguishable"
     two = compare_seeds([Seeded(first, second), Seeded(first, first)])
@@ -198,10 +224,18 @@ def test_what_a_seed_does_to_all_ways_alike_counts_against_the_untuned_model_and
         base = rng.choice([0.2, 0.39, 0.5, 0.63], 400)
         before = _per_query(base)
         shifts = 0.02 * rng.standard_normal(3)  # of the seed: the data that it draws, say
-        ways = [[_per_query(base + shift + 0.002 * rng.standard_normal() + 0.05 * rng.standard_normal(400)) for shift in shifts] for _ in range(4)]
+        ways = [
+            [
+                _per_query(base + shift + 0.002 * rng.standard_normal() + 0.05 * rng.standard_normal(400))
+                for shift in shifts
+            ]
+            for _ in range(4)
+        ]
         means = [[float(np.mean(list(run.values()))) for run in way] for way in ways]
         false["gain"] += compare_seeds([Seeded([before] * 3, ways[0])]).verdict != "not distinguishable"
-        false["difference"] += compare_seeds([Seeded(ways[0], ways[1])], seed_variance(means)).verdict != "not distinguishable"
+        false["difference"] += (
+            compare_seeds([Seeded(ways[0], ways[1])], seed_variance(means)).verdict != "not distinguishable"
+        )
     assert max(false.values()) / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5, false
 
 
@@ -209,6 +243,9 @@ def test_a_small_noisy_collection_is_not_taken_for_a_large_quiet_one():
     rng, times, false = np.random.default_rng(9), 600, 0
     for _ in range(times):
         sizes, noises = (6, 500), (0.3, 0.001)
-        parts = [Seeded([_per_query(np.zeros(n))], [_per_query(noise * rng.standard_normal(n))]) for n, noise in zip(sizes, noises, strict=True)]
+        parts = [
+            Seeded([_per_query(np.zeros(n))], [_per_query(noise * rng.standard_normal(n))])
+            for n, noise in zip(sizes, noises, strict=True)
+        ]
         false += compare_seeds(parts).verdict != "not distinguishable"
     assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5

@@ -1,4 +1,5 @@
-"""Miners and filters in real runs, and matrices of them, on twelve documents whose queries the embedded LLM has written."""
+"""Miners and filters in real runs, and matrices of them, on twelve documents whose queries the embedded LLM has
+written."""
 
 from __future__ import annotations
 
@@ -9,13 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from sharpen.evaluation.beir import read_qrels
+from sharpen.evaluation.encoders.load import load_cross_encoder
+from sharpen.evaluation.files import sha256_file
+from sharpen.recipes.load import comparison_files
+from sharpen.recipes.study import cells_of, read_matrix
+from sharpen.sdg.negatives import read_negatives
 
-from evaluation.data import read_qrels
-from evaluation.files import sha256_file
-from evaluation.models import load_cross_encoder
-from recipes.compare import cells_of, read_matrix
-from recipes.load import comparison_files
-from sdg.negatives import read_negatives
 from tests.processes import kill_when, sharpen, start_sharpen
 
 POOL = Path(__file__).parents[2] / "recipes" / "pools" / "negatives.yaml"
@@ -45,10 +46,13 @@ def _run(place: tuple[Path, Path], name: str, negatives: str, *more: str) -> tup
 def test_every_miner_and_every_filter_in_one_run(place):
     reranker = place[0] / "reranker"
     run, counts = _run(
-        place, "all",
-        f"{{per_query: 2, too_few: random, miners: [{{kind: bm25, ranks: [1, 9]}}, {{kind: dense}}, {{kind: hybrid}}, {{kind: random}}, {{kind: cross_encoder, model: {reranker}}}, {{kind: llm, negatives: 2, max_tokens: 90, pool: {POOL}}}],"
-        f" filters: [{{kind: guide}}, {{kind: percentage}}, {{kind: margin}}, {{kind: absolute, max: 0.97}}, {{kind: cross_encoder, model: {reranker}, max: 1.0}}]}}",
-    )  # fmt: skip
+        place,
+        "all",
+        "{per_query: 2, too_few: random, miners: [{kind: bm25, ranks: [1, 9]}, {kind: dense}, {kind: hybrid},"
+        f" {{kind: random}}, {{kind: cross_encoder, model: {reranker}}}, {{kind: llm, negatives: 2, max_tokens: 90,"
+        f" pool: {POOL}}}], filters: [{{kind: guide}}, {{kind: percentage}}, {{kind: margin}}, {{kind: absolute, max:"
+        f" 0.97}}, {{kind: cross_encoder, model: {reranker}, max: 1.0}}]}}",
+    )
     rows = read_negatives(run / "negatives" / "negatives.jsonl")
     qrels = read_qrels(run / "pairs" / "qrels" / "train.tsv")
     kept = [n for n in rows if n.verdict == "kept"]
@@ -58,19 +62,33 @@ def test_every_miner_and_every_filter_in_one_run(place):
     assert sum(counts["dropped"].values()) == sum(n.verdict == "dropped" for n in rows)
     written = [json.loads(line) for line in (run / "negatives" / "written.jsonl").open()]
     rejected = [json.loads(line) for line in (run / "negatives" / "rejected.jsonl").open()]
-    assert len(written) + len(rejected) == 2 * counts["queries"] and len(written) > 0 and sum(counts["rejected"].values()) == len(rejected)
+    assert (
+        len(written) + len(rejected) == 2 * counts["queries"]
+        and len(written) > 0
+        and sum(counts["rejected"].values()) == len(rejected)
+    )
     assert counts["completion_tokens"] > 0
     for number, kind in enumerate(("guide", "percentage", "margin", "absolute", "cross_encoder"), start=1):
         assert counts[f"filter {number}, {kind}"]["dense: candidates"] >= 0
     chain = [counts[f"filter {n}, {k}"] for n, k in enumerate(("guide", "percentage", "margin"), start=1)]
-    assert all(second[f"{m}: candidates"] == first[f"{m}: candidates"] - first[f"{m}: dropped"] for first, second in itertools.pairwise(chain) for m in ("bm25", "dense", "llm"))
+    assert all(
+        second[f"{m}: candidates"] == first[f"{m}: candidates"] - first[f"{m}: dropped"]
+        for first, second in itertools.pairwise(chain)
+        for m in ("bm25", "dense", "llm")
+    )
     again = sharpen("run", str(place[1]), "name=all", "negatives.per_query=2", cwd=place[0])
     assert again.returncode == 0 and "negatives.filters" not in again.stdout
 
 
 def test_written_negatives_are_trained_on_and_exported(place):
-    run, counts = _run(place, "written", f"{{per_query: 1, miners: [{{kind: llm, negatives: 2, max_tokens: 90, pool: {POOL}}}]}}")
-    assert json.loads((run / "training" / "manifest.json").read_text())["counts"]["triplets"] == counts["queries"] - counts["queries_with_too_few"] > 3
+    run, counts = _run(
+        place, "written", f"{{per_query: 1, miners: [{{kind: llm, negatives: 2, max_tokens: 90, pool: {POOL}}}]}}"
+    )
+    assert (
+        json.loads((run / "training" / "manifest.json").read_text())["counts"]["triplets"]
+        == counts["queries"] - counts["queries_with_too_few"]
+        > 3
+    )
     target = place[0] / "exported"
     assert sharpen("export", str(run), "--layout", "flag-embedding", "--to", str(target), cwd=place[0]).returncode == 0
     texts = {json.loads(line)["text"] for line in (run / "negatives" / "written.jsonl").open()}
@@ -79,7 +97,9 @@ def test_written_negatives_are_trained_on_and_exported(place):
 
 
 def test_a_concatenation_has_a_row_of_each_miner_and_shares_mix_within_one(place):
-    mixed = "{per_query: 2, miners: [{kind: bm25, ranks: [1, 9]}, {kind: random, ranks: [1, 9]}], too_few: random, mix: %s}"
+    mixed = (
+        "{per_query: 2, miners: [{kind: bm25, ranks: [1, 9]}, {kind: random, ranks: [1, 9]}], too_few: random, mix: %s}"
+    )
     rows = {}
     for mix in ("instance", "concatenation"):
         run, counts = _run(place, mix, mixed % mix)
@@ -108,8 +128,12 @@ def test_negatives_are_mined_again_before_each_epoch_and_a_killed_training_goes_
     kill_when(process, lambda: list(works.glob("*/epoch-1/training.json")))
     first = {path: path.stat().st_mtime_ns for path in works.glob("*/epoch-1/training.json")}
     again, _ = _run(place, "killed", negatives, *more)
-    assert first and sha256_file(again / "training" / "model.safetensors") == sha256_file(whole / "training" / "model.safetensors")
-    refused = sharpen("run", str(recipe_file), "name=x", "negatives={refresh: true, miners: [{kind: bm25}]}", cwd=folder)
+    assert first and sha256_file(again / "training" / "model.safetensors") == sha256_file(
+        whole / "training" / "model.safetensors"
+    )
+    refused = sharpen(
+        "run", str(recipe_file), "name=x", "negatives={refresh: true, miners: [{kind: bm25}]}", cwd=folder
+    )
     assert refused.returncode == 2 and "a dense or hybrid miner" in refused.stderr
 
 
@@ -120,16 +144,32 @@ def test_labelled_queries_alone_need_no_llm(place):
     (other / "qrels" / "test.tsv").rename(other / "qrels" / "train.tsv")
     lines = (folder / "topics" / "queries.jsonl").read_text().splitlines()
     extra = {"_id": "n-1", "text": "why does lava come out"}
-    (other / "queries.jsonl").write_text("\n".join([*lines, json.dumps(extra), json.dumps({"_id": "n-2", "text": "keys and dust"})]) + "\n")
+    (other / "queries.jsonl").write_text(
+        "\n".join([*lines, json.dumps(extra), json.dumps({"_id": "n-2", "text": "keys and dust"})]) + "\n"
+    )
     with (other / "qrels" / "train.tsv").open("a") as file:
         file.write("n-1\tvolcano\t1\nn-2\tpiano\t1\n")
     llm = "llm={base_url: 'http://127.0.0.1:9/v1', model: nobody}"  # where nobody listens
-    result = sharpen("run", str(recipe_file), "name=own-labels", llm, f"labelled={{data: {other}, share: 1}}", "split.dev=0", "training.batch_size=2", cwd=folder)
+    result = sharpen(
+        "run",
+        str(recipe_file),
+        "name=own-labels",
+        llm,
+        f"labelled={{data: {other}, share: 1}}",
+        "split.dev=0",
+        "training.batch_size=2",
+        cwd=folder,
+    )
     assert result.returncode == 0, result.stderr
     counts = json.loads((folder / "runs" / "own-labels" / "pairs" / "manifest.json").read_text())["counts"]
     assert counts["train"] == 2 == counts["labelled_in_train"]  # the six others are evaluated on
-    assert "calls" in sharpen("estimate", str(recipe_file), llm, f"labelled={{data: {other}, share: 1}}", cwd=folder).stdout
-    refused = sharpen("run", str(recipe_file), f"labelled={{data: {other}, share: 1}}", "evaluation.data=null", cwd=folder)
+    assert (
+        "calls"
+        in sharpen("estimate", str(recipe_file), llm, f"labelled={{data: {other}, share: 1}}", cwd=folder).stdout
+    )
+    refused = sharpen(
+        "run", str(recipe_file), f"labelled={{data: {other}, share: 1}}", "evaluation.data=null", cwd=folder
+    )
     assert refused.returncode == 2 and "labelled.share is 1" in refused.stderr
 
 
@@ -162,9 +202,15 @@ def test_a_matrix_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_
     for seed in (3, 4):
         own = [s for name, s in scores.items() if name.endswith(f"-{seed}")]
         assert len({s["triplets"] for s in own}) == 1 and own[0]["triplets"] == min(s["available"] for s in own)
-        trained = [json.loads((root / f"{arm}-{seed}" / "after" / "manifest.json").read_text()) for arm in ("none", "bm25")]
+        trained = [
+            json.loads((root / f"{arm}-{seed}" / "after" / "manifest.json").read_text()) for arm in ("none", "bm25")
+        ]
         assert trained[0]["fingerprint"]["sha256"] != trained[1]["fingerprint"]["sha256"]
-    inodes = {(root / f"{arm}-{seed}" / "queries" / "queries.jsonl").stat().st_ino for arm in ("none", "bm25") for seed in (3, 4)}
+    inodes = {
+        (root / f"{arm}-{seed}" / "queries" / "queries.jsonl").stat().st_ino
+        for arm in ("none", "bm25")
+        for seed in (3, 4)
+    }
     assert len(inodes) == 1  # made once, and linked
     assert not (root / "bm25-3" / "model").exists()
     table = (folder / "runs" / "small" / "comparison.md").read_text()
@@ -186,8 +232,16 @@ def test_a_matrix_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_
         ("negatives.per_query=0", "negatives.per_qery=0", "none: override 'negatives.per_qery=0': unknown key"),
         ("recipe: topics", "recipe: topic", "topic.yaml: no such recipe file"),
         ("arms:", "arms: {}\nother:", "arms"),
-        ("seeds: [3, 4]", "seeds: [3, 4]\noverrides: [evaluation.data=null, split.dev=0.2]", "evaluation.data: arms are compared on the same queries"),
-        ("seeds: [3, 4]", "seeds: [3, 4]\nprepare: {until: rerank}", "prepare.until: no stage 'rerank'; there are corpus, before"),
+        (
+            "seeds: [3, 4]",
+            "seeds: [3, 4]\noverrides: [evaluation.data=null, split.dev=0.2]",
+            "evaluation.data: arms are compared on the same queries",
+        ),
+        (
+            "seeds: [3, 4]",
+            "seeds: [3, 4]\nprepare: {until: rerank}",
+            "prepare.until: no stage 'rerank'; there are corpus, before",
+        ),
         ("  none: [", "  'bm25!': []\n  none: [", "differ in signs only"),
     ],
 )
@@ -200,7 +254,9 @@ def test_mistakes_in_a_matrix_are_told_before_anything_runs(place, old, new, sai
 
 def test_scores_belong_to_what_variables_stand_for(place, monkeypatch):
     path = place[0] / "variables.yaml"
-    path.write_text(MATRIX.replace("seeds: [3, 4]", "seeds: [3]\noverrides: ['llm={base_url: http://h/v1, model: \"${MODEL}\"}']"))
+    path.write_text(
+        MATRIX.replace("seeds: [3, 4]", "seeds: [3]\noverrides: ['llm={base_url: http://h/v1, model: \"${MODEL}\"}']")
+    )
     digests = []
     for model in ("a", "b", "a"):
         monkeypatch.setenv("MODEL", model)
@@ -215,4 +271,7 @@ def test_every_matrix_that_comes_with_sharpen_is_one(path, monkeypatch):
     cells = cells_of(matrix.model_copy(update={"seeds": matrix.seeds[:1]}), path)
     assert len({cell.folder for cell in cells}) == len(cells) >= 5
     opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
-    assert all(any(part in line for line in opening) for part in ("What it does", "What it needs", "How to run it", "How to change it"))
+    assert all(
+        any(part in line for line in opening)
+        for part in ("What it does", "What it needs", "How to run it", "How to change it")
+    )

@@ -3,9 +3,8 @@ from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
-
-from evaluation.files import InputError
-from recipes.load import FOLDER, first_line, load_recipe, part_files, read_pool, recipe_files
+from sharpen.evaluation.files import InputError
+from sharpen.recipes.load import FOLDER, first_line, load_recipe, part_files, read_pool, recipe_files
 
 
 def _error(*arguments) -> str:
@@ -74,7 +73,11 @@ def _with(recipe_file: Path, old: str, new: str) -> str:
         ("kind: bm25", "kind: bm52", ["line 9", "negatives.miners.0.kind", "did you mean 'bm25'?"]),
         ("kind: bm25, ", "", ["line 9", "negatives.miners.0.kind: missing", "cross_encoder"]),
         ("kind: bm25", "kind: cross_encoder", ["line 9", "'negatives.miners.0.model' is missing", "A reranker"]),
-        ("kind: bm25", "kind: llm, pool: pools/none.yaml, temperature: hot", ["line 9", "negatives.miners.0.temperature", "found 'hot'"]),
+        (
+            "kind: bm25",
+            "kind: llm, pool: pools/none.yaml, temperature: hot",
+            ["line 9", "negatives.miners.0.temperature", "found 'hot'"],
+        ),
         ("retriever: fused", "retriever: bm52", ["line 8", "filters.round_trip.retriever", "'bm25'"]),
     ],
 )
@@ -90,12 +93,31 @@ def test_all_mistakes_at_once_and_missing_keys(recipe_file: Path):
 
 
 def test_overrides(recipe_file: Path):
-    recipe = load_recipe(str(recipe_file), ["llm.base_url=http://h/v1", "llm.model=m", "negatives.miners=[{kind: bm25, ranks: [2, 9]}]", "corpus.chunk=null"]).recipe
-    assert (recipe.llm.base_url, recipe.llm.embedded, recipe.negatives.miners[0].ranks, recipe.corpus.chunk) == ("http://h/v1", None, (2, 9), None)
+    recipe = load_recipe(
+        str(recipe_file),
+        [
+            "llm.base_url=http://h/v1",
+            "llm.model=m",
+            "negatives.miners=[{kind: bm25, ranks: [2, 9]}]",
+            "corpus.chunk=null",
+        ],
+    ).recipe
+    assert (recipe.llm.base_url, recipe.llm.embedded, recipe.negatives.miners[0].ranks, recipe.corpus.chunk) == (
+        "http://h/v1",
+        None,
+        (2, 9),
+        None,
+    )
     assert load_recipe(str(recipe_file), ["negatives.miners.0.ranks=[3, 4]"]).recipe.negatives.miners[0].ranks == (3, 4)
     message = _error(str(recipe_file), ["negatives.miners=[{kind: bm25, rank: [3, 4]}]"])
-    assert message.startswith("override 'negatives.miners=[{kind: bm25, rank: [3, 4]}]'") and "did you mean 'ranks'?" in message and len(message.splitlines()) == 1
-    assert "no place with keys below it" in _error(str(recipe_file), ["training.matryoshka=[64, 32]", "training.matryoshka.0.x=1"])
+    assert (
+        message.startswith("override 'negatives.miners=[{kind: bm25, rank: [3, 4]}]'")
+        and "did you mean 'ranks'?" in message
+        and len(message.splitlines()) == 1
+    )
+    assert "no place with keys below it" in _error(
+        str(recipe_file), ["training.matryoshka=[64, 32]", "training.matryoshka.0.x=1"]
+    )
     assert "no place in a list of 1" in _error(str(recipe_file), ["negatives.miners.1.ranks=[3, 4]"])
     assert "override 'training.epoch=1'" in _error(str(recipe_file), ["training.epoch=1"])
     assert "expected key.path=value" in _error(str(recipe_file), ["training.epochs"])
@@ -104,7 +126,11 @@ def test_overrides(recipe_file: Path):
 
 def test_environment_references_are_used_but_never_written(recipe_file: Path, monkeypatch):
     monkeypatch.setenv("LLM_TOKEN", "s3cr3t")
-    path = _with(recipe_file, "llm: embedded", "llm: {base_url: 'http://user:${LLM_TOKEN}@host/v1', model: '${LLM_MODEL:-small}'}")
+    path = _with(
+        recipe_file,
+        "llm: embedded",
+        "llm: {base_url: 'http://user:${LLM_TOKEN}@host/v1', model: '${LLM_MODEL:-small}'}",
+    )
     loaded = load_recipe(path)
     assert loaded.recipe.llm.base_url == "http://user:s3cr3t@host/v1" and loaded.recipe.llm.model == "small"
     assert "s3cr3t" not in loaded.resolved_yaml and "${LLM_TOKEN}" in loaded.resolved_yaml
@@ -124,7 +150,9 @@ def test_names_and_pools(recipe_file: Path):
 @pytest.mark.parametrize("path", part_files(), ids=lambda p: p.stem)
 def test_every_part_says_how_it_is_run_and_is_valid_with_that_recipe(path: Path):
     opening = "".join(line for line in path.read_text().splitlines(keepends=True) if line.startswith("#"))
-    assert all(part in opening for part in ("What it does:", "What it needs:", "How to run it:", "How to change it:")) and first_line(path).endswith(".")
+    assert all(
+        part in opening for part in ("What it does:", "What it needs:", "How to run it:", "How to change it:")
+    ) and first_line(path).endswith(".")
     recipe, overrides = re.search(r"sharpen run (recipes/\S+\.yaml) (.+)", opening).groups()
     assert f"{path.parent.name}/{path.stem}" in overrides.split()
     loaded = load_recipe(str(Path(__file__).parents[2] / recipe), overrides.split()).recipe
@@ -137,15 +165,26 @@ def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(r
     (tmp_path / "here").mkdir()
     (tmp_path / "here" / "own.yaml").write_text("- {document: a b, query: c d}\n")
     part = tmp_path / "here" / "part.yaml"
-    part.write_text("# A part.\nqueries:\n  temperature: 0.1\n  strategies:\n    - {kind: sentence, pool: own.yaml}\ntraining: {epochs: 7}\n")
+    part.write_text(
+        "# A part.\nqueries:\n  temperature: 0.1\n  strategies:\n    - {kind: sentence, pool: own.yaml}\ntraining:"
+        " {epochs: 7}\n"
+    )
     recipe = load_recipe(str(recipe_file), [str(part), "training.epochs=9"]).recipe
     assert (recipe.queries.temperature, recipe.training.epochs, recipe.training.batch_size) == (0.1, 9, 4)
     (strategy,) = recipe.queries.all_strategies()
     assert (strategy.kind, strategy.pool, strategy.max_tokens) == ("sentence", str(tmp_path / "here" / "own.yaml"), 32)
-    part.write_text("# A part.\nqueries:\n  strategies:\n    - {kind: document}\n    - {kind: sentence, fields: [author]}\n")
-    assert "part.yaml, line 5" in (message := _error(str(recipe_file), [str(part)])) and "has no fields; that belongs to metadata" in message
+    part.write_text(
+        "# A part.\nqueries:\n  strategies:\n    - {kind: document}\n    - {kind: sentence, fields: [author]}\n"
+    )
+    assert (
+        "part.yaml, line 5" in (message := _error(str(recipe_file), [str(part)]))
+        and "has no fields; that belongs to metadata" in message
+    )
     part.write_text("queries:\n  strategies:\n    - {kind: document, per_documnt: 2}\n")
-    assert "part.yaml, line 3" in (message := _error(str(recipe_file), [str(part)])) and "did you mean 'per_document'" in message
+    assert (
+        "part.yaml, line 3" in (message := _error(str(recipe_file), [str(part)]))
+        and "did you mean 'per_document'" in message
+    )
 
 
 @pytest.mark.parametrize(
@@ -175,10 +214,17 @@ def test_what_a_strategy_does_not_say_it_takes_from_queries_or_by_kind(recipe_fi
     strategies = "[{kind: document}, {kind: question_answer, queries: 3, temperature: 1.0}]"
     one, three = load_recipe(str(recipe_file), [f"queries.strategies={strategies}"]).recipe.queries.all_strategies()
     assert (one.form, one.temperature, one.per_document, one.name) == ("line", 0.5, 2, "document")
-    assert (three.form, three.temperature, three.max_tokens, three.pool) == ("json", 1.0, 330, one.pool) and "the answer" in three.task
+    assert (three.form, three.temperature, three.max_tokens, three.pool) == (
+        "json",
+        1.0,
+        330,
+        one.pool,
+    ) and "the answer" in three.task
 
 
-@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml")), ids=lambda p: p.stem)
+@pytest.mark.parametrize(
+    "path", sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml")), ids=lambda p: p.stem
+)
 def test_every_arm_of_a_study_is_valid(path: Path, monkeypatch):
     monkeypatch.chdir(path.parents[2])
     study = YAML(typ="safe").load(path.read_text())

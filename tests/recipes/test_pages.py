@@ -7,7 +7,14 @@ import shutil
 import pytest
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = ("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync")
+FLAGS = (
+    "--no-sandbox",
+    "--disable-gpu",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+)
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +66,22 @@ def test_text_of_documents_and_queries_stays_text(open_page):
 
 def test_the_table_sorts_and_filters(open_page):
     page = open_page()
-    column = lambda n: [float(cell) for cell in page.eval_on_selector_all(f"#queries tbody tr:not([hidden]) td:nth-child({n})", "cells => cells.map(c => c.dataset.value)")]  # noqa: E731
+
+    def column(n):
+        return [
+            float(cell)
+            for cell in page.eval_on_selector_all(
+                f"#queries tbody tr:not([hidden]) td:nth-child({n})", "cells => cells.map(c => c.dataset.value)"
+            )
+        ]
+
     assert len(column(4)) == 6
     button = page.get_by_role("button", name="after")
     button.click()
-    assert column(3) == sorted(column(3), reverse=True) and page.get_attribute("#queries th:nth-child(3)", "aria-sort") == "descending"
+    assert (
+        column(3) == sorted(column(3), reverse=True)
+        and page.get_attribute("#queries th:nth-child(3)", "aria-sort") == "descending"
+    )
     button.press("Enter")  # by keyboard, too
     assert column(3) == sorted(column(3)) and page.get_attribute("#queries th:nth-child(3)", "aria-sort") == "ascending"
     page.get_by_label("words in it").fill("FIRST moves")
@@ -81,8 +99,13 @@ def test_the_table_sorts_and_filters(open_page):
 @pytest.mark.parametrize("width", [1280, 390])
 def test_it_is_readable_on_a_phone_and_in_the_dark(open_page, scheme: str, width: int):
     page = open_page(viewport={"width": width, "height": 800}, color_scheme=scheme)
-    assert page.evaluate("document.documentElement.scrollWidth") <= width  # nothing makes the page itself wider than the screen
-    colours = page.evaluate("[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor, getComputedStyle(document.querySelector('svg text')).fill]")
+    assert (
+        page.evaluate("document.documentElement.scrollWidth") <= width
+    )  # nothing makes the page itself wider than the screen
+    colours = page.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor,"
+        " getComputedStyle(document.querySelector('svg text')).fill]"
+    )
     ink, paper, drawn = (_luminance(c) for c in colours)
     assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 7 and (paper < 0.1) == (scheme == "dark")
     assert drawn == ink  # the charts are in the page's colours
@@ -95,15 +118,34 @@ def test_every_control_is_reached_by_keyboard(open_page):
     reached = []
     for _ in range(60):
         page.keyboard.press("Tab")
-        reached.append(page.evaluate("document.activeElement.tagName + ' ' + (document.activeElement.id || document.activeElement.textContent.trim())"))
+        reached.append(
+            page.evaluate(
+                "document.activeElement.tagName + ' ' + (document.activeElement.id ||"
+                " document.activeElement.textContent.trim())"
+            )
+        )
     assert reached[0] == "A To the numbers"
-    assert {"INPUT words", "SELECT outcome", *(f"BUTTON {name}" for name in ("query", "before", "after", "difference", "relevant", "overlap"))} <= set(reached)
+    assert {
+        "INPUT words",
+        "SELECT outcome",
+        *(f"BUTTON {name}" for name in ("query", "before", "after", "difference", "relevant", "overlap")),
+    } <= set(reached)
     assert not any(tag.startswith("a ") for tag in reached)  # the points of the chart: the table has the same
 
 
 def test_the_page_tells_of_the_whole_run(open_page):
     text = open_page().inner_text("body")
-    for heading in ("The numbers", "Query by query", "Kinds of queries", "What was kept", "What it took", "Queries that were thrown away", "What of the comparison was trained on", "Some of what was trained on", "The recipe"):
+    for heading in (
+        "The numbers",
+        "Query by query",
+        "Kinds of queries",
+        "What was kept",
+        "What it took",
+        "Queries that were thrown away",
+        "What of the comparison was trained on",
+        "Some of what was trained on",
+        "The recipe",
+    ):
         assert re.search(rf"^{heading}$", text, flags=re.M), heading
     assert "packaged:tiny-bert" in text and "positive" in text
 

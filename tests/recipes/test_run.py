@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from sharpen.evaluation.beir import read_qrels
+from sharpen.recipes.engine import few_full_collections
+from sharpen.sdg.llm.embedded import locate_llm, serve
 
-from evaluation.data import read_qrels
-from recipes.engine import few_full_collections
-from sdg.embedded import locate_llm, serve
 from tests.conftest import encoder_weights, write_rows
 from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies
@@ -36,9 +36,21 @@ def _metrics(folder: Path) -> dict:
 def test_a_run_leaves_report_metrics_and_a_model_and_every_stage_says_what_it_did(undisturbed):
     tmp_path, _recipe, result = undisturbed
     folder = tmp_path / "runs" / "topics"
-    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {*STAGES, "metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png"}
+    assert {p.name for p in folder.iterdir() if not p.name.startswith(".")} == {
+        *STAGES,
+        "metrics.json",
+        "report.md",
+        "report.html",
+        "recipe.yaml",
+        "curves.png",
+    }
     metrics = _metrics(folder)
-    assert set(metrics["before"]) == set(metrics["after"]) == set(metrics["delta"]) == {"ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10"}
+    assert (
+        set(metrics["before"])
+        == set(metrics["after"])
+        == set(metrics["delta"])
+        == {"ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10"}
+    )
     assert metrics["verdict"] in ("better", "worse", "not distinguishable") and metrics["queries"] == 6
     for metric, d in metrics["delta"].items():
         assert d["value"] == pytest.approx(metrics["after"][metric]["value"] - metrics["before"][metric]["value"])
@@ -58,7 +70,11 @@ def test_what_was_generated_is_a_beir_folder_with_ids_that_hold(undisturbed):
 
     folder = undisturbed[0] / "runs" / "topics"
     corpus, queries, qrels = GenericDataLoader(str(folder / "pairs")).load(split="train")
-    assert len(corpus) == 12 and set(qrels) == set(queries) and all(d in corpus for grades in qrels.values() for d in grades)
+    assert (
+        len(corpus) == 12
+        and set(qrels) == set(queries)
+        and all(d in corpus for grades in qrels.values() for d in grades)
+    )
     for line in (folder / "negatives" / "negatives.jsonl").open():
         negative = json.loads(line)
         assert negative["doc_id"] in corpus and negative["miner"] == "bm25"
@@ -80,7 +96,12 @@ def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_i
     changed = sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
     assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-3]
     (tmp_path / "runs" / "other" / "after" / "after.json").write_text("{}")  # a damaged file is noticed
-    assert "after      unchanged" not in sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path).stdout
+    assert (
+        "after      unchanged"
+        not in sharpen(
+            "run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path
+        ).stdout
+    )
 
 
 def test_without_real_questions_the_generated_ones_of_held_out_documents_are_compared_on(recipe_file, tmp_path):
@@ -89,7 +110,12 @@ def test_without_real_questions_the_generated_ones_of_held_out_documents_are_com
     result = sharpen("run", str(recipe_file), cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "topics"
-    sides = {side: {line.split("\t")[1] for line in (folder / "pairs" / "qrels" / f"{side}.tsv").read_text().splitlines()[1:]} for side in ("train", "dev")}
+    sides = {
+        side: {
+            line.split("\t")[1] for line in (folder / "pairs" / "qrels" / f"{side}.tsv").read_text().splitlines()[1:]
+        }
+        for side in ("train", "dev")
+    }
     assert sides["train"] and sides["dev"] and not sides["train"] & sides["dev"]
     judged = {line.split()[0] for line in (folder / "after" / "after.trec").read_text().splitlines()}
     assert _metrics(folder)["queries"] == len(judged) and "generated queries of held-out documents" in result.stdout
@@ -112,7 +138,11 @@ def test_estimate_preview_and_inspect(undisturbed, tmp_path):
     priced = ["llm={embedded: gemma-3-270m, prices: {input: 1.5, output: 2}}", f"runs={tmp_path}"]
     before = sharpen("estimate", str(recipe_file), *priced, cwd=source)
     assert before.returncode == 0, before.stderr
-    assert re.search(r"document +│ +24 │", before.stdout) and "?" in before.stdout and "encoder's tokenizer" in before.stdout.replace("\n", " ")
+    assert (
+        re.search(r"document +│ +24 │", before.stdout)
+        and "?" in before.stdout
+        and "encoder's tokenizer" in before.stdout.replace("\n", " ")
+    )
     assert not list(tmp_path.iterdir())  # nothing was asked, and nothing written
     preview = sharpen("preview", str(recipe_file), *priced, "--documents", "4", cwd=source)
     assert preview.returncode == 0, preview.stderr
@@ -121,10 +151,16 @@ def test_estimate_preview_and_inspect(undisturbed, tmp_path):
     assert "8 answers in the journal" in after.stdout and "?" not in after.stdout
     shown = sharpen("inspect", str(source / "runs" / "topics"), cwd=source)
     assert shown.returncode == 0, shown.stderr
-    manifest = {name: json.loads((source / "runs" / "topics" / name / "manifest.json").read_text())["counts"] for name in ("queries", "pairs")}
+    manifest = {
+        name: json.loads((source / "runs" / "topics" / name / "manifest.json").read_text())["counts"]
+        for name in ("queries", "pairs")
+    }
     kept = manifest["pairs"]["train"] + manifest["pairs"]["dev"]
     assert re.search(rf"document +│ +{kept} │ +{24 - kept} │", shown.stdout)
-    assert "no query of a strategy named 'other'" in sharpen("inspect", str(source / "runs" / "topics"), "--strategy", "other", cwd=source).stderr
+    assert (
+        "no query of a strategy named 'other'"
+        in sharpen("inspect", str(source / "runs" / "topics"), "--strategy", "other", cwd=source).stderr
+    )
     assert sharpen("inspect", str(source), cwd=source).returncode == 2
 
 
@@ -133,7 +169,9 @@ def test_diagnose_puts_generated_queries_beside_the_real_ones(undisturbed):
     run = str(source / "runs" / "topics")
     result = sharpen("diagnose", run, "--against", run, cwd=source)
     assert result.returncode == 0, result.stderr
-    assert re.search(r"queries +│ +\d+ │ +\d+ │ +6 │", result.stdout) and re.search(r"document or topics: document +│ +0% │ +0% │", result.stdout)
+    assert re.search(r"queries +│ +\d+ │ +\d+ │ +6 │", result.stdout) and re.search(
+        r"document or topics: document +│ +0% │ +0% │", result.stdout
+    )
     assert "the splits there are test" in sharpen("diagnose", run, "--split", "dev", cwd=source).stderr
 
 
@@ -152,14 +190,38 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     source, recipe_file, _ = undisturbed
     labelled = tmp_path / "labelled"
     (labelled / "qrels").mkdir(parents=True)
-    write_rows(labelled / "queries.jsonl", [{"_id": "r1", "text": "wax is full of cracks"}, {"_id": "r2", "text": "why is the strings' pitch off"}, {"_id": "r3", "text": "Flat tire, what now"}])
-    (labelled / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nr1\tcandle\t1\nr2\tguitar\t1\nr2\tpiano\t1\nr3\tbicycle\t1\n")
-    strategies = (
-        "[{kind: document}, {kind: sentence, sentences: 1, documents: 8}, {kind: document, name: several, documents: 4, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt: 2},"
-        f"{{kind: multi_hop, documents: 1, max_tokens: 200, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents: 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
+    write_rows(
+        labelled / "queries.jsonl",
+        [
+            {"_id": "r1", "text": "wax is full of cracks"},
+            {"_id": "r2", "text": "why is the strings' pitch off"},
+            {"_id": "r3", "text": "Flat tire, what now"},
+        ],
     )
-    filters = "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
-    result = sharpen("run", str(recipe_file), f"runs={tmp_path}", f"queries.strategies={strategies}", f"filters={filters}", f"labelled={{data: {labelled}, share: 0.2}}", "split.test=0.2", "queries.per_document=1", cwd=source)
+    (labelled / "qrels" / "train.tsv").write_text(
+        "query-id\tcorpus-id\tscore\nr1\tcandle\t1\nr2\tguitar\t1\nr2\tpiano\t1\nr3\tbicycle\t1\n"
+    )
+    strategies = (
+        "[{kind: document}, {kind: sentence, sentences: 1, documents: 8}, {kind: document, name: several,"
+        " documents: 4, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt:"
+        f" 2}},{{kind: multi_hop, documents: 1, max_tokens: 200, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents:"
+        f" 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
+    )
+    filters = (
+        "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0,"
+        " llm: {embedded: smollm2-135m-instruct}}}"
+    )
+    result = sharpen(
+        "run",
+        str(recipe_file),
+        f"runs={tmp_path}",
+        f"queries.strategies={strategies}",
+        f"filters={filters}",
+        f"labelled={{data: {labelled}, share: 0.2}}",
+        "split.test=0.2",
+        "queries.per_document=1",
+        cwd=source,
+    )
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "topics"
     tallies = json.loads((folder / "queries" / "strategies.json").read_text())
@@ -168,7 +230,9 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     # the one with the text of a question that is compared on is left out
     counts = json.loads((folder / "queries" / "manifest.json").read_text())["counts"]
     assert (counts["labelled"], counts["labelled_left_out"]) == (2, {"no relevant document": 0, "evaluated on": 1})
-    assert tallies["paraphrase"]["asked"] == 2 + sum(tallies[name]["kept"] for name in ("document", "sentence", "several"))
+    assert tallies["paraphrase"]["asked"] == 2 + sum(
+        tallies[name]["kept"] for name in ("document", "sentence", "several")
+    )
     steps = [json.loads(line) for line in (folder / "queries" / "first_steps.jsonl").open()]
     assert {step["strategy"] for step in steps} == {"multi_hop", "back_translation"}
     for tally in tallies.values():
@@ -177,14 +241,21 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     assert list(passed) == ["generated", "copying", "near_duplicates", "round_trip", "judge", "split"]
     assert passed["generated"] == {name: tally["kept"] for name, tally in tallies.items() if tally["kept"]}
     rejected = [json.loads(line) for line in (folder / "pairs" / "rejected.jsonl").open()]
-    assert sum(passed["generated"].values()) == sum(passed["split"].values()) + len(rejected) and all(row["filter"] in passed for row in rejected)
+    assert sum(passed["generated"].values()) == sum(passed["split"].values()) + len(rejected) and all(
+        row["filter"] in passed for row in rejected
+    )
     queries = {row["_id"]: row["metadata"] for row in map(json.loads, (folder / "pairs" / "queries.jsonl").open())}
-    assert all(("scores" in metadata and metadata["strategy"] in tallies) or metadata["strategy"] == "labelled" for metadata in queries.values())
+    assert all(
+        ("scores" in metadata and metadata["strategy"] in tallies) or metadata["strategy"] == "labelled"
+        for metadata in queries.values()
+    )
     split = {row["_id"]: row["split"] for row in map(json.loads, (folder / "pairs" / "split.jsonl").open())}
     sides = {side: read_qrels(folder / "pairs" / "qrels" / f"{side}.tsv") for side in ("train", "dev", "test")}
     assert all(split[doc_id] == side for side, qrels in sides.items() for grades in qrels.values() for doc_id in grades)
     real = [q for q in sides["train"] if queries[q]["strategy"] == "labelled"]
-    assert len(real) <= round(0.2 * len(sides["train"])) and len(real) <= sum("train" in (split[i], split[j]) for i, j in (("candle", "candle"), ("guitar", "piano")))
+    assert len(real) <= round(0.2 * len(sides["train"])) and len(real) <= sum(
+        "train" in (split[i], split[j]) for i, j in (("candle", "candle"), ("guitar", "piano"))
+    )
     assert not any(queries[q]["strategy"] == "labelled" for side in ("dev", "test") for q in sides[side])
     assert "labelled queries were mixed in" in (folder / "model" / "README.md").read_text()
 
@@ -196,7 +267,9 @@ def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undi
         partial, finished_folder = tmp_path / "topics" / f".{stage}.partial", tmp_path / "topics" / stage
         process = start_sharpen(*arguments, cwd=source)
         deadline = time.monotonic() + 120
-        while not partial.exists() and not finished_folder.exists() and process.is_alive() and time.monotonic() < deadline:
+        while (
+            not partial.exists() and not finished_folder.exists() and process.is_alive() and time.monotonic() < deadline
+        ):
             time.sleep(0.0005)
         if stage == "queries":  # in the midst of asking
             while _answers(tmp_path) < 9 and process.is_alive() and time.monotonic() < deadline:
@@ -211,7 +284,9 @@ def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undi
     finished = sharpen(*arguments, cwd=source)
     assert finished.returncode == 0, finished.stderr
     assert _metrics(tmp_path / "topics") == _metrics(source / "runs" / "topics")
-    assert (tmp_path / "topics" / "queries" / "queries.jsonl").read_text() == (source / "runs" / "topics" / "queries" / "queries.jsonl").read_text()
+    assert (tmp_path / "topics" / "queries" / "queries.jsonl").read_text() == (
+        source / "runs" / "topics" / "queries" / "queries.jsonl"
+    ).read_text()
     assert not list((tmp_path / "topics").glob(".*.partial"))
     assert kept == _answers(tmp_path) == 24
 
@@ -233,7 +308,11 @@ def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_fil
     with serve(locate_llm("gemma-3-270m")) as endpoint:
 
         def pass_on(path, body, headers):
-            request = urllib.request.Request(endpoint.base_url.removesuffix("/v1") + path, json.dumps(body).encode(), {"Content-Type": "application/json", "Authorization": headers["Authorization"]})
+            request = urllib.request.Request(
+                endpoint.base_url.removesuffix("/v1") + path,
+                json.dumps(body).encode(),
+                {"Content-Type": "application/json", "Authorization": headers["Authorization"]},
+            )
             with urllib.request.urlopen(request) as response:
                 content = response.read()
             with lock:
@@ -262,14 +341,35 @@ def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_fil
 
 def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0", "-m", "recipes"]
-    result = subprocess.run([*command, "run", str(recipe_file), f"runs={tmp_path}"], cwd=source, env=environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=300)
+    command = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--multi_gpu",
+        "--num_processes",
+        "2",
+        "--main_process_port",
+        "0",
+        "-m",
+        "sharpen.recipes",
+    ]
+    result = subprocess.run(
+        [*command, "run", str(recipe_file), f"runs={tmp_path}"],
+        cwd=source,
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert result.returncode == 0, result.stderr[-3000:]
     assert result.stdout.count("✓ corpus") == 1 and result.stdout.count("The tuned model is") == 1
     assert _answers(tmp_path) == 24
     one, two = _metrics(source / "runs" / "topics"), _metrics(tmp_path / "topics")
     assert two["before"] == one["before"] and two["bm25"] == one["bm25"]
-    trained_on = [json.loads((runs / "topics" / "training" / "manifest.json").read_text())["counts"]["triplets"] for runs in (tmp_path, source / "runs")]
+    trained_on = [
+        json.loads((runs / "topics" / "training" / "manifest.json").read_text())["counts"]["triplets"]
+        for runs in (tmp_path, source / "runs")
+    ]
     assert trained_on[0] == trained_on[1]
     # the last batches are smaller, and two processes leave a row out where its size is odd: they learn nearly the same
     folders = ("packaged:tiny-bert", *(str(runs / "topics" / "model") for runs in (source / "runs", tmp_path)))
@@ -320,7 +420,9 @@ def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file,
     message = _fails(str(recipe_file), llm, cwd=tmp_path)
     assert "cannot reach http://127.0.0.1:9/v1 after 1 retries" in message and "llm.base_url" in message
     assert not (tmp_path / "runs" / "topics" / "queries").exists()
-    with serve_replies(lambda *_: (200, {}, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}')) as base_url:
+    with serve_replies(
+        lambda *_: (200, {}, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}')
+    ) as base_url:
         message = _fails(str(recipe_file), f"llm={{base_url: '{base_url}', model: m, max_retries: 1}}", cwd=tmp_path)
     assert "none of the 24 queries asked for was usable" in message and "'empty': 24" in message
 
@@ -331,24 +433,48 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
     rows = (data / "qrels" / "test.tsv").read_text().splitlines()
     (data / "qrels" / "test.tsv").write_text("\n".join(rows[:4]) + "\n")
     (data / "qrels" / "dev.tsv").write_text("\n".join([rows[0], *rows[4:]]) + "\n")
-    chosen = ["name=chosen", "training.loss=kl", "training.teacher=encoder:packaged:all-MiniLM-L6-v2", "training.teacher_temperature=0.1", "training.base_share=[0, 0.5]", "training.checkpoint_steps=1"]
+    chosen = [
+        "name=chosen",
+        "training.loss=kl",
+        "training.teacher=encoder:packaged:all-MiniLM-L6-v2",
+        "training.teacher_temperature=0.1",
+        "training.base_share=[0, 0.5]",
+        "training.checkpoint_steps=1",
+    ]
     by = [f"training.validation={{data: '{data}', split: dev, evaluations: 2, documents: 8}}"]
     result = sharpen("run", str(recipe_file), *chosen, *by, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     folder = tmp_path / "runs" / "chosen"
     log = json.loads((folder / "training" / "training_log.json").read_text())
-    assert len(log["validated"]) == 2 and log["kept_step"] == max(log["validated"], key=lambda row: (row["ndcg@10"], -row["step"]))["step"]
+    assert (
+        len(log["validated"]) == 2
+        and log["kept_step"] == max(log["validated"], key=lambda row: (row["ndcg@10"], -row["step"]))["step"]
+    )
     choice = json.loads((folder / "model" / "choice.json").read_text())
     assert [row["base_share"] for row in choice["ndcg@10"]] == [0, 0.5, 1]
     values = {row["base_share"]: row["value"] for row in choice["ndcg@10"]}
     assert values[choice["base_share"]] == max(values[0], values[0.5]) and choice["base_share"] < 1
     teacher = json.loads((folder / "teacher" / "manifest.json").read_text())["counts"]
     assert teacher["training_positive_first"] > 0 and not list(folder.glob(".*work*"))
-    assert "of the base's weights | ndcg@10 on validation" in (folder / "report.md").read_text() and "(kept)" in (folder / "report.md").read_text()
+    assert (
+        "of the base's weights | ndcg@10 on validation" in (folder / "report.md").read_text()
+        and "(kept)" in (folder / "report.md").read_text()
+    )
     again = sharpen("run", str(recipe_file), *chosen, *by, "training.base_share=[0.25, 1]", cwd=tmp_path)
-    assert again.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", again.stdout) == ["corpus", "before", "queries", "pairs", "negatives", "teacher", "training"]
+    assert again.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", again.stdout) == [
+        "corpus",
+        "before",
+        "queries",
+        "pairs",
+        "negatives",
+        "teacher",
+        "training",
+    ]
     for overrides, said in (
-        (["training.validation={split: dev, data: 'D'}", "evaluation.split=dev"], "these are the queries that are compared on"),
+        (
+            ["training.validation={split: dev, data: 'D'}", "evaluation.split=dev"],
+            "these are the queries that are compared on",
+        ),
         (["training.base_share=[0, 1]"], "base_share: give one, or validation"),
         (["training.loss=margin_mse"], "learns a teacher's scores"),
         (["training.loss=gist", "negatives.per_query=2"], "use cached_gist"),
@@ -361,7 +487,12 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
 def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     tmp_path, recipe_file, _ = undisturbed
     part = "reranker={base: 'packaged:tiny-bert', negatives: 2, depth: 6, learning_rate: 1.0e-4}"
-    more = ["training.loss=margin_mse", "training.teacher=reranker", "training.matryoshka=[128, 32]", "training.trackers=[tensorboard]"]
+    more = [
+        "training.loss=margin_mse",
+        "training.teacher=reranker",
+        "training.matryoshka=[128, 32]",
+        "training.trackers=[tensorboard]",
+    ]
     shutil.copytree(tmp_path / "topics", tmp_path / "elsewhere")
     more.append(f"evaluation.others=[{{data: '{tmp_path / 'elsewhere'}'}}]")
     result = sharpen("run", str(recipe_file), "name=reranked", part, *more, cwd=tmp_path)
@@ -370,25 +501,54 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     metrics = _metrics(folder)
     elsewhere = metrics["others"]["elsewhere, split test"]
     assert [elsewhere[side] for side in ("before", "after")] == [metrics[side] for side in ("before", "after")]
-    assert "## On other collections" in (folder / "report.md").read_text() and "on other collections" in (folder / "model" / "README.md").read_text()
+    assert (
+        "## On other collections" in (folder / "report.md").read_text()
+        and "on other collections" in (folder / "model" / "README.md").read_text()
+    )
     assert metrics["reranker"]["before"] == metrics["bm25"] and metrics["reranker"]["queries"] == 6
-    assert "The reranker over its first 6 is" in result.stdout and "## The reranker" in (folder / "report.md").read_text()
+    assert (
+        "The reranker over its first 6 is" in result.stdout and "## The reranker" in (folder / "report.md").read_text()
+    )
     runs = [{}, {}]
     for run, name in zip(runs, ("before/bm25", "reranked/reranked"), strict=True):
         for line in (folder / f"{name}.trec").open():
             run.setdefault(line.split()[0], []).append(line.split()[2])
     # the first six in another order, and those below as they were
-    assert all(set(runs[0][q][:6]) == set(runs[1][q][:6]) and runs[0][q][6:] == runs[1][q][6:] for q in runs[0]) and runs[0] != runs[1]
+    assert (
+        all(set(runs[0][q][:6]) == set(runs[1][q][:6]) and runs[0][q][6:] == runs[1][q][6:] for q in runs[0])
+        and runs[0] != runs[1]
+    )
     report = (folder / "report.md").read_text()
-    assert re.search(r"\| 32 \| \d+ \| 0\.\d{4} \|", report) and "## What to try" in report and "6 queries were compared on" in report
-    assert list((folder / "tensorboard" / "training").glob("events*")) and (folder / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert (
+        re.search(r"\| 32 \| \d+ \| 0\.\d{4} \|", report)
+        and "## What to try" in report
+        and "6 queries were compared on" in report
+    )
+    assert list((folder / "tensorboard" / "training").glob("events*")) and (
+        folder / "curves.png"
+    ).read_bytes().startswith(b"\x89PNG")
     # the retriever's negatives are those that it has without a reranker
-    first = [[json.loads(line) for line in (tmp_path / "runs" / name / "negatives" / "negatives.jsonl").open()] for name in ("topics", "reranked")]
-    kept = [{q: next(r["doc_id"] for r in rows if r["query_id"] == q and r["verdict"] == "kept") for q in {r["query_id"] for r in rows if r["verdict"] == "kept"}} for rows in first]
+    first = [
+        [json.loads(line) for line in (tmp_path / "runs" / name / "negatives" / "negatives.jsonl").open()]
+        for name in ("topics", "reranked")
+    ]
+    kept = [
+        {
+            q: next(r["doc_id"] for r in rows if r["query_id"] == q and r["verdict"] == "kept")
+            for q in {r["query_id"] for r in rows if r["verdict"] == "kept"}
+        }
+        for rows in first
+    ]
     assert kept[0] == kept[1] and len(first[1]) > len(first[0])
     shown = sharpen("show", str(folder), cwd=tmp_path)
-    assert shown.returncode == 0 and "The reranker over its first 6 is" in shown.stdout and "Elsewhere: The tuned model is" in shown.stdout
-    assert "give the part reranker" in _fails(str(recipe_file), "training.loss=kl", "training.teacher=reranker", cwd=tmp_path)
+    assert (
+        shown.returncode == 0
+        and "The reranker over its first 6 is" in shown.stdout
+        and "Elsewhere: The tuned model is" in shown.stdout
+    )
+    assert "give the part reranker" in _fails(
+        str(recipe_file), "training.loss=kl", "training.teacher=reranker", cwd=tmp_path
+    )
     assert "evaluation.bm25 is false" in _fails(str(recipe_file), part, "evaluation.bm25=false", cwd=tmp_path)
 
 
@@ -403,5 +563,10 @@ def test_full_collections_are_rare_within_a_run_and_as_before_after_it():
 def test_the_model_card_says_where_the_model_comes_from(undisturbed):
     folder = undisturbed[0] / "runs" / "topics" / "model"
     card = (folder / "README.md").read_text()
-    assert card.startswith("---\nlibrary_name: sentence-transformers") and "| ndcg@10 |" in card and "gemma-3-270m" in card and "No human label" in card
+    assert (
+        card.startswith("---\nlibrary_name: sentence-transformers")
+        and "| ndcg@10 |" in card
+        and "gemma-3-270m" in card
+        and "No human label" in card
+    )
     assert (folder / "recipe.yaml").read_text() == (folder.parent / "recipe.yaml").read_text()

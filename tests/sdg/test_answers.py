@@ -1,6 +1,5 @@
 import pytest
-
-from sdg.answers import clean, held_to_schema, instruction, queries_schema, read, written
+from sharpen.sdg.answers import clean, held_to_schema, instruction, queries_schema, read, written
 
 
 @pytest.mark.parametrize(
@@ -36,7 +35,19 @@ def test_json_is_read_as_models_write_it(text: str, queries: list[str]):
     assert [item.query for item in read(text, "json", 2).items] == queries
 
 
-@pytest.mark.parametrize("text", ["", "I cannot do that.", "{}", '{"queries": []}', '{"queries": "a b"}', '{"queries": [7, null]}', '{"queries": [{"question": "a"}]}', "[" * 5000])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "I cannot do that.",
+        "{}",
+        '{"queries": []}',
+        '{"queries": "a b"}',
+        '{"queries": [7, null]}',
+        '{"queries": [{"question": "a"}]}',
+        "[" * 5000,
+    ],
+)
 def test_what_is_no_list_of_queries_is_an_error(text: str):
     found = read(text, "json", 2)
     assert found.error and not found.items
@@ -44,7 +55,9 @@ def test_what_is_no_list_of_queries_is_an_error(text: str):
 
 def test_lists_are_read_with_and_without_answers():
     assert [i.query for i in read("- a b\n\n2. c d\n* e f", "list", 2).items] == ["a b", "c d"]
-    pairs = read("- Query: who wrote it Answer: Ada\n- Query: nobody\n- when Answer: 1843", "list", 3, answers=True).items
+    pairs = read(
+        "- Query: who wrote it Answer: Ada\n- Query: nobody\n- when Answer: 1843", "list", 3, answers=True
+    ).items
     assert [(i.query, i.answer) for i in pairs] == [("who wrote it", "Ada"), ("when", "1843")]
     assert read(" \n", "list", 2).error
 
@@ -62,9 +75,15 @@ def test_what_examples_show_can_be_read_back(form, answers):
 
 
 def test_only_chat_models_are_told_the_form_and_each_is_held_to_a_schema_in_its_own_way():
-    assert "3 different queries" in instruction("list", 3, False, chat=True) and not instruction("list", 3, False, chat=False)
-    schema = held_to_schema({}, "queries", queries_schema(2, True), chat=True)["response_format"]["json_schema"]["schema"]
-    assert schema["properties"]["queries"]["maxItems"] == 2 and schema["properties"]["queries"]["items"]["required"] == ["query", "answer"]
+    assert "3 different queries" in instruction("list", 3, False, chat=True) and not instruction(
+        "list", 3, False, chat=False
+    )
+    schema = held_to_schema({}, "queries", queries_schema(2, True), chat=True)["response_format"]["json_schema"][
+        "schema"
+    ]
+    assert schema["properties"]["queries"]["maxItems"] == 2 and schema["properties"]["queries"]["items"][
+        "required"
+    ] == ["query", "answer"]
     given = {"seed": 1, "extra_body": {"min_p": 0.1}}
     asked = held_to_schema(given, "queries", queries_schema(2, False), chat=False)
     assert asked["extra_body"]["json_schema"]["properties"]["queries"]["items"] == {"type": "string"}

@@ -4,18 +4,21 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sharpen.evaluation.beir import Document
+from sharpen.evaluation.files import InputError
+from sharpen.sdg.chunking import chunk
+from sharpen.sdg.documents import read_documents
 
-from evaluation.data import Document
-from evaluation.files import InputError
-from sdg.chunking import chunk
-from sdg.documents import read_documents
 from tests.conftest import write_rows
 
 
 def test_a_folder_of_text_files(tmp_path: Path):
     (tmp_path / "sub folder").mkdir()
     (tmp_path / "guide.md").write_text("# The guide #\n\nFirst words.\n")
-    (tmp_path / "sub folder" / "page.html").write_text("<html><head><title>A &amp; B</title><script>alert(1)</script></head><body><nav>menu</nav><p>One <b>two</b></p><p>three</p></body></html>")
+    (tmp_path / "sub folder" / "page.html").write_text(
+        "<html><head><title>A &amp; B</title><script>alert(1)</script></head><body><nav>menu</nav><p>One"
+        " <b>two</b></p><p>three</p></body></html>"
+    )
     (tmp_path / "old.rst").write_text("Old\n===\n\nStill true.\n")
     (tmp_path / "plain.txt").write_text("just text")
     (tmp_path / "empty.txt").write_text("  \n")
@@ -30,7 +33,9 @@ def test_a_folder_of_text_files(tmp_path: Path):
 
 
 def test_a_jsonl_file_and_a_beir_folder(tmp_path: Path, dataset: Path):
-    write_rows(tmp_path / "mine.jsonl", [{"_id": 7, "text": "seven", "metadata": {"author": "x"}}, {"_id": "e", "text": ""}])
+    write_rows(
+        tmp_path / "mine.jsonl", [{"_id": 7, "text": "seven", "metadata": {"author": "x"}}, {"_id": "e", "text": ""}]
+    )
     assert read_documents(str(tmp_path / "mine.jsonl")) == {"7": Document("7", "seven", metadata={"author": "x"})}
     assert len(read_documents(str(dataset))) == 12
 
@@ -49,7 +54,13 @@ def test_nothing_to_read(tmp_path: Path):
 def test_the_python_documentation():
     corpus = read_documents("python-docs")
     assert 3000 < len(corpus) < 4000
-    assert {"json.dumps", "os.path.join", "itertools.chain", "topic:with", "threading.Lock" if "threading.Lock" in corpus else "threading.Thread"} <= set(corpus)
+    assert {
+        "json.dumps",
+        "os.path.join",
+        "itertools.chain",
+        "topic:with",
+        "threading.Lock" if "threading.Lock" in corpus else "threading.Thread",
+    } <= set(corpus)
     assert "Serialize" in corpus["json.dumps"].text and "indent=None" in corpus["json.dumps"].text
     assert not any(i.startswith(("antigravity", "test.", "_")) or "._" in i for i in corpus)
     assert " at 0x" not in "".join(d.text for d in corpus.values() if not d.id.startswith("topic:"))
@@ -81,7 +92,10 @@ def test_byte_order_marks_headings_and_inline_tags(tmp_path):
     (tmp_path / "b.html").write_text("<p>Click <b>here</b> now.</p><ul><li>one</li><li>two</li></ul>")
     corpus = read_documents(str(tmp_path))
     assert (corpus["a.md"].title, corpus["a.md"].text) == ("C#", "A language.")
-    assert corpus["b.html"].text.split() == ["Click", "here", "now.", "one", "two"] and "Click here now." in corpus["b.html"].text.splitlines()
+    assert (
+        corpus["b.html"].text.split() == ["Click", "here", "now.", "one", "two"]
+        and "Click here now." in corpus["b.html"].text.splitlines()
+    )
     assert "one" in corpus["b.html"].text.splitlines()
 
 

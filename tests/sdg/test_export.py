@@ -3,15 +3,27 @@ import json
 import pytest
 from beir.datasets.data_loader import GenericDataLoader
 from datasets import load_dataset
-
-from evaluation.data import Query
-from sdg.export import EXPORTS, Labelled
+from sharpen.evaluation.beir import Query
+from sharpen.sdg.export import EXPORTS, Labelled
 
 
 @pytest.fixture
 def labelled(corpus):
-    queries = {q: Query(q, text, {"strategy": "document"}) for q, text in {"q1": "how long does dough rest", "q2": "flat tire", "q3": "first moves", "q4": "ice or lava", "q5": "tea or coffee"}.items()}
-    splits = {"train": {"q1": {"bread": 1}, "q2": {"bicycle": 1}, "q4": {"glacier": 1, "volcano": 1}}, "dev": {"q3": {"chess": 1, "guitar": 0}}, "test": {"q5": {"coffee": 1}}}
+    queries = {
+        q: Query(q, text, {"strategy": "document"})
+        for q, text in {
+            "q1": "how long does dough rest",
+            "q2": "flat tire",
+            "q3": "first moves",
+            "q4": "ice or lava",
+            "q5": "tea or coffee",
+        }.items()
+    }
+    splits = {
+        "train": {"q1": {"bread": 1}, "q2": {"bicycle": 1}, "q4": {"glacier": 1, "volcano": 1}},
+        "dev": {"q3": {"chess": 1, "guitar": 0}},
+        "test": {"q5": {"coffee": 1}},
+    }
     negatives = {"q1": ["coffee", "candle"], "q2": ["sailing", "piano"], "q4": ["sailing"]}
     return Labelled("topics", corpus, queries, splits, negatives)
 
@@ -37,10 +49,15 @@ def test_nvidias_trainer_reads_it(labelled, tmp_path):
         known = dict(zip(passages["id"], passages["text"], strict=True))
         assert len(known) == 12 and known["bread"].startswith("Baking bread Mix flour")
         for row in data["data"]:
-            assert set(row) == {"question_id", "question", "corpus_id", "pos_doc", "neg_doc"} and row["corpus_id"] == metadata["corpus_id"]
+            assert (
+                set(row) == {"question_id", "question", "corpus_id", "pos_doc", "neg_doc"}
+                and row["corpus_id"] == metadata["corpus_id"]
+            )
             assert row["pos_doc"] and all(document["id"] in known for document in row["pos_doc"] + row["neg_doc"])
     train = {row["question_id"]: row for row in json.loads((tmp_path / "train.json").read_text())["data"]}
-    assert [d["id"] for d in train["q4"]["pos_doc"]] == ["glacier", "volcano"] and [d["id"] for d in train["q1"]["neg_doc"]] == ["coffee", "candle"]
+    assert [d["id"] for d in train["q4"]["pos_doc"]] == ["glacier", "volcano"] and [
+        d["id"] for d in train["q1"]["neg_doc"]
+    ] == ["coffee", "candle"]
     _, queries, qrels = GenericDataLoader(str(tmp_path / "eval_beir")).load(split="test")
     assert set(queries) == {"q5"} and qrels == {"q5": {"coffee": 1}}
 
@@ -52,26 +69,48 @@ def test_sentence_transformers_trains_on_it(labelled, tmp_path):
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
-
-    from evaluation.packaged import packaged_encoder
+    from sharpen.evaluation.encoders.packaged import packaged_encoder
 
     counts = EXPORTS["sentence-transformers"](labelled, tmp_path / "out")
     assert counts == {"train": 2, "dev": 1, "test": 1}  # q4 has fewer negatives than the others
-    rows = {split: load_dataset("parquet", data_files=str(tmp_path / "out" / f"{split}.parquet"), cache_dir=str(tmp_path / "cache"))["train"] for split in ("train", "dev")}
-    assert rows["train"].column_names == ["anchor", "positive", "negative_1", "negative_2"] and rows["dev"].column_names == ["anchor", "positive"]
+    rows = {
+        split: load_dataset(
+            "parquet", data_files=str(tmp_path / "out" / f"{split}.parquet"), cache_dir=str(tmp_path / "cache")
+        )["train"]
+        for split in ("train", "dev")
+    }
+    assert rows["train"].column_names == ["anchor", "positive", "negative_1", "negative_2"] and rows[
+        "dev"
+    ].column_names == ["anchor", "positive"]
     assert rows["train"][0]["negative_1"].startswith("Making filter coffee")
     model = SentenceTransformer(str(packaged_encoder("packaged:tiny-bert")), device="cpu")
-    arguments = SentenceTransformerTrainingArguments(str(tmp_path / "scratch"), max_steps=1, per_device_train_batch_size=2, report_to=[], use_cpu=True, save_strategy="no", disable_tqdm=True)
-    SentenceTransformerTrainer(model=model, args=arguments, train_dataset=rows["train"], loss=MultipleNegativesRankingLoss(model)).train()
+    arguments = SentenceTransformerTrainingArguments(
+        str(tmp_path / "scratch"),
+        max_steps=1,
+        per_device_train_batch_size=2,
+        report_to=[],
+        use_cpu=True,
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    SentenceTransformerTrainer(
+        model=model, args=arguments, train_dataset=rows["train"], loss=MultipleNegativesRankingLoss(model)
+    ).train()
 
 
 def test_lines_for_tevatron_and_flag_embedding(labelled, tmp_path):
     EXPORTS["tevatron"](labelled, tmp_path / "t")
     rows = [json.loads(line) for line in (tmp_path / "t" / "train.jsonl").open()]
     assert [r["query_id"] for r in rows] == ["q1", "q2", "q4"]
-    assert rows[0]["positive_passages"] == [{"docid": "bread", "title": "Baking bread", "text": labelled.corpus["bread"].text}]
+    assert rows[0]["positive_passages"] == [
+        {"docid": "bread", "title": "Baking bread", "text": labelled.corpus["bread"].text}
+    ]
     assert [p["docid"] for p in rows[0]["negative_passages"]] == ["coffee", "candle"]
     assert sum(1 for _ in (tmp_path / "t" / "corpus.jsonl").open()) == 12
     EXPORTS["flag-embedding"](labelled, tmp_path / "f")
     row = json.loads((tmp_path / "f" / "train.jsonl").open().readline())
-    assert row["pos"] == [labelled.corpus["bread"].content] and row["neg_id"] == ["coffee", "candle"] and all(isinstance(t, str) for t in row["neg"])
+    assert (
+        row["pos"] == [labelled.corpus["bread"].content]
+        and row["neg_id"] == ["coffee", "candle"]
+        and all(isinstance(t, str) for t in row["neg"])
+    )

@@ -6,18 +6,22 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+from sharpen.evaluation.files import InputError
+from sharpen.sdg.llm.budget import Prices, Spending
+from sharpen.sdg.llm.client import LLM, MAX_ANSWER_CHARACTERS, EndpointSettings, Request, api_key_from
+from sharpen.sdg.llm.embedded import locate_llm, serve
+from sharpen.sdg.llm.journal import Journal
 
-from evaluation.files import InputError
-from sdg.embedded import locate_llm, serve
-from sdg.journal import Journal
-from sdg.llm import LLM, MAX_ANSWER_CHARACTERS, EndpointSettings, Request, api_key_from
-from sdg.money import Prices, Spending
 from tests.servers import chat_answer, serve_replies
 
 
 def _llm(base_url, tmp_path, api_key="secret", **settings):
     endpoint = {name: settings.pop(name) for name in ("max_concurrency", "local") if name in settings}
-    return LLM([EndpointSettings(base_url, api_key, "m", **endpoint)], Journal(tmp_path / "journal.sqlite"), **({"timeout": 2, "max_retries": 2} | settings))
+    return LLM(
+        [EndpointSettings(base_url, api_key, "m", **endpoint)],
+        Journal(tmp_path / "journal.sqlite"),
+        **({"timeout": 2, "max_retries": 2} | settings),
+    )
 
 
 def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_path):
@@ -51,7 +55,9 @@ def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_pa
     assert [a.text for a in again] == [a.text for a in answers] and all(a.from_journal for a in again)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"choices": []}', b'{"choices": [{"message": null}]}', b"<html>"])
+@pytest.mark.parametrize(
+    "content", [b"", b"[]", b"\xff", b'{"choices": []}', b'{"choices": [{"message": null}]}', b"<html>"]
+)
 def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content):
     with serve_replies(lambda *_: (200, {}, content)) as base_url:
         llm = _llm(base_url, tmp_path, max_retries=0)
@@ -68,7 +74,11 @@ def test_a_server_that_knows_no_schemas_is_asked_without(tmp_path):
         if "response_format" in body:
             return 400, {}, json.dumps({"error": {"message": "'response_format.type' must be 'text'"}}).encode()
         if body["messages"][0]["content"] == "too long":
-            return 400, {}, json.dumps({"error": {"message": "the prompt, of which the grammar is a part, is too long"}}).encode()
+            return (
+                400,
+                {},
+                json.dumps({"error": {"message": "the prompt, of which the grammar is a part, is too long"}}).encode(),
+            )
         return chat_answer('{"queries": ["x y"]}')
 
     held = {"response_format": {"type": "json_schema", "json_schema": {"name": "q", "schema": {"type": "object"}}}}
@@ -122,12 +132,20 @@ def test_a_stall_beyond_the_timeout_is_an_error_of_that_request(tmp_path):
         return chat_answer("quick")
 
     with serve_replies(reply) as base_url:
-        answers = _llm(base_url, tmp_path, timeout=0.3, max_retries=1).ask([Request("slow", chat=True), Request("fast", chat=True)])
+        answers = _llm(base_url, tmp_path, timeout=0.3, max_retries=1).ask(
+            [Request("slow", chat=True), Request("fast", chat=True)]
+        )
     assert answers[0].error.startswith("timeout") and answers[1].text == "quick"
 
 
 def test_an_unreachable_endpoint_and_a_refused_key_end_the_run_and_keep_what_was_answered(tmp_path):
-    with serve_replies(lambda path, body, headers: chat_answer("ok") if body["messages"][0]["content"] == "first" else (401, {}, b'{"error": {"message": "bad key"}}')) as base_url:
+    with serve_replies(
+        lambda path, body, headers: (
+            chat_answer("ok")
+            if body["messages"][0]["content"] == "first"
+            else (401, {}, b'{"error": {"message": "bad key"}}')
+        )
+    ) as base_url:
         llm = _llm(base_url, tmp_path, max_concurrency=1)
         with pytest.raises(InputError, match=r"refuses the request for model 'm'.*llm\.api_key_env"):
             llm.ask([Request("first", chat=True), Request("second", chat=True)])
@@ -145,28 +163,54 @@ def test_an_api_key_comes_from_the_environment(monkeypatch):
 
 
 def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
-    prefix = "Questions and answers.\n\n" + "".join(f"Document {n}: The {w} is a kind of {k}.\nQuery {n}: what is a {w}\n\n" for n, (w, k) in enumerate([("oak", "tree"), ("cod", "fish"), ("ant", "insect")], 1))
-    requests = [Request(f"{prefix}Document {4 + n % 2}: The {w} is a kind of {k}.\nQuery {4 + n % 2}:", parameters={"max_tokens": 12, "temperature": 0.8, "seed": n, "stop": ["\n"]}) for n, (w, k) in enumerate([("robin", "bird"), ("violin", "instrument"), ("quartz", "mineral"), ("Danube", "river")] * 3)]
+    prefix = "Questions and answers.\n\n" + "".join(
+        f"Document {n}: The {w} is a kind of {k}.\nQuery {n}: what is a {w}\n\n"
+        for n, (w, k) in enumerate([("oak", "tree"), ("cod", "fish"), ("ant", "insect")], 1)
+    )
+    requests = [
+        Request(
+            f"{prefix}Document {4 + n % 2}: The {w} is a kind of {k}.\nQuery {4 + n % 2}:",
+            parameters={"max_tokens": 12, "temperature": 0.8, "seed": n, "stop": ["\n"]},
+        )
+        for n, (w, k) in enumerate(
+            [("robin", "bird"), ("violin", "instrument"), ("quartz", "mineral"), ("Danube", "river")] * 3
+        )
+    ]
     warm_up = Request(f"{prefix}Document 3:", parameters={"max_tokens": 1})
     texts = []
     with serve(locate_llm("gemma-3-270m")) as endpoint:
         assert endpoint.base_url.startswith("http://127.0.0.1:")
         for start in (0, 7):  # all in one go; then, as after a kill, only the later ones
-            llm = LLM([EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / f"{start}.sqlite"))
+            llm = LLM(
+                [EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)],
+                Journal(tmp_path / f"{start}.sqlite"),
+            )
             llm.ask([Request("something else entirely", parameters={"max_tokens": 4})])
             answers = llm.ask([replace(requests[start], warm_up=warm_up), *requests[start + 1 :]])
             texts.append([a.text for a in answers])
             assert answers[-1].cached_tokens > 20
         with pytest.raises(InputError, match="refuses"):
-            LLM([EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")).ask(requests[:1])
+            LLM([EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")).ask(
+                requests[:1]
+            )
     assert texts[0][7:] == texts[1]
     assert len(set(texts[0])) > 4
 
 
 def test_a_chat_model_answers_by_chat(tmp_path):
     with serve(locate_llm("smollm2-135m-instruct")) as endpoint:
-        llm = LLM([EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / "j.sqlite"))
-        answer = llm.ask([Request("What is the capital of France? Answer with one word.", chat=True, parameters={"temperature": 0, "max_tokens": 12})])[0]
+        llm = LLM(
+            [EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / "j.sqlite")
+        )
+        answer = llm.ask(
+            [
+                Request(
+                    "What is the capital of France? Answer with one word.",
+                    chat=True,
+                    parameters={"temperature": 0, "max_tokens": 12},
+                )
+            ]
+        )[0]
     assert "Paris" in answer.text and answer.completion_tokens > 0
 
 
@@ -181,7 +225,14 @@ def test_a_server_that_cannot_start_says_why(tmp_path):
 def _trouble(number: int, tries: int) -> tuple[int, dict[str, str], bytes]:
     """What a bad day of a server does to one in ten requests each."""
     usage = '"usage": {"prompt_tokens": 20, "completion_tokens": 10, "total_tokens": 30}'
-    body = lambda text: (200, {}, f'{{"choices": [{{"text": "{text}", "finish_reason": "stop"}}], {usage}}}'.encode())  # noqa: E731
+
+    def body(text):
+        return (
+            200,
+            {},
+            f'{{"choices": [{{"text": "{text}", "finish_reason": "stop"}}], {usage}}}'.encode(),
+        )
+
     match number % 10:
         case 0 if tries == 1 and number < 200:
             return 429, {"Retry-After": "0.05"}, b"{}"
@@ -271,7 +322,9 @@ def test_the_same_request_many_times_is_asked_once_or_until_it_is_answered(tmp_p
 def test_where_one_endpoint_is_down_another_does_the_work(tmp_path):
     with serve_replies(lambda *_: chat_answer("yes")) as base_url:
         endpoints = [EndpointSettings("http://127.0.0.1:9/v1", "k", "m"), EndpointSettings(base_url, "k", "other-name")]
-        answers = LLM(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(Request(f"p{n}", chat=True) for n in range(60))
+        answers = LLM(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(
+            Request(f"p{n}", chat=True) for n in range(60)
+        )
     assert [a.text for a in answers] == ["yes"] * 60
 
 
@@ -297,6 +350,8 @@ def test_the_number_of_requests_under_way_grows_while_it_pays_and_halves_on_429(
                 under_way -= 1
 
     with serve_replies(reply) as base_url:
-        answers = _llm(base_url, tmp_path, max_concurrency=64, max_retries=6).ask(Request(f"p{n}", chat=True) for n in range(300))
+        answers = _llm(base_url, tmp_path, max_concurrency=64, max_retries=6).ask(
+            Request(f"p{n}", chat=True) for n in range(300)
+        )
     assert all(a.text == "yes" for a in answers)
     assert max(seen) <= 24 and sorted(seen)[len(seen) // 2] >= 6

@@ -1,15 +1,17 @@
 from decimal import Decimal
 
 import pytest
-
-from evaluation.data import Document
-from sdg.estimate import Estimate, estimate
-from sdg.llm import Answer
-from sdg.money import Prices, Spending
-from sdg.strategies import Example, Strategy
+from sharpen.evaluation.beir import Document
+from sharpen.sdg.estimate import Estimate, estimate
+from sharpen.sdg.llm.budget import Prices, Spending
+from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.strategies.base import Example, Strategy
 
 GPT_3_5 = Prices(input=Decimal("1.5"), output=Decimal("2"))
-POOL = [Example("a document of six words here", ("a query of six words here",)), Example("another document of the same length", ("four words are enough",))]
+POOL = [
+    Example("a document of six words here", ("a query of six words here",)),
+    Example("another document of the same length", ("four words are enough",)),
+]
 DOCUMENTS = [Document(f"d{n}", "some ten words about one thing and another, number " + str(n)) for n in range(300)]
 
 
@@ -24,7 +26,11 @@ def test_what_comes_from_the_providers_cache_has_its_own_price():
     prices = Prices(Decimal(2), Decimal(8), cached_input=Decimal("0.5"))
     assert prices.cost(1_000_000, 0, 400_000) == Decimal("1.4")
     assert Prices(Decimal(2), Decimal(8)).cost(1_000_000, 500_000, 400_000) == 6
-    assert (prices.show(Decimal("0.000123")), prices.show(Decimal(0)), prices.show(Decimal("1234.567"))) == ("0.000123 USD", "0.00 USD", "1,234.57 USD")
+    assert (prices.show(Decimal("0.000123")), prices.show(Decimal(0)), prices.show(Decimal("1234.567"))) == (
+        "0.000123 USD",
+        "0.00 USD",
+        "1,234.57 USD",
+    )
 
 
 def test_a_budget_counts_what_is_under_way_at_its_worst():
@@ -36,7 +42,11 @@ def test_a_budget_counts_what_is_under_way_at_its_worst():
     assert spending.reserve(1_000_000, 1_000_000) is True
     spending.add(1_000_000, 1_000_000)
     spending.release(1_000_000, 1_000_000)
-    assert spending.spent == Decimal("2.5") and spending.reserve(500_001, 0) is False and spending.reserve(500_000, 0) is True
+    assert (
+        spending.spent == Decimal("2.5")
+        and spending.reserve(500_001, 0) is False
+        and spending.reserve(500_000, 0) is True
+    )
     assert str(spending) == "2.50 USD spent of 3.00 USD"
 
 
@@ -52,12 +62,32 @@ def test_an_estimate_counts_real_prompts_and_takes_answers_to_be_as_long_as_the_
 
 def test_an_estimate_prefers_what_was_measured():
     one = Strategy("Write.", POOL, examples=2, chat=False)
-    rows = estimate([one], DOCUMENTS, 1, len, known=lambda request: Answer("x", "stop", 120, 0, 12, seconds=0.5) if "number 1" in request.prompt else None)
-    assert (rows[0].prompt_tokens, rows[0].completion_tokens, rows[0].seconds) == (120, 12, 0.5) and rows[0].measured >= 10
+    rows = estimate(
+        [one],
+        DOCUMENTS,
+        1,
+        len,
+        known=lambda request: Answer("x", "stop", 120, 0, 12, seconds=0.5) if "number 1" in request.prompt else None,
+    )
+    assert (rows[0].prompt_tokens, rows[0].completion_tokens, rows[0].seconds) == (120, 12, 0.5) and rows[
+        0
+    ].measured >= 10
 
 
 def test_a_first_step_has_a_row_of_its_own_and_what_it_brings_is_in_the_second_prompt():
     there, back = [Example("one two three", ("eins zwei",))], [Example("eins zwei", ("one two three",))]
     first = Strategy("Translate.", there, kind="back_translation", name="translation", examples=1, chat=False)
-    rows = estimate([Strategy("Write.", POOL, examples=2, chat=False), Strategy("Translate.", back, kind="back_translation", name="back", examples=1, chat=False, first=first)], DOCUMENTS, 1, count_tokens=lambda text: len(text.split()))
-    assert [(r.strategy, r.calls, r.completion_tokens) for r in rows] == [("document", 300, 5), ("back: translation", 300, 2), ("back", 300, 3)]
+    rows = estimate(
+        [
+            Strategy("Write.", POOL, examples=2, chat=False),
+            Strategy("Translate.", back, kind="back_translation", name="back", examples=1, chat=False, first=first),
+        ],
+        DOCUMENTS,
+        1,
+        count_tokens=lambda text: len(text.split()),
+    )
+    assert [(r.strategy, r.calls, r.completion_tokens) for r in rows] == [
+        ("document", 300, 5),
+        ("back: translation", 300, 2),
+        ("back", 300, 3),
+    ]

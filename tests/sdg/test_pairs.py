@@ -4,11 +4,10 @@ import random
 
 from hypothesis import given
 from hypothesis import strategies as st
-
-from evaluation.bm25 import BM25
-from evaluation.data import Document, Query, text_key
-from sdg.filters.round_trip import round_trip
-from sdg.split import near_duplicate_documents, split_documents, split_queries
+from sharpen.evaluation.beir import Document, Query, text_key
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.sdg.filters.round_trip import round_trip
+from sharpen.sdg.split import near_duplicate_documents, split_documents, split_queries
 
 WORDS = ["apple", "river", "stone", "cloud", "Apple", "glass"]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
@@ -49,8 +48,13 @@ def test_no_document_and_no_copy_is_on_two_sides(data, dev, test, seed, more):
 def test_whole_copies_share_a_side_and_a_footer_that_is_everywhere_has_none():
     corpus = {f"d{n}": Document(f"d{n}", f"some text {n // 2}", title=f"file {n}") for n in range(200)}
     sides = split_documents(corpus, 0.5, 1)
-    assert all(sides[f"d{n}"] == sides[f"d{n + 1}"] for n in range(0, 200, 2)) and set(sides.values()) == {"train", "dev"}
-    footers = {f"d{n}#1": Document(f"d{n}#1", "All rights reserved.", metadata={"chunk_of": f"d{n}"}) for n in range(200)}
+    assert all(sides[f"d{n}"] == sides[f"d{n + 1}"] for n in range(0, 200, 2)) and set(sides.values()) == {
+        "train",
+        "dev",
+    }
+    footers = {
+        f"d{n}#1": Document(f"d{n}#1", "All rights reserved.", metadata={"chunk_of": f"d{n}"}) for n in range(200)
+    }
     with_footers = split_documents(corpus | footers, 0.5, 1)
     assert {with_footers[i] for i in footers} == {None} and {i: with_footers[i] for i in corpus} == sides
 
@@ -64,7 +68,10 @@ def test_near_duplicates_are_found_without_comparing_all_with_all():
         changed[20] = changed[80] = "other"
         texts[f"copy of d{n}"] = changed
         texts[f"half of d{n}"] = changed[:60] + [rng.choice(vocabulary) for _ in range(60)]
-    corpus = {i: Document(i, " ".join(words)) for i, words in texts.items()} | {"empty": Document("empty", "?!"), "empty too": Document("empty too", "...")}
+    corpus = {i: Document(i, " ".join(words)) for i, words in texts.items()} | {
+        "empty": Document("empty", "?!"),
+        "empty too": Document("empty too", "..."),
+    }
     found = near_duplicate_documents(corpus, 0.8)
     assert sorted(found) == sorted((f"d{n}", f"copy of d{n}") for n in range(30))
     sides = split_documents(corpus, 0.3, 1, 0.3, found)
@@ -80,7 +87,9 @@ def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
     assert split_documents(corpus, 0.1, 8) != sides
     with_test = split_documents(corpus, 0.1, 7, test_share=0.2)
     assert 330 < sum(side == "test" for side in with_test.values()) < 470
-    assert all(with_test[i] == "dev" for i, side in sides.items() if side == "dev")  # a test split takes from train only
+    assert all(
+        with_test[i] == "dev" for i, side in sides.items() if side == "dev"
+    )  # a test split takes from train only
 
 
 @given(corpora(), st.integers(1, 5))

@@ -4,18 +4,19 @@ import subprocess
 import sys
 
 import pytest
+from sharpen.evaluation.beir import Query
+from sharpen.evaluation.encoders.encode import score_pairs
+from sharpen.evaluation.encoders.load import load_cross_encoder
+from sharpen.evaluation.files import InputError, sha256_file
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.runs import ranking
+from sharpen.sdg.filters.cross_encoder import cross_encoder
+from sharpen.training.reranker import train_reranker
+from sharpen.training.settings import RerankerSettings
+from sharpen.training.triplets import Triplet
 
-from evaluation.bm25 import BM25
-from evaluation.data import Query
-from evaluation.files import InputError, sha256_file
-from evaluation.models import load_cross_encoder, score_pairs
-from evaluation.retrievers import Reranked
-from evaluation.runs import ranking
-from sdg.filters.cross_encoder import cross_encoder
 from tests.processes import start
-from training.reranker import train_reranker
-from training.settings import RerankerSettings
-from training.triplets import Triplet
 
 
 @pytest.fixture
@@ -33,12 +34,18 @@ def test_every_loss_puts_the_documents_in_order(loss, tmp_path, corpus, task):
     done = train_reranker(triplets, queries, corpus, settings, tmp_path / "m", 1, teacher=teacher)
     assert done.log[-1]["loss"] < 0.5 * done.log[0]["loss"] and done.kept_step == done.steps == 75
     model = load_cross_encoder(str(tmp_path / "m"))
-    scores = score_pairs(model, [(queries[t.query_id].text, corpus[i].content) for t in triplets for i in (t.positive_id, *t.negative_ids)])
+    scores = score_pairs(
+        model,
+        [(queries[t.query_id].text, corpus[i].content) for t in triplets for i in (t.positive_id, *t.negative_ids)],
+    )
     first = sum(scores[3 * n] > max(scores[3 * n + 1 : 3 * n + 3]) for n in range(12))
     assert first >= 10
     # usable at once where a cross-encoder is asked for
     run = Reranked(BM25(corpus), corpus, model, 4).search({q.id: q.text for q in queries.values()}, 3)
-    assert all(len(own) <= 3 for own in run.values()) and sum(ranking(run[q])[0] == q.removeprefix("q-") for q in queries) >= 8
+    assert (
+        all(len(own) <= 3 for own in run.values())
+        and sum(ranking(run[q])[0] == q.removeprefix("q-") for q in queries) >= 8
+    )
     kept, rejected = cross_encoder(list(queries.values()), corpus, str(tmp_path / "m"), -1e9)
     assert len(kept) == 12 and not rejected
     assert not [p for p in (tmp_path / "m").rglob("*") if p.suffix in (".bin", ".pt")]
@@ -50,13 +57,21 @@ def test_the_same_seed_gives_the_same_reranker_which_loads_without_us(tmp_path, 
     for name in "ab":
         train_reranker(triplets, queries, corpus, settings, tmp_path / name, 1, work=tmp_path / f"work {name}")
     assert sha256_file(tmp_path / "a" / "model.safetensors") == sha256_file(tmp_path / "b" / "model.safetensors")
-    script = f"from sentence_transformers import CrossEncoder as C; print(C({str(tmp_path / 'a')!r}).predict([('a', 'b')]).shape)"
-    assert subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout == "(1,)\n"
+    script = (
+        f"from sentence_transformers import CrossEncoder as C; print(C({str(tmp_path / 'a')!r}).predict([('a',"
+        " 'b')]).shape)"
+    )
+    assert (
+        subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=tmp_path, check=True).stdout
+        == "(1,)\n"
+    )
 
 
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(tmp_path, corpus, task):
     triplets, queries = task
-    settings = RerankerSettings("packaged:tiny-bert", epochs=4, batch_size=4, learning_rate=3e-4, dropout=0.1, checkpoint_steps=2)
+    settings = RerankerSettings(
+        "packaged:tiny-bert", epochs=4, batch_size=4, learning_rate=3e-4, dropout=0.1, checkpoint_steps=2
+    )
     whole = train_reranker(triplets, queries, corpus, settings, tmp_path / "whole", 1)
     process = start(_train_and_die, task, corpus, settings, tmp_path)
     process.join()

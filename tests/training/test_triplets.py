@@ -4,17 +4,23 @@ from itertools import chain
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
-
-from evaluation.data import Document, Query, text_key
-from evaluation.models import load_encoder
-from training.triplets import NoFalseNegativesSampler, TextCollator, Triplet, make_triplets, to_dataset
+from sharpen.evaluation.beir import Document, Query, text_key
+from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.training.triplets import NoFalseNegativesSampler, TextCollator, Triplet, make_triplets, to_dataset
 
 ids = st.integers(0, 14).map(lambda n: f"d{n}")
 # texts repeat: d0, d5 and d10 are copies of one another
 CORPUS = {f"d{n}": Document(f"d{n}", f"text {n % 5 if n < 11 else n}") for n in range(15)}
 
 
-@given(st.lists(st.builds(Triplet, st.integers(0, 9).map(lambda n: f"q{n}"), ids, st.tuples(ids)), min_size=1, max_size=30), st.sampled_from([2, 4, 8]), st.sampled_from([1, 2]), st.integers(1, 3))
+@given(
+    st.lists(
+        st.builds(Triplet, st.integers(0, 9).map(lambda n: f"q{n}"), ids, st.tuples(ids)), min_size=1, max_size=30
+    ),
+    st.sampled_from([2, 4, 8]),
+    st.sampled_from([1, 2]),
+    st.integers(1, 3),
+)
 def test_batches_hold_no_false_negatives_and_every_row_once_an_epoch(triplets, batch_size, processes, epochs):
     sampler = NoFalseNegativesSampler(triplets, CORPUS, batch_size, processes, 1, epochs)
     parts = list(sampler)
@@ -68,4 +74,6 @@ def test_texts_are_looked_up_when_the_batch_is_made(corpus):
     batch = collator(rows)
     decode = lambda column: model.tokenizer.decode(batch[f"{column}_input_ids"][0], skip_special_tokens=True)  # noqa: E731
     assert decode("anchor") == "query : tune it"
-    assert decode("positive").startswith("tuning a guitar tune the strings") and decode("negative_1").startswith("cleaning a piano")
+    assert decode("positive").startswith("tuning a guitar tune the strings") and decode("negative_1").startswith(
+        "cleaning a piano"
+    )

@@ -9,16 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from sharpen.evaluation.beir import Document, Query
+from sharpen.evaluation.encoders.encode import encode
+from sharpen.evaluation.files import sha256_file
+from sharpen.evaluation.processes import end_processes, process_state
+from sharpen.training.retriever import train_retriever
+from sharpen.training.settings import LossSettings, RetrieverSettings
+from sharpen.training.trainer import Validation
+from sharpen.training.triplets import Triplet
 
-from evaluation.data import Document, Query
-from evaluation.files import sha256_file
-from evaluation.models import encode, end_processes, process_state
 from tests.conftest import TOPICS, encoder_weights
 from tests.processes import environment
-from training.retriever import train_retriever
-from training.settings import LossSettings, RetrieverSettings
-from training.trainer import Validation
-from training.triplets import Triplet
 
 POSITIVES = {i: Document(i, text[: len(text) // 2], title) for i, (title, text) in TOPICS.items()}
 NEGATIVES = {f"{i}-rest": Document(f"{i}-rest", text[len(text) // 2 :]) for i, (_, text) in TOPICS.items()}
@@ -38,7 +39,10 @@ def test_two_processes_learn_what_one_does_and_go_on_where_one_of_them_was_kille
     together = _train(loss, tmp_path / "together", processes=2)
     assert [row["step"] for row in alone["validated"]] == [row["step"] for row in together["validated"]]
     assert alone["validated"][-1]["closeness"] > alone["validated"][0]["closeness"], "something was learnt"
-    base, one, two = (encoder_weights(f) for f in ("packaged:tiny-bert", str(tmp_path / "alone" / "m"), str(tmp_path / "together" / "m")))
+    base, one, two = (
+        encoder_weights(f)
+        for f in ("packaged:tiny-bert", str(tmp_path / "alone" / "m"), str(tmp_path / "together" / "m"))
+    )
     assert torch.cosine_similarity(one - base, two - base, dim=0) > alike
 
     assert _train(loss, tmp_path / "killed", processes=2, killed_at=8) is None
@@ -52,10 +56,24 @@ def test_two_processes_learn_what_one_does_and_go_on_where_one_of_them_was_kille
 
 def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict | None:
     """What came of it; None if it failed."""
-    launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes), "--main_process_port", "0"]
+    launch = [
+        sys.executable,
+        "-m",
+        "accelerate.commands.launch",
+        "--num_processes",
+        str(processes),
+        "--main_process_port",
+        "0",
+    ]
     launch += ["--multi_gpu"] if processes > 1 else []
     folder.mkdir(exist_ok=True)
-    done = subprocess.run([*launch, __file__, loss, folder, str(killed_at)], env=environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=240)
+    done = subprocess.run(
+        [*launch, __file__, loss, folder, str(killed_at)],
+        env=environment(CUDA_VISIBLE_DEVICES=""),
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert (done.returncode != 0) == bool(killed_at), done.stderr[-3000:]
     return None if killed_at else json.loads((folder / "done.json").read_text())
 
@@ -63,10 +81,21 @@ def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict 
 def main(loss: str, folder: str, killed_at: str) -> None:
     queries = {f"q-{i}": Query(f"q-{i}", f"{d.title.lower()} please") for i, d in POSITIVES.items()}
     triplets = [Triplet(f"q-{i}", i, (negative,)) for i, negative in zip(POSITIVES, reversed(NEGATIVES), strict=True)]
-    settings = RetrieverSettings("packaged:tiny-bert", LossSettings(loss, mini_batch_size=2), epochs=4, batch_size=4, learning_rate=3e-4, checkpoint_steps=3, dropout=0.0)
+    settings = RetrieverSettings(
+        "packaged:tiny-bert",
+        LossSettings(loss, mini_batch_size=2),
+        epochs=4,
+        batch_size=4,
+        learning_rate=3e-4,
+        checkpoint_steps=3,
+        dropout=0.0,
+    )
 
     def closeness(model) -> float:
-        asked, found = encode(model, [q.text for q in queries.values()]), encode(model, [d.content for d in POSITIVES.values()])
+        asked, found = (
+            encode(model, [q.text for q in queries.values()]),
+            encode(model, [d.content for d in POSITIVES.values()]),
+        )
         return float((asked * found).sum(axis=1).mean())
 
     def kill(progress) -> None:
@@ -74,9 +103,24 @@ def main(loss: str, folder: str, killed_at: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     validation = Validation("closeness", closeness, evaluations=4, patience=None)
-    done = train_retriever(triplets, queries, CORPUS, settings, Path(folder) / "m", 1, validation=validation, work=Path(folder) / "work", progress=kill)
+    done = train_retriever(
+        triplets,
+        queries,
+        CORPUS,
+        settings,
+        Path(folder) / "m",
+        1,
+        validation=validation,
+        work=Path(folder) / "work",
+        progress=kill,
+    )
     if process_state().is_main_process:
-        rows = {"log": done.log, "validated": done.validated, "kept_step": done.kept_step, "resumed_from": done.resumed_from}
+        rows = {
+            "log": done.log,
+            "validated": done.validated,
+            "kept_step": done.kept_step,
+            "resumed_from": done.resumed_from,
+        }
         (Path(folder) / "done.json").write_text(json.dumps(rows))
     end_processes()
 

@@ -1,0 +1,193 @@
+"""The BEIR layout, which everything here reads and writes.
+
+A folder with ``corpus.jsonl`` (``_id``, ``title``, ``text``, ``metadata``), ``queries.jsonl`` (``_id``, ``text``,
+``metadata``) and ``qrels/<split>.tsv`` (a header, then ``query-id``, ``corpus-id``, ``score``). In memory these are
+plain dicts keyed by ID, so that IDs and not texts are what passes between the stages.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharpen.evaluation.files import InputError, atomic_file, read_jsonl, write_jsonl
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """A unit of retrieval: a document, or a chunk of one (``metadata["chunk_of"]`` then names the document)."""
+
+    id: str
+    text: str
+    title: str = ""
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def content(self) -> str:
+        """Title and text joined by a blank, as BEIR joins them: what encoders and BM25 are given."""
+        return f"{self.title} {self.text}".strip()
+
+    @property
+    def doc_id(self) -> str:
+        """The document that this chunk was cut from (itself, where nothing was cut)."""
+        return str(self.metadata.get("chunk_of", self.id))
+
+    @property
+    def copy_key(self) -> str:
+        """Equal for copies: a hash of the text (of the title, where there is no text). Titles may differ, as a copied
+        file has another name."""
+        return text_key(self.text or self.title)
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    id: str
+    text: str
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+Corpus = dict[str, Document]
+Queries = dict[str, Query]
+Qrels = dict[str, dict[str, int]]
+"""Query ID to document ID to grade; grades above 0 are relevant."""
+Run = dict[str, dict[str, float]]
+"""Query ID to document ID to score; a higher score is a better rank."""
+
+
+def chunks_by_document(corpus: Corpus) -> dict[str, list[Document]]:
+    """Document ID to the chunks that it was cut into (itself, where nothing was cut), in the order of the corpus."""
+    result: dict[str, list[Document]] = {}
+    for chunk in corpus.values():
+        result.setdefault(chunk.doc_id, []).append(chunk)
+    return result
+
+
+_SPACE = re.compile(r"\s+")
+
+
+def read_corpus(path: Path) -> Corpus:
+    """Read ``corpus.jsonl``. Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus."""
+    corpus: Corpus = {}
+    for number, row in read_jsonl(path):
+        doc_id = _id(row, path, number)
+        if doc_id in corpus:
+            raise InputError(
+                f"{path}, line {number}: the ID {doc_id!r} stands on an earlier line too; IDs must be unique"
+            )
+        corpus[doc_id] = Document(
+            doc_id,
+            _text(row, "text", path, number),
+            _text(row, "title", path, number, default=""),
+            _metadata(row, path, number),
+        )
+    if not any(document.content for document in corpus.values()):
+        raise InputError(
+            f"{path}: no document with any text in it; one JSON object a line is expected, with _id and text"
+        )
+    return corpus
+
+
+def read_queries(path: Path) -> Queries:
+    """Read ``queries.jsonl``. Raises ``InputError`` (file and line) for bad rows and duplicate IDs."""
+    queries: Queries = {}
+    for number, row in read_jsonl(path):
+        query_id = _id(row, path, number)
+        if query_id in queries:
+            raise InputError(
+                f"{path}, line {number}: the ID {query_id!r} stands on an earlier line too; IDs must be unique"
+            )
+        queries[query_id] = Query(query_id, _text(row, "text", path, number), _metadata(row, path, number))
+    return queries
+
+
+def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: Iterable[str] | None = None) -> Qrels:
+    """Read a qrels file in BEIR's form. With ``queries`` and ``documents``, every ID must be one of theirs.
+
+    Raises ``InputError`` (file and line) for a bad row and for an ID that is not known.
+    """
+    known = None if documents is None else set(documents)
+    qrels: Qrels = {}
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+            for number, row in enumerate(rows, start=1):
+                if not row or (number == 1 and row[-1].strip().lower() == "score"):
+                    continue
+                try:
+                    query_id, doc_id, grade = row[0], row[1], int(row[2])
+                except (IndexError, ValueError):
+                    raise InputError(
+                        f"{path}, line {number}: expected query-id, corpus-id and a whole-number score, separated by"
+                        f" tabs; found {row!r}"
+                    ) from None
+                if queries is not None and query_id not in queries:
+                    raise InputError(f"{path}, line {number}: query {query_id!r} is not in queries.jsonl")
+                if known is not None and doc_id not in known:
+                    raise InputError(f"{path}, line {number}: document {doc_id!r} is not in the corpus")
+                qrels.setdefault(query_id, {})[doc_id] = grade
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+    except FileNotFoundError:
+        splits = sorted(p.stem for p in path.parent.glob("*.tsv"))
+        raise InputError(
+            f"{path}: no such file" + (f"; the splits there are {', '.join(splits)}" if splits else "")
+        ) from None
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
+        raise InputError(f"{path}: no relevant document for any query; nothing can be measured with it")
+    return qrels
+
+
+def write_corpus(path: Path, corpus: Corpus) -> None:
+    write_jsonl(
+        path, ({"_id": d.id, "title": d.title, "text": d.text, "metadata": d.metadata} for d in corpus.values())
+    )
+
+
+def write_queries(path: Path, queries: Iterable[Query]) -> None:
+    write_jsonl(path, ({"_id": q.id, "text": q.text, "metadata": q.metadata} for q in queries))
+
+
+def write_qrels(path: Path, qrels: Qrels) -> None:
+    with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        file.write("query-id\tcorpus-id\tscore\n")
+        for query_id, grades in qrels.items():
+            for doc_id, grade in grades.items():
+                file.write(f"{query_id}\t{doc_id}\t{grade}\n")
+
+
+def text_key(text: str) -> str:
+    """Hash by which two texts are the same: after NFKC, lower case, and with white space folded."""
+    normal = _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
+    return hashlib.sha256(normal.encode()).hexdigest()[:32]
+
+
+def _id(row: dict[str, Any], path: Path, number: int) -> str:
+    value = row.get("_id")
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    if not isinstance(value, str) or not value:
+        raise InputError(f'{path}, line {number}: "_id" must be a non-empty string, found {value!r}')
+    if any(c in value for c in "\t\n\r"):
+        raise InputError(f"{path}, line {number}: the ID {value!r} has a tab or line break, which qrels cannot hold")
+    return value
+
+
+def _text(row: dict[str, Any], key: str, path: Path, number: int, default: str | None = None) -> str:
+    value = row.get(key, default)
+    value = default if value is None else value
+    if not isinstance(value, str):
+        raise InputError(f'{path}, line {number}: "{key}" must be a string, found {value!r}')
+    return value
+
+
+def _metadata(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:
+    value = row.get("metadata") or {}
+    if not isinstance(value, dict):
+        raise InputError(f'{path}, line {number}: "metadata" must be an object, found {value!r}')
+    return value

@@ -1,0 +1,42 @@
+"""How texts become vectors."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+from sharpen.evaluation.settings import Count, Marker, ModelName, Settings
+
+Precision = Literal["float32", "bf16", "auto"]
+"""``auto``: bf16 where the hardware multiplies in it, float32 elsewhere."""
+
+
+def _precision_digest(precision: Precision) -> str:
+    from sharpen.evaluation.encoders.precision import precision_digest  # loads torch
+
+    return precision_digest(precision)
+
+
+class EncoderOptions(Settings):
+    """What holds for the base, for the model that is tuned from it, and for queries and documents alike."""
+
+    max_seq_length: Count | None = Field(None, description="Tokens a text is cut to; null: the model's own limit.")
+    query_prompt: str | None = Field(
+        None, description='Put before every query, as "query: " for e5; null: the model\'s own.'
+    )
+    document_prompt: str | None = Field(None, description="Put before every document; null: the model's own.")
+    attention: (
+        Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"] | None
+    ) = Field(None, description="null: the model's own. flash_attention_2 leaves padding out, on GPUs that have it.")
+    precision: Annotated[Precision, Marker(_precision_digest)] = Field(
+        "auto", description="What models compute in: float32, bf16, or auto (bf16 where the hardware multiplies in it)."
+    )
+
+
+class Encoder(EncoderOptions):
+    """A bi-encoder by name, with its options.
+
+    >>> Encoder(model="intfloat/e5-small-v2", query_prompt="query: ", document_prompt="passage: ").max_seq_length
+    """
+
+    model: ModelName = Field(description="A folder, a hub name, or packaged:<name>; safetensors only.")

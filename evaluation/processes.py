@@ -1,0 +1,44 @@
+"""Processes of ``accelerate launch``, and the threads of one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from datetime import timedelta
+
+import torch
+from accelerate import PartialState
+
+
+def process_state() -> PartialState:
+    """Which of the processes of ``accelerate launch`` this is, and its device.
+
+    The time-out is long because all processes wait while the first one asks an LLM.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
+
+
+def end_processes() -> None:
+    """Wait for all processes of ``accelerate launch`` and take their connection down.
+
+    Leaving that to the end of the interpreter aborts a process now and then: its threads still wait for another one.
+    """
+    state = process_state()
+    if state.num_processes > 1:
+        state.wait_for_everyone()
+        state.destroy_process_group()
+
+
+@contextmanager
+def workers(number: int) -> Iterator[Callable]:
+    """``map`` over ``number`` threads, among which torch's cores are shared out evenly."""
+    if number == 1:
+        yield map
+        return
+    cores = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(number, initializer=torch.set_num_threads, initargs=(max(1, cores // number),)) as pool:
+            yield pool.map
+    finally:
+        torch.set_num_threads(cores)  # a thread that starts later takes the number that was set last

@@ -1,0 +1,140 @@
+"""Retrieval: a corpus is indexed once, then queries give a run. All have the same two verbs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from copy import copy
+
+import faiss
+import numpy as np
+from sentence_transformers import SentenceTransformer
+from sharpen.evaluation.beir import Corpus, Run
+from sharpen.evaluation.encoders.encode import encode
+from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.encoders.settings import Precision
+from sharpen.evaluation.retrievers.base import Progress
+
+CELLS_LOOKED_AT = 32
+"""Of an approximate index, for each query."""
+
+
+class Dense:
+    """Search by cosine with a bi-encoder. The corpus is encoded when the index is made.
+
+    ``query_prompt`` and ``document_prompt`` are put before the texts; None takes the model's own prompts of the names
+    ``query`` and ``document``, where it has them. ``approximate``: by FAISS, among the documents of the cells of a
+    k-means that are nearest to the query, for corpora of many millions; else all are compared, in blocks.
+    """
+
+    name = "dense"
+
+    def __init__(
+        self,
+        corpus: Corpus,
+        model: SentenceTransformer | str,
+        query_prompt: str | None = None,
+        document_prompt: str | None = None,
+        precision: Precision = "auto",
+        progress: Progress | None = None,
+        approximate: bool = False,
+    ) -> None:
+        self.ids = list(corpus)
+        model = load_encoder(model) if isinstance(model, str) else model
+        self._model, self._dimensions, self._approximate = model, None, approximate
+        self._precision = precision
+        self._query_prompt = _prompt(model, "query", query_prompt)
+        self.vectors = encode(
+            model,
+            [d.content for d in corpus.values()],
+            prompt=_prompt(model, "document", document_prompt),
+            precision=precision,
+            progress=progress,
+        )
+
+    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
+        """Return the ``k`` best documents of each query."""
+        scores, rows = nearest(
+            self.encode_queries(list(queries.values()), progress), self.vectors, k, self._approximate
+        )
+        return {
+            q: {self.ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0}
+            for q, row, score in zip(queries, rows.tolist(), scores.tolist(), strict=True)
+        }
+
+    def cut(self, dimensions: int) -> Dense:
+        """The same index with the first ``dimensions`` of each embedding, of documents and queries alike."""
+        other = copy(self)
+        other._dimensions = dimensions
+        other.vectors = _cut(self.vectors, dimensions)
+        return other
+
+    def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+        """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
+        vectors = encode(self._model, texts, prompt=self._query_prompt, precision=self._precision, progress=progress)
+        return _cut(vectors, self._dimensions)
+
+
+def similarities(
+    model: SentenceTransformer,
+    pairs: Sequence[tuple[str, str]],
+    query_prompt: str | None = None,
+    document_prompt: str | None = None,
+    precision: Precision = "auto",
+    progress: Progress | None = None,
+) -> list[float]:
+    """Cosine of each (query, document); the prompts are as in ``Dense``."""
+    queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
+    sides = (("query", query_prompt, queries), ("document", document_prompt, documents))
+    vectors = [
+        encode(model, texts, prompt=_prompt(model, name, given), precision=precision, progress=progress)
+        for name, given, texts in sides
+    ]
+    rows = [{text: row for row, text in enumerate(texts)} for texts in (queries, documents)]
+    return [float(vectors[0][rows[0][q]] @ vectors[1][rows[1][d]]) for q, d in pairs]
+
+
+def nearest(
+    queries: np.ndarray, vectors: np.ndarray, k: int, approximate: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """The ``k`` rows of ``vectors`` with the largest inner products with each query, by FAISS.
+
+    Both float32 of shape (rows, dimension); returns products and places of shape (len(queries), k), best first, -1
+    where there are no more. Exact, in blocks, so that no matrix of all products is in memory; or ``approximate``, where
+    of some 4 times the root of so many cells, 32 are looked at.
+    """
+    k = min(k, len(vectors))
+    if not approximate:
+        return faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(vectors), k, faiss.METRIC_INNER_PRODUCT)
+    cells = cell_index(vectors, CELLS_LOOKED_AT)
+    cells.add(vectors)
+    return cells.search(queries, k)
+
+
+def cell_index(sample: np.ndarray, looked_at: int) -> faiss.Index:
+    """An empty index by inner product with cells learned from ``sample``, of which ``looked_at`` are searched. The same
+    vectors give the same cells."""
+    _, dimension = sample.shape
+    flat = faiss.IndexFlatIP(dimension)
+    index = faiss.IndexIVFFlat(flat, dimension, max(1, 4 * int(len(sample) ** 0.5)), faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = looked_at
+    learning = index.cp
+    learning.spherical, learning.niter, learning.max_points_per_centroid, learning.min_points_per_centroid = (
+        True,
+        4,
+        32,
+        1,
+    )
+    index.train(np.ascontiguousarray(sample))
+    return index
+
+
+def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
+    """The first ``dimensions`` (None: all), brought to length 1 again."""
+    if dimensions is None:
+        return vectors
+    cut = vectors[:, :dimensions]
+    return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+
+
+def _prompt(model: SentenceTransformer, name: str, given: str | None) -> str:
+    return (model.prompts or {}).get(name, "") or "" if given is None else given

@@ -1,0 +1,125 @@
+"""Settings: what a person may choose. One class is both a part of a recipe and the argument of the library that uses it.
+
+Every field says by its marker what stands for it in a fingerprint: its value (no marker), the content of the model or
+the file that it names (``MODEL``, ``FILE``), or nothing, where it does not change the result (``UNHASHED``). The same
+markers find what is missing before anything is computed or paid for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+from sharpen.evaluation.files import InputError, sha256_file
+
+Count = Annotated[int, Field(ge=1)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+@dataclass(frozen=True)
+class Marker:
+    """What a field's value stands for. ``digest`` gives what a fingerprint has in its place (None: it is left out);
+    ``check`` raises ``InputError`` if what it names is not there."""
+
+    digest: Callable[[Any], Any] | None
+    check: Callable[[Any], None] = lambda _value: None
+
+
+def _model_digest(name: str) -> str:
+    from sharpen.evaluation.encoders.load import model_digest  # loads torch, which reading a recipe does without
+
+    return model_digest(name)
+
+
+def _check_model(name: str) -> None:
+    from sharpen.evaluation.encoders.load import resolve_encoder
+
+    resolve_encoder(name)
+
+
+def _check_file(path: str) -> None:
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such file")
+
+
+UNHASHED = Marker(None)
+"""A field that does not change the result: an address, a time-out, how often something is saved."""
+MODEL = Marker(_model_digest, _check_model)
+"""The name of a model: a folder, a hub name or ``packaged:<name>``."""
+FILE = Marker(lambda path: sha256_file(Path(path)), _check_file)
+"""The path of a file."""
+
+ModelName = Annotated[str, MODEL]
+FileName = Annotated[str, FILE]
+
+
+class Settings(BaseModel):
+    """Base of all settings: unknown keys are refused, and nothing changes after it was checked.
+
+    >>> class Search(Settings):
+    ...     depth: int = 10
+    ...     patience: Annotated[int, UNHASHED] = 3
+    >>> Search(depth=20).fingerprint()
+    {'depth': 20}
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    def fingerprint(self) -> Any:
+        """What the result depends on, as JSON: values, and the content of what they name.
+
+        Raises ``InputError`` as ``check`` does.
+        """
+        found = {}
+        for name, field in type(self).model_fields.items():
+            value, marker = getattr(self, name), _marker(field.metadata)
+            if marker is None or value is None:
+                found[name] = _fingerprint(value)
+            elif marker.digest:
+                found[name] = _each(marker.digest, value)
+        return found
+
+    def check(self) -> None:
+        """Raise ``InputError`` if a model or a file that is named is not there; the message begins with the field."""
+        for name, field in type(self).model_fields.items():
+            value, marker = getattr(self, name), _marker(field.metadata)
+            try:
+                if marker and value is not None:
+                    _each(marker.check, value)
+                else:
+                    _check(value)
+            except InputError as error:
+                raise InputError(f"{name}: {error}") from None
+
+
+def _marker(metadata: list[Any]) -> Marker | None:
+    return next((m for m in metadata if isinstance(m, Marker)), None)
+
+
+def _each(function: Callable[[Any], Any], value: Any) -> Any:
+    return [function(v) for v in value] if isinstance(value, tuple | list) else function(value)
+
+
+def _fingerprint(value: Any) -> Any:
+    """Nested settings by their own fingerprint, and anything else as JSON has it."""
+    if hasattr(value, "fingerprint"):
+        return value.fingerprint()
+    if isinstance(value, dict):
+        return {str(key): _fingerprint(v) for key, v in value.items()}
+    if isinstance(value, tuple | list):
+        return [_fingerprint(v) for v in value]
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _check(value: Any) -> None:
+    if isinstance(value, Settings):
+        value.check()
+    elif isinstance(value, dict):
+        for v in value.values():
+            _check(v)
+    elif isinstance(value, tuple | list):
+        for v in value:
+            _check(v)

@@ -1,0 +1,77 @@
+"""What the answers of an LLM cost, and a budget that is never exceeded."""
+
+from __future__ import annotations
+
+from collections import Counter
+from decimal import ROUND_HALF_UP, Decimal
+from typing import Annotated
+
+from pydantic import Field
+from sharpen.evaluation.settings import Settings
+
+MILLION = Decimal(1_000_000)
+
+
+class Prices(Settings):
+    """Money for a million tokens.
+
+    >>> Prices(input=Decimal("0.10"), output=Decimal("0.40")).cost(1_000_000, 500_000)
+    Decimal('0.300000')
+    """
+
+    input: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    output: Annotated[Decimal, Field(ge=0)] = Decimal(0)
+    cached_input: Annotated[Decimal, Field(ge=0)] | None = Field(
+        None, description="Of prompts in the provider's cache. Default: as input."
+    )
+    currency: str = "USD"
+
+    def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Decimal:
+        """Of ``prompt_tokens``, ``cached_tokens`` came from the cache."""
+        cached = self.input if self.cached_input is None else self.cached_input
+        return (
+            (prompt_tokens - cached_tokens) * self.input + cached_tokens * cached + completion_tokens * self.output
+        ) / MILLION
+
+    def show(self, amount: Decimal) -> str:
+        """As people read it: to the cent, and finer below one."""
+        places = Decimal("0.01") if amount == 0 or amount >= Decimal("0.01") else Decimal("0.000001")
+        return f"{amount.quantize(places, ROUND_HALF_UP):,} {self.currency}"
+
+
+class Spending:
+    """What was spent so far. With a ``budget``, no request may be sent that could go over it.
+
+    A request is counted at its worst case while it is under way, and at what the server says when it is answered.
+    Answers from the journal count, too: the budget is that of the whole run, however often it was started.
+    """
+
+    def __init__(self, prices: Prices | None = None, budget: Decimal | None = None) -> None:
+        self.prices = prices or Prices()
+        self.budget = budget
+        self.spent = Decimal(0)
+        self.tokens: Counter[str] = Counter()
+        self._reserved = Decimal(0)
+
+    def reserve(self, prompt_tokens: int, completion_tokens: int) -> bool | None:
+        """Whether a request of at most so many tokens may be sent: True, and it is counted; None, ask again when
+        another one has been answered; False, never."""
+        cost = self.prices.cost(prompt_tokens, completion_tokens)
+        if self.budget is not None and self.spent + self._reserved + cost > self.budget:
+            return None if self._reserved else False
+        self._reserved += cost
+        return True
+
+    def release(self, prompt_tokens: int, completion_tokens: int) -> None:
+        """Take back a reservation, with its numbers."""
+        self._reserved -= self.prices.cost(prompt_tokens, completion_tokens)
+
+    def add(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> None:
+        """Count an answer."""
+        self.spent += self.prices.cost(prompt_tokens, completion_tokens, cached_tokens)
+        self.tokens += Counter(prompt=prompt_tokens, completion=completion_tokens, cached=cached_tokens)
+
+    def __str__(self) -> str:
+        return f"{self.prices.show(self.spent)} spent" + (
+            "" if self.budget is None else f" of {self.prices.show(self.budget)}"
+        )

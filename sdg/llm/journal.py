@@ -1,0 +1,68 @@
+"""Every answer of an LLM, written down before it is used, so that none is asked or paid for twice."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sharpen.evaluation.files import InputError
+
+
+class Journal:
+    """A durable map from request to answer in one SQLite file.
+
+    The key is a hash of the request (model, messages or prompt, parameters); the answer is any JSON object. ``put``
+    returns after the answer is on disk. Use from one thread.
+    """
+
+    def __init__(self, path: Path) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("PRAGMA synchronous=FULL")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, written REAL)"
+            )
+        except sqlite3.DatabaseError as error:
+            raise InputError(
+                f"{path}: not a usable journal of LLM answers ({error}); move it away to start a new one"
+            ) from error
+
+    @staticmethod
+    def key(request: dict[str, Any]) -> str:
+        return hashlib.sha256(json.dumps(request, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+    def get(self, key: str) -> dict[str, Any] | None:
+        row = self._db.execute("SELECT answer FROM answers WHERE key = ?", (key,)).fetchone()
+        return None if row is None else json.loads(row[0])
+
+    def put(self, key: str, answer: dict[str, Any]) -> None:
+        self._db.execute(
+            "INSERT OR REPLACE INTO answers VALUES (?, ?, ?)",
+            (key, json.dumps(answer, ensure_ascii=False), time.time()),
+        )
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all that is put in the block at its end, many times faster; what is lost with the process is all of
+        it."""
+        self._db.execute("BEGIN")
+        try:
+            yield
+        except BaseException:
+            self._db.execute("ROLLBACK")
+            raise
+        self._db.execute("COMMIT")
+
+    def __len__(self) -> int:
+        return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
+
+    def close(self) -> None:
+        self._db.close()

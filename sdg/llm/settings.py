@@ -1,0 +1,140 @@
+"""Which LLM is asked: on this machine, or at one or several OpenAI-compatible endpoints."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+from sharpen.evaluation.files import sha256_file
+from sharpen.evaluation.settings import Count, Settings
+from sharpen.sdg.llm.budget import Prices, Spending
+from sharpen.sdg.llm.client import LLM, Answer, EndpointSettings, Request, api_key_from
+from sharpen.sdg.llm.embedded import PACKAGED_LLMS, locate_llm, serve
+from sharpen.sdg.llm.journal import Journal
+
+
+class Endpoint(Settings):
+    base_url: str = Field(description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
+    model: str | None = Field(None, description="The model's name there, if it is another than llm.model.")
+    api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
+    concurrency: Count | None = Field(None, description="Requests at once at most. Default: llm.concurrency.")
+
+
+class LLMSettings(Settings):
+    """An LLM and how it is reached. Answers depend on the model alone, and so do fingerprints.
+
+    >>> LLMSettings(base_url="http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507").identity
+    'Qwen/Qwen3-4B-Instruct-2507'
+    """
+
+    embedded: str | None = Field(
+        None, description="A packaged model or a .gguf file, served on this machine for as long as it is needed."
+    )
+    base_url: str | None = Field(None, description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
+    model: str | None = Field(None, description="The model's name at base_url.")
+    api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
+    endpoints: tuple[Endpoint, ...] = Field((), description="In place of base_url: several that serve the same model.")
+    chat: bool | None = Field(
+        None,
+        description="Ask by chat (true) or have the prompt continued (false, for base models). Default: what the embedded "
+        "model is made for; true at a base_url.",
+    )
+    concurrency: Count = Field(
+        32,
+        description="Requests at once at most at an endpoint; how many there are adapts to it. An embedded server takes "
+        "one at a time, so that answers can be repeated.",
+    )
+    timeout: Annotated[float, Field(gt=0)] = Field(120, description="Seconds for one try.")
+    max_retries: Annotated[int, Field(ge=0)] = Field(
+        6, description="Tries more, after refused connections, time-outs, 429 and 5xx."
+    )
+    prices: Prices | None = Field(None, description="For `sharpen estimate`, the manifests and the budget.")
+    budget: Annotated[Decimal, Field(gt=0)] | None = Field(
+        None, description="Nothing is asked that could cost more than this in all; what was paid for is used."
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _shorthand(cls, value: Any) -> Any:
+        return {"embedded": "gemma-3-270m"} if value == "embedded" else value
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if (self.embedded is not None) + (self.base_url is not None) + bool(self.endpoints) != 1:
+            raise ValueError("give one of embedded, base_url and endpoints (with model)")
+        if self.embedded is None and not self.model:
+            raise ValueError("base_url and endpoints need model, the model's name there")
+        if self.budget is not None and self.prices is None:
+            raise ValueError("budget needs prices: {input, output}, money for a million tokens")
+        return self
+
+    @property
+    def identity(self) -> str:
+        """What answers depend on: an embedded model by the sum of its weights, any other by its name."""
+        if self.embedded is None:
+            return self.model
+        if self.embedded in PACKAGED_LLMS:
+            sha256 = PACKAGED_LLMS[self.embedded].sha256
+        else:
+            sha256 = sha256_file(locate_llm(self.embedded))
+        return f"{Path(self.embedded).name}@{sha256[:16]}"
+
+    @property
+    def asks_by_chat(self) -> bool:
+        if self.chat is not None:
+            return self.chat
+        return self.embedded not in PACKAGED_LLMS or PACKAGED_LLMS[self.embedded].chat
+
+    def remote(self) -> tuple[Endpoint, ...]:
+        """The endpoints outside of this machine, with every default filled in."""
+        if self.embedded:
+            return ()
+        given = self.endpoints or (Endpoint(base_url=self.base_url, api_key_env=self.api_key_env),)
+        return tuple(
+            e.model_copy(update={"model": e.model or self.model, "concurrency": e.concurrency or self.concurrency})
+            for e in given
+        )
+
+    def fingerprint(self) -> Any:
+        """The model, how it is asked, and the budget, which says how much is asked."""
+        return [self.identity, self.asks_by_chat, self.budget and str(self.budget)]
+
+    def check(self) -> None:
+        """Raise ``InputError`` if the weights or a key is not there."""
+        if self.embedded:
+            locate_llm(self.embedded)
+        for endpoint in self.remote():
+            api_key_from(endpoint.api_key_env)
+
+
+@contextmanager
+def open_llm(settings: LLMSettings, journal: Path) -> Iterator[LLM]:
+    """The LLM with its journal of answers; an embedded one is served for the length of the block."""
+    with ExitStack() as stack:
+        answers = stack.enter_context(closing(Journal(journal)))
+        if settings.embedded:
+            # started even if the journal has every answer: to know that, the prompts must be made, and starting takes a
+            # second
+            served = stack.enter_context(serve(locate_llm(settings.embedded)))
+            endpoints = [EndpointSettings(served.base_url, served.api_key, "embedded", max_concurrency=1, local=True)]
+        else:
+            endpoints = [
+                EndpointSettings(e.base_url, api_key_from(e.api_key_env), e.model, e.concurrency)
+                for e in settings.remote()
+            ]
+        spending = Spending(settings.prices or Prices(), settings.budget)
+        yield LLM(endpoints, answers, settings.identity, settings.timeout, settings.max_retries, spending)
+
+
+@contextmanager
+def known_answers(settings: LLMSettings, journal: Path) -> Iterator[Callable[[Request], Answer | None]]:
+    """What finds the answers that the LLM has given before; nothing is asked and nothing written."""
+    if not journal.exists():
+        yield lambda _request: None
+        return
+    with closing(Journal(journal)) as answers:
+        yield LLM([], answers, settings.identity).known
