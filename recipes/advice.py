@@ -9,7 +9,7 @@ from typing import Any
 
 from sharpen.evaluation.report.comparison import Comparison
 from sharpen.recipes.finished import FinishedRun
-from sharpen.sdg.diagnose import Labelled, profile
+from sharpen.sdg.diagnose import JudgedTexts, profile
 from sharpen.sdg.negatives.record import Reason
 from sharpen.sdg.queries import LABELLED
 
@@ -51,8 +51,8 @@ def _few_train_queries(m: _Measured) -> Iterator[str]:
     pairs = m.counts("pairs")
     if pairs["train"] < FEW_QUERIES:
         yield (
-            f"{pairs['train']:,} queries were trained on, which is few ({sum(pairs.get('rejected', {}).values()):,} were"
-            " rejected): raise `queries.documents`, or ask for several queries a document."
+            f"{pairs['train']:,} queries were trained on, which is few ({sum(pairs.get('rejected', {}).values()):,}"
+            " were rejected): raise `queries.documents`, or ask for several queries a document."
         )
 
 
@@ -78,7 +78,7 @@ def _copied(m: _Measured) -> Iterator[str]:
         return
     texts = {q: query.text for q, query in generated.items()}
     positives = {q: query.metadata["positives"] for q, query in generated.items()}
-    overlap = float(profile(Labelled(texts, positives), m.run.inputs.corpus()).overlaps.mean())
+    overlap = float(profile(JudgedTexts(texts, positives), m.run.inputs.corpus()).overlaps.mean())
     if overlap > COPIED:
         yield (
             f"{overlap:.0%} of a query's words stand in its document: people use other words. `filters.copying`, a"
@@ -108,8 +108,8 @@ def _teacher(m: _Measured) -> Iterator[str]:
             if wrong > TEACHER_DISAGREES:
                 yield (
                     f"The teacher puts a negative above the positive in {wrong:.0%} of the rows: false negatives, or a"
-                    " weak teacher. `negatives.filters` help against the first, or `ranks` of `negatives.miners` further"
-                    " down."
+                    " weak teacher. `negatives.filters` help against the first, or `ranks` of `negatives.miners`"
+                    " further down."
                 )
 
 
@@ -118,7 +118,8 @@ def _copies(m: _Measured) -> Iterator[str]:
     if copies:
         yield (
             f"{copies:,} documents that were mined have the text of a positive: there are copies in the corpus, and"
-            " near-copies may be among the negatives. `negatives.filters`, or `ranks` of `negatives.miners` further down."
+            " near-copies may be among the negatives. `negatives.filters`, or `ranks` of `negatives.miners` further"
+            " down."
         )
 
 

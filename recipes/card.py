@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.evaluation.encoders.packaged import LICENCES, PACKAGED
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence
@@ -93,9 +94,11 @@ def _facts(run: FinishedRun, comparison: Comparison, licence: str | None) -> dic
         "base": f"`{training.base}`, licence: {licence or 'see there'}",
         "documents": f"{Path(recipe.corpus.source).name}, {run.manifests['corpus']['counts']['documents']:,} of them",
         "queries": f"written by `{recipe.llm.embedded or recipe.llm.model}` ({strategies}). {_labels(recipe)}",
-        "training": f"{counts['triplets']:,} triplets, {training.loss}, {counts['kept_step']} steps of"
-        f" {training.batch_size * training.accumulate} rows, learning rate {training.learning_rate:g};"
-        f" {weight:.0%} of the base's weights",
+        "training": (
+            f"{counts['triplets']:,} triplets, {training.loss}, {counts['kept_step']} steps of"
+            f" {training.batch_size * training.accumulate} rows, learning rate {training.learning_rate:g};"
+            f" {weight:.0%} of the base's weights"
+        ),
         "compared on": f"{comparison.queries:,} {comparison.queries_of}",
     }
 

@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 import filelock
 from rich.console import Console
+
 from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
 from sharpen.evaluation.processes import from_main, process_state
 from sharpen.evaluation.settings import Settings
@@ -58,7 +59,8 @@ class Folder:
 
 @dataclass(frozen=True)
 class Stage:
-    """``run(part, inputs, folder, resources)`` writes its files into ``folder.path`` and returns counts for the manifest.
+    """``run(part, inputs, folder, resources)`` writes its files into ``folder.path`` and returns counts for the
+    manifest.
 
     ``version``: raise it when the same inputs would give other files. ``part``: see ``StagePart``. ``shared``: every
     process of ``accelerate launch`` takes part; of other stages, and of all folders, the first process takes care.
@@ -95,9 +97,9 @@ def run_stages(run: Run, until: str | None = None, results: Sequence[str] = ()) 
     """Run the stages that are not up to date and return every manifest by stage name.
 
     A stage is up to date if its manifest has the fingerprint that it would get now and its files have the sums in the
-    manifest. A stage that runs replaces its folder at the end, whole. ``until``: the last one to run. ``results``: files
-    of the run's folder that are made from the stages; they are removed before the first one that runs, as they would
-    speak of another run. Raises ``InputError`` if another process is at work in the same folder.
+    manifest. A stage that runs replaces its folder at the end, whole. ``until``: the last one to run. ``results``:
+    files of the run's folder that are made from the stages; they are removed before the first one that runs, as they
+    would speak of another run. Raises ``InputError`` if another process is at work in the same folder.
     """
     is_main = process_state().is_main_process
     manifests: Manifests = {}

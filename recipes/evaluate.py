@@ -9,6 +9,7 @@ from statistics import fmean
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+
 from sharpen.evaluation.beir import Corpus, Run, read_corpus
 from sharpen.evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
@@ -40,8 +41,8 @@ RUN_FILES = (".trec", ".run", ".txt")
 class EvaluationOptions:
     """How systems search and are scored; prompts, length and precision as in a recipe's ``training``.
 
-    ``rerank``: a cross-encoder that puts the first 100 in order. ``corpus``: a corpus.jsonl to search, where the data has
-    none. ``seed``: of intervals and tests.
+    ``rerank``: a cross-encoder that puts the first 100 in order. ``corpus``: a corpus.jsonl to search, where the data
+    has none. ``seed``: of intervals and tests.
     """
 
     split: str = "test"
@@ -96,9 +97,9 @@ def evaluate_systems(
 ) -> dict[str, dict[str, float]]:
     """Evaluate one system, or two against each other, on one or more collections.
 
-    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` is as
-    ``load_task`` takes it. Writes, below ``out``, a folder for each collection with run file, metrics, scores by query
-    and, of two, the report. Returns system to metric to mean over the collections. Raises ``InputError``.
+    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` is
+    as ``load_task`` takes it. Writes, below ``out``, a folder for each collection with run file, metrics, scores by
+    query and, of two, the report. Returns system to metric to mean over the collections. Raises ``InputError``.
     """
     options = options or EvaluationOptions()
     options.check()
@@ -196,8 +197,8 @@ def diff_runs(
     (task, run), (other_task, other_run) = _read(first, data, split), _read(second, data, split)
     if task.qrels != other_task.qrels:
         raise InputError(
-            f"{first} was evaluated on {task.name} and {second} on {other_task.name}, or their judgments differ; compare"
-            " runs of the same queries"
+            f"{first} was evaluated on {task.name} and {second} on {other_task.name}, or their judgments differ;"
+            " compare runs of the same queries"
         )
     names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
     pair = SystemPair(names, (run, other_run), (evaluate(task.qrels, run), evaluate(task.qrels, other_run)))

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import Any, get_args
 
 from pydantic import BaseModel
+
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.yaml_text import Places, value_at
 

@@ -1,4 +1,5 @@
-"""Reading a recipe: YAML with overrides and ``${ENV}`` references, checked against the schema, errors with their line."""
+"""Reading a recipe: YAML with overrides and ``${ENV}`` references, checked against the schema, errors with their
+line."""
 
 from __future__ import annotations
 
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
+
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.explain import explain
@@ -35,7 +37,8 @@ Override = str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A checked recipe, and its text with all defaults filled in and ``${ENV}`` references left as they were written."""
+    """A checked recipe, and its text with all defaults filled in and ``${ENV}`` references left as they were
+    written."""
 
     path: Path
     recipe: Recipe
@@ -45,9 +48,9 @@ class LoadedRecipe:
 def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> LoadedRecipe:
     """Read a recipe file, or one that comes with sharpen by its name, and apply overrides, from left to right.
 
-    An override is ``key.path=value``, with a value in YAML, or a file (or the name of one that comes with sharpen) with a
-    part of a recipe, or such a part itself, whose keys take the place of the recipe's. Raises ``InputError`` that names
-    file, line and key, and the nearest right key.
+    An override is ``key.path=value``, with a value in YAML, or a file (or the name of one that comes with sharpen) with
+    a part of a recipe, or such a part itself, whose keys take the place of the recipe's. Raises ``InputError`` that
+    names file, line and key, and the nearest right key.
     """
     path = find_recipe(path_or_name)
     raw = _parse(path)

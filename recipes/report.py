@@ -42,7 +42,8 @@ def write_report(
         LOST: _moved([c for c in changes if c.difference < 0]),
     }
     recipe = [
-        "`recipe.yaml` in this folder is the recipe with every default filled in; `sharpen run` with it repeats the run."
+        "`recipe.yaml` in this folder is the recipe with every default filled in; `sharpen run` with it repeats the"
+        " run."
     ]
     pictures = {SELECTION: [*about[SELECTION], "", "![learning curves](curves.png)"]}
     sections = first | {"Kinds of queries": kinds_table(kinds)} | about | pictures | queries | {"The recipe": recipe}
@@ -148,14 +149,18 @@ def _overlapping(overlaps: dict[str, Overlap]) -> list[str]:
         return [
             *lines,
             "",
-            "**Queries of the comparison are among those trained on:** the gain is not what new ones would bring. For"
-            f" example {examples}.",
+            (
+                "**Queries of the comparison are among those trained on:** the gain is not what new ones would bring."
+                f" For example {examples}."
+            ),
         ]
     return [
         *lines,
         "",
-        "That a document is among those for which queries were written is as it will be in use: it is the queries that"
-        " must be new.",
+        (
+            "That a document is among those for which queries were written is as it will be in use: it is the queries"
+            " that must be new."
+        ),
     ]
 
 
@@ -191,7 +196,7 @@ def _selection(run: FinishedRun) -> list[str]:
     """Which weights the model has, and why these."""
     log = run.inputs.training_log()
     weight, scores = run.inputs.base_weight()
-    early = log['last_step'] < log["steps"]
+    early = log["last_step"] < log["steps"]
     ending = ", as the validation got no better." if early else "."
     lines = [f"Training took {log['last_step']:,} of {log['steps']:,} steps{ending}"]
     if log["validated"]:
@@ -208,8 +213,10 @@ def _selection(run: FinishedRun) -> list[str]:
         elif scores[1] > scores[weight]:
             lines += [
                 "",
-                "The base itself scored **higher** than what was kept; `training.base_weight` with a 1 in it would have"
-                " kept the base.",
+                (
+                    "The base itself scored **higher** than what was kept; `training.base_weight` with a 1 in it would"
+                    " have kept the base."
+                ),
             ]
     elif weight:
         lines += ["", f"Its weights are {weight:.0%} the base's, as the recipe says."]

@@ -8,6 +8,7 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from ruamel.yaml import YAML
+
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY
 from sharpen.recipes.evaluate import EvaluationOptions, evaluate_systems

@@ -18,6 +18,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+
 from sharpen.evaluation.models import Models
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.resources import Resources

@@ -8,6 +8,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+
 from sharpen.evaluation.files import write_json, write_text
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence, table

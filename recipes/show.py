@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 from rich.console import Console
+
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
 from sharpen.evaluation.files import InputError, atomic_folder
 from sharpen.evaluation.report.comparison import Comparison
@@ -14,7 +15,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.report import counts_line
 from sharpen.recipes.run import print_comparison, print_elsewhere
 from sharpen.recipes.stages import STAGES
-from sharpen.sdg.export import EXPORTS, LabelledData
+from sharpen.sdg.export import EXPORTS, TrainingData
 from sharpen.sdg.negatives.record import kept_negatives
 
 
@@ -56,7 +57,7 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     files = {split: pairs / "qrels" / f"{split}.tsv" for split in ("train", "dev", "test")}
     splits = {split: read_qrels(path) for split, path in files.items() if _has_rows(path)}
     mined = folder / "negatives" / "negatives.jsonl"
-    data = LabelledData(
+    data = TrainingData(
         folder.name,
         read_corpus(pairs / "corpus.jsonl"),
         read_queries(pairs / "queries.jsonl"),

@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+
 from sharpen.evaluation.arms import ArmResult, ArmRun, tabulate
 from sharpen.evaluation.arms import table as arms_table
 from sharpen.evaluation.datasets import load_task
@@ -119,7 +120,7 @@ def prepared_runs(study: Study, path: Path, more: Sequence[str] = ()) -> list[St
     seed = study.seeds[0]
     return [
         _run(study, path, ("prepared", dataset, seed), [*overrides, f"seed={seed}", *more], "prepared")
-        for dataset in (study.datasets or {"": ()})
+        for dataset in study.datasets or {"": ()}
     ]
 
 

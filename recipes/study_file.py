@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+
 from sharpen.evaluation.files import InputError, slug
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.load import Override

@@ -12,6 +12,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
 from sharpen.evaluation.files import InputError
 
 PATH_KEYS = ("pool", "data", "source", "use")
@@ -105,16 +106,19 @@ def with_files_beside(part: Any, folder: Path) -> Any:
     """The part, with what it names and what lies in ``folder`` as absolute paths."""
     if isinstance(part, dict):
         return {
-            key: beside(value, folder)
-            if key in PATH_KEYS and isinstance(value, str)
-            else with_files_beside(value, folder)
+            key: (
+                beside(value, folder)
+                if key in PATH_KEYS and isinstance(value, str)
+                else with_files_beside(value, folder)
+            )
             for key, value in part.items()
         }
     return [with_files_beside(item, folder) for item in part] if isinstance(part, list) else part
 
 
 def beside(name: str, *folders: Path) -> str:
-    """``name`` (of a file, or ``file.py:Name``) as an absolute path in the first of the folders that has it, or as it is."""
+    """``name`` (of a file, or ``file.py:Name``) as an absolute path in the first of the folders that has it, or as it
+    is."""
     path, colon, attribute = name.partition(".py:")
     for folder in folders:
         if (place := folder / Path(path + ".py" if colon else name).expanduser()).exists():
@@ -123,7 +127,8 @@ def beside(name: str, *folders: Path) -> str:
 
 
 def substitute(value: Any, places: Places, keys: tuple = ()) -> Any:
-    """``value`` with what ``${NAME}`` and ``${NAME:-default}`` stand for. Raises ``InputError`` for one that is not set."""
+    """``value`` with what ``${NAME}`` and ``${NAME:-default}`` stand for. Raises ``InputError`` for one that is not
+    set."""
     if isinstance(value, dict):
         return {k: substitute(v, places, (*keys, k)) for k, v in value.items()}
     if isinstance(value, list):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import Field
+
 from sharpen.evaluation.files import sha256_tree
 from sharpen.evaluation.settings import Settings
 from sharpen.sdg.chunking import ChunkSettings
@@ -15,8 +16,10 @@ from sharpen.sdg.documents import PYTHON_DOCS
 
 class CorpusPart(Settings):
     source: str = Field(
-        description="A folder of .txt/.md/.rst/.html files, a .jsonl file, a folder in BEIR layout, the name of a BEIR"
-        " dataset, or python-docs."
+        description=(
+            "A folder of .txt/.md/.rst/.html files, a .jsonl file, a folder in BEIR layout, the name of a BEIR"
+            " dataset, or python-docs."
+        )
     )
     chunk: ChunkSettings | None = Field(ChunkSettings(), description="null: documents are not cut.")
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.settings import Settings
 
 
@@ -19,9 +20,11 @@ class OtherPart(Settings):
 class EvaluationPart(Settings):
     data: str | None = Field(
         None,
-        description="Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched),"
-        " the name of a dataset of BEIR or NanoBEIR, or a CSV or JSONL file with question and document (an ID). null: the"
-        " generated queries of the documents that split holds out.",
+        description=(
+            "Queries and qrels: a folder in BEIR layout (without corpus.jsonl, the recipe's corpus is searched), the"
+            " name of a dataset of BEIR or NanoBEIR, or a CSV or JSONL file with question and document (an ID). null:"
+            " the generated queries of the documents that split holds out."
+        ),
     )
     split: str = Field(
         "test", description="qrels/<split>.tsv of data; of generated queries test (dev, where split.test is 0) or dev."
@@ -32,13 +35,16 @@ class EvaluationPart(Settings):
     )
     approximate: bool = Field(
         False,
-        description="Search only the cells of a k-means that are nearest to a query (FAISS), for many millions of"
-        " documents; false: all are compared.",
+        description=(
+            "Search only the cells of a k-means that are nearest to a query (FAISS), for many millions of"
+            " documents; false: all are compared."
+        ),
     )
     others: tuple[OtherPart, ...] = Field(
         (),
-        description="Other collections on which the base and the tuned model are compared, too: what the tuning does"
-        " elsewhere.",
+        description=(
+            "Other collections on which the base and the tuned model are compared, too: what the tuning does elsewhere."
+        ),
     )
 
     @model_validator(mode="after")

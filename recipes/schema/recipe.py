@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.evaluation import EvaluationPart

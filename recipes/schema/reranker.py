@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.settings import Count
 from sharpen.training.settings import RerankerSettings
 
@@ -14,8 +15,10 @@ class RerankerPart(RerankerSettings):
 
     teacher: str | None = Field(
         None,
-        description="Of distillation: a cross-encoder's folder or hub name, encoder:<name>, or fused for BM25 and the"
-        " retriever's base together.",
+        description=(
+            "Of distillation: a cross-encoder's folder or hub name, encoder:<name>, or fused for BM25 and the"
+            " retriever's base together."
+        ),
     )
     negatives: Count = Field(4, description="Hard negatives a query.")
     first_stage: Literal["bm25", "retriever"] = Field(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pydantic import Field, field_validator, model_validator
+
 from sharpen.evaluation.settings import Count, Fraction
 from sharpen.training.settings import DISTILLING, RetrieverSettings, ValidationSettings
 
@@ -16,14 +17,18 @@ class TrainingPart(RetrieverSettings):
     )
     teacher: str | None = Field(
         None,
-        description="Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, encoder:<name> for a"
-        " bi-encoder's cosine, reranker for the one that is trained in the same run, or fused for BM25 and the base"
-        " together.",
+        description=(
+            "Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, encoder:<name> for a"
+            " bi-encoder's cosine, reranker for the one that is trained in the same run, or fused for BM25 and the base"
+            " together."
+        ),
     )
     base_weight: tuple[Fraction, ...] = Field(
         (0.0,),
-        description="Weight of the base in the result, as in WiSE-FT; of several the best on validation is taken, 1 is"
-        " the base itself.",
+        description=(
+            "Weight of the base in the result, as in WiSE-FT; of several the best on validation is taken, 1 is"
+            " the base itself."
+        ),
     )
     validation: ValidationSettings | None = None
 

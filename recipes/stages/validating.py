@@ -16,8 +16,8 @@ from sharpen.training.validation import SmallTask, small_task
 
 
 class ValidationPart(Settings):
-    """``judged``: the queries to choose by; None: the generated ones that split.dev holds out. ``evaluated``: those that
-    are compared on at the end, which are left out."""
+    """``judged``: the queries to choose by; None: the generated ones that split.dev holds out. ``evaluated``: those
+    that are compared on at the end, which are left out."""
 
     settings: ValidationSettings
     judged: Judged | None

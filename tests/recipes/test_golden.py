@@ -50,8 +50,7 @@ def test_the_quickstart_makes_the_same_queries_and_negatives_as_before(tmp_path)
     ]
     pairs = {
         split: [
-            line.split("\t")
-            for line in (run.folder / "pairs" / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]
+            line.split("\t") for line in (run.folder / "pairs" / "qrels" / f"{split}.tsv").read_text().splitlines()[1:]
         ]
         for split in ("train", "dev")
     }

@@ -1,0 +1,90 @@
+"""The walk from documents to a verdict, as stages: a file for each."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from sharpen.evaluation.datasets import judged_files
+from sharpen.evaluation.files import InputError
+from sharpen.recipes.engine import Stage, StagePart
+from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages import corpus, model, negatives, pairs, queries, reranker, teacher, training
+from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
+from sharpen.training.trainer import processes_of_batch
+
+STAGES: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        corpus.STAGE,
+        BEFORE,
+        queries.STAGE,
+        pairs.STAGE,
+        negatives.STAGE,
+        reranker.STAGE,
+        teacher.STAGE,
+        training.STAGE,
+        model.STAGE,
+        AFTER,
+        RERANKED,
+    )
+}
+"""In the order in which they run, as far as what they read allows."""
+
+TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
+"""The packages of which a tracker needs one."""
+
+
+def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
+    """The stages of a recipe with their parts, in the order in which they run. Raises ``InputError`` for files that the
+    recipe names and that are not as they should be."""
+    left_out = set()
+    if not recipe.learners():
+        left_out.add("teacher")
+    if recipe.reranker is None:
+        left_out |= {"reranker", "reranked"}
+    parts = {name: stage.part.of(recipe) for name, stage in STAGES.items() if name not in left_out}
+    order: list[str] = []
+    while len(order) < len(parts):
+        # of those whose inputs are there, the first: so before comes as early as it can
+        order.append(next(n for n, part in parts.items() if n not in order and set(part.reads()) <= set(order)))
+    return [(STAGES[name], parts[name]) for name in order]
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Find what a recipe names before anything is computed or paid for. Raises ``InputError``."""
+    if recipe.evaluation.data is None and not getattr(recipe.split, recipe.generated_split):
+        raise InputError(
+            f"evaluation.data is not given and split.{recipe.generated_split} is 0: nothing is left to compare on; give"
+            " one of them"
+        )
+    stages = stages_of(recipe)
+    _check_packages(recipe)
+    for name in ("training", "reranker"):
+        if part := getattr(recipe, name):
+            processes_of_batch(name, part.batch_size)
+    recipe.corpus.check()
+    for part in (recipe.evaluation, recipe.labelled, *recipe.evaluation.others):
+        if judged := Judged.of(part):
+            judged.check()
+    for other in recipe.evaluation.others:
+        if "corpus" not in judged_files(other.data, other.split):
+            raise InputError(
+                f"evaluation.others: {other.data} has no corpus.jsonl, and another collection is searched in its own"
+                " documents"
+            )
+    if recipe.generates:
+        recipe.llm.check()
+    recipe.negatives.prompts(recipe.llm)
+    for _, part in stages:
+        part.check()
+
+
+def _check_packages(recipe: Recipe) -> None:
+    """Raise ``InputError`` for an extra that is not installed."""
+    if recipe.training.lora and importlib.util.find_spec("peft") is None:
+        raise InputError("training.lora: needs PEFT; pip install 'sharpen[lora]'")
+    trackers = {*recipe.training.trackers, *(recipe.reranker.trackers if recipe.reranker else ())}
+    for tracker in sorted(trackers):
+        if not any(importlib.util.find_spec(name) for name in TRACKERS[tracker]):
+            raise InputError(f"trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")

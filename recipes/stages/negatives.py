@@ -1,0 +1,74 @@
+"""Hard negatives of the queries that are trained on: mined, filtered and drawn."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import ClassVar, Self
+
+from sentence_transformers import SentenceTransformer
+
+from sharpen.evaluation.beir import write_corpus
+from sharpen.evaluation.encoders.settings import Encoder
+from sharpen.evaluation.processes import process_state
+from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
+from sharpen.recipes.inputs import WRITTEN, Inputs
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.llm.settings import LLMSettings
+from sharpen.sdg.negatives.mine import MinedNegatives, mine_with_settings
+from sharpen.sdg.negatives.record import write_negatives, write_rejected_passages
+from sharpen.sdg.negatives.settings import NegativesSettings
+from sharpen.sdg.resources import Resources
+from sharpen.sdg.split import read_split
+
+
+class NegativesStage(StagePart):
+    """``extra``: negatives of a query beyond ``negatives.per_query``, which the reranker learns from. ``llm`` and
+    ``encoder``: who is asked and who searches where a part names none; None where none does."""
+
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
+
+    negatives: NegativesSettings
+    extra: int
+    llm: LLMSettings | None
+    encoder: Encoder | None
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        negatives = recipe.negatives.with_llm_seed(recipe.queries_seed)
+        asks = any(part.llm is None for part in negatives.llm_parts())
+        return cls(
+            negatives=negatives,
+            extra=recipe.extra_negatives,
+            llm=recipe.llm if asks else None,
+            encoder=recipe.training.encoder if negatives.needs_base() else None,
+            seed=recipe.seed,
+        )
+
+    def mine(self, inputs: Inputs, resources: Resources, current: SentenceTransformer | None = None) -> MinedNegatives:
+        """Mine, filter and draw. ``current``: the model in training, in place of its base."""
+        split = read_split(inputs.folder("pairs") / "split.jsonl")
+        if current is not None:
+            resources = replace(resources, models=resources.models.with_current(current))
+        return mine_with_settings(
+            inputs.train_queries(),
+            inputs.corpus(),
+            self.negatives,
+            held_out=[doc_id for doc_id, side in split.items() if side != "train"],
+            more=self.extra,
+            resources=resources,
+            seed=self.seed,
+        )
+
+
+def mine(part: NegativesStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    mined = part.mine(inputs, resources)
+    if process_state().is_main_process:
+        write_negatives(folder.path / "negatives.jsonl", mined.rows)
+        if any(miner.kind == "llm" for miner in part.negatives.miners):
+            write_corpus(folder.path / WRITTEN, mined.written)
+            write_rejected_passages(folder.path / "rejected.jsonl", mined.rejected)
+    return mined.counts
+
+
+STAGE = Stage("negatives", 5, NegativesStage, mine, shared=True)

@@ -1,0 +1,142 @@
+"""Pairs: which queries pass the filters, and in which split they are."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import ClassVar, Literal, Self
+
+from sharpen.evaluation.beir import Query, read_queries, write_qrels, write_queries
+from sharpen.evaluation.encoders.settings import Encoder
+from sharpen.evaluation.files import InputError, link_or_copy, write_json
+from sharpen.evaluation.processes import on_main, process_state
+from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
+from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.filters.base import FilterResult, filter_queries
+from sharpen.sdg.filters.settings import FiltersSettings
+from sharpen.sdg.llm.settings import LLMSettings
+from sharpen.sdg.mixing import labelled_for_training, mix_labelled
+from sharpen.sdg.queries import LABELLED
+from sharpen.sdg.rejections import count_reasons, write_rejections
+from sharpen.sdg.resources import Resources
+from sharpen.sdg.splitting import Splits, SplitSettings, split, write_split
+
+
+class PairsStage(StagePart):
+    """``fraction``: of the queries trained on, labelled ones (None: there are none). ``compared_on``: the split that
+    the run is compared on; None where it is other queries. ``llm``, ``encoder``: of the filters that name none."""
+
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "queries")
+
+    filters: FiltersSettings
+    split: SplitSettings
+    fraction: float | None
+    compared_on: Literal["dev", "test"] | None
+    llm: LLMSettings | None
+    encoder: Encoder | None
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        judge = recipe.filters.judge
+        return cls(
+            filters=recipe.filters,
+            split=recipe.split,
+            fraction=recipe.labelled.fraction if recipe.labelled else None,
+            compared_on=None if recipe.evaluation.data else recipe.generated_split,
+            llm=recipe.llm if judge and judge.llm is None else None,
+            encoder=recipe.training.encoder if recipe.filters.needs_base else None,
+            seed=recipe.seed,
+        )
+
+
+def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    corpus = inputs.corpus()
+    queries = list(read_queries(inputs.folder("queries") / "queries.jsonl").values())
+    labelled = [q for q in queries if q.metadata["strategy"] == LABELLED]
+    generated = [q for q in queries if q.metadata["strategy"] != LABELLED]
+    filtered = filter_queries(generated, corpus, part.filters.in_order(), resources)
+    settings = part.split
+    splits: Splits = on_main(
+        lambda: split(
+            filtered.kept, corpus, settings.dev, settings.test, part.seed, settings.near_duplicates, _bundles(generated)
+        )
+    )
+    filtered.passed["split"] = dict(Counter(q.metadata["strategy"] for _, members in splits.items() for q in members))
+    _check_splits(part, splits, filtered, len(generated))
+    real = labelled_for_training(labelled, splits.sides)
+    available = len(real) + len(splits.train)
+    splits.train = mix_labelled(real, splits.train, part.fraction or 0.0, part.filters.max_queries, part.seed)
+    _check_train(part, splits, labelled, real, available, resources)
+    if process_state().is_main_process:
+        _write(folder, inputs, splits, filtered)
+    return _counts(part, splits, filtered, labelled, real, available)
+
+
+def _bundles(queries: list[Query]) -> list[list[str]]:
+    """Documents that one question needs together, whether or not it passed the filters."""
+    return [q.metadata["bundle"] for q in queries if "bundle" in q.metadata]
+
+
+def _check_splits(part: PairsStage, splits: Splits, filtered: FilterResult, generated: int) -> None:
+    rejected = [*filtered.rejected, *splits.rejected]
+    if not splits.train and part.fraction != 1:
+        raise InputError(
+            f"filters: no query of {generated} is left to train on ({len(rejected)} were rejected:"
+            f" {count_reasons(rejected)}, {len(splits.dev)} are dev, {len(splits.test)} test). Loosen that filter, or"
+            " raise queries.documents; if most are dev or test, bundles or split.near_duplicates tie too many documents"
+            " together"
+        )
+    if part.compared_on and not getattr(splits, part.compared_on):
+        raise InputError(
+            f"evaluation: no query is held out to compare on. Raise split.{part.compared_on} or queries.documents, or"
+            " give evaluation.data"
+        )
+
+
+def _check_train(
+    part: PairsStage, splits: Splits, labelled: list[Query], real: list[Query], available: int, resources: Resources
+) -> None:
+    if not splits.train:
+        raise InputError(
+            f"labelled: none of {len(labelled)} queries is left to train on: the documents of all are held out"
+            " (split.dev, split.test)"
+        )
+    if available > 2 * len(splits.train) and not part.filters.max_queries:
+        resources.warn(
+            f"labelled.fraction: {len(splits.train):,} queries are trained on, at {part.fraction:.0%} real ones of"
+            f" {len(real):,}; {available - len(splits.train):,} others are not drawn."
+        )
+
+
+def _write(folder: Folder, inputs: Inputs, splits: Splits, filtered: FilterResult) -> None:
+    # a BEIR folder of its own: the corpus is a link to the one beside it where the file system allows
+    link_or_copy(inputs.folder("corpus") / "corpus.jsonl", folder.path / "corpus.jsonl")
+    write_queries(folder.path / "queries.jsonl", [q for _, members in splits.items() for q in members])
+    write_split(folder.path / "split.jsonl", splits.sides)
+    for name, members in splits.items():
+        qrels = {q.id: dict.fromkeys(q.metadata["positives"], 1) for q in members}
+        write_qrels(folder.path / "qrels" / f"{name}.tsv", qrels)
+    write_rejections(folder.path / "rejected.jsonl", [*filtered.rejected, *splits.rejected])
+    write_json(folder.path / "filters.json", filtered.passed)
+
+
+def _counts(
+    part: PairsStage,
+    splits: Splits,
+    filtered: FilterResult,
+    labelled: list[Query],
+    real: list[Query],
+    available: int,
+) -> Counts:
+    counts: Counts = {name: len(members) for name, members in splits.items() if members or name != "test"}
+    counts["rejected"] = count_reasons([*filtered.rejected, *splits.rejected])
+    if part.fraction is not None:
+        counts["labelled_in_train"] = sum(q.metadata["strategy"] == LABELLED for q in splits.train)
+        counts["labelled_held_out"] = len(labelled) - len(real)
+    if not_drawn := available - len(splits.train):
+        counts["not_drawn"] = not_drawn
+    return counts
+
+
+STAGE = Stage("pairs", 5, PairsStage, make_pairs, shared=True)
