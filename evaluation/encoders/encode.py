@@ -1,4 +1,4 @@
-"""Encoders: what a name stands for, loading without running anybody's code, and encoding."""
+"""Texts to unit vectors, and pairs of texts to a cross-encoder's scores."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sharpen.evaluation.encoders.batching import _each, _exchange, _order
+from sharpen.evaluation.encoders.batching import exchange_rows, length_order, run_batches
 from sharpen.evaluation.encoders.precision import in_precision
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.files import InputError
@@ -30,7 +30,7 @@ def encode(
     launch`` every process encodes a share and all of them get the whole. ``progress`` is called with the number of
     texts of each finished batch. ``precision``: what the model computes in.
     """
-    _, mine = _order(texts)
+    _, rows_here = length_order(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
@@ -40,8 +40,8 @@ def encode(
 
     model.eval()
     with in_precision(model, precision):
-        _each(model, texts, mine, compute, batch_size, progress, prompt)
-    _exchange(vectors, mine)
+        run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
+    exchange_rows(vectors, rows_here)
     return vectors
 
 
@@ -57,7 +57,7 @@ def score_pairs(
     share and all of them get the whole. Raises ``InputError`` for a model with several outputs."""
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
-    _, mine = _order(pairs)
+    _, rows_here = length_order(pairs)
     scores = np.empty(len(pairs), dtype=np.float32)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
@@ -65,6 +65,6 @@ def score_pairs(
 
     model.eval()
     with in_precision(model, precision):
-        _each(model, pairs, mine, compute, batch_size, progress)
-    _exchange(scores, mine)
+        run_batches(model, pairs, rows_here, compute, batch_size, progress)
+    exchange_rows(scores, rows_here)
     return scores.tolist()
