@@ -70,5 +70,10 @@ def resolve_precision(precision: Precision, device: torch.device | str) -> Liter
 
 
 def precision_digest(precision: Precision) -> str:
-    """What stands for a precision in a fingerprint: what this machine computes in."""
-    return resolve_precision(precision, process_state().device)
+    """What stands for a precision in a fingerprint: what this machine computes in, and by what, as
+    ``float32, openvino 2026.4``."""
+    from sharpen.evaluation.encoders.openvino import openvino_version  # imports this module
+
+    device = process_state().device
+    backend = openvino_version() if device.type == "cpu" else None
+    return resolve_precision(precision, device) + (f", openvino {backend}" if backend else "")
