@@ -1,5 +1,4 @@
 import re
-import shutil
 
 import numpy as np
 import pytest
@@ -7,9 +6,8 @@ import torch
 from rank_bm25 import BM25Okapi
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16, in_precision
-from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense, nearest
 from sharpen.evaluation.retrievers.hybrid import Hybrid
@@ -114,41 +112,6 @@ def test_a_corpus_of_stop_words_finds_nothing():
     assert BM25({"a": Document("a", "the of and"), "b": Document("b", "?!")}).search({"q": "what is the"}, 3) == {
         "q": {}
     }
-
-
-def test_the_encoder_rebuilt_from_onnx_computes_what_the_file_computes(tmp_path, monkeypatch):
-    from onnx.reference import ReferenceEvaluator
-    from sharpen.evaluation.encoders import packaged
-
-    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path))
-    model = load_encoder("packaged:paraphrase-MiniLM-L3-v2").to("cpu")
-    assert model.max_seq_length == 128 and list((tmp_path / "encoders").glob("*/model.safetensors"))
-    file = packaged._locate("packaged:paraphrase-MiniLM-L3-v2")
-    features = model.tokenizer(["A flat tyre has to be patched.", "Tea."], padding=True, return_tensors="np")
-    reference = ReferenceEvaluator(str(file)).run(None, {k: features[k] for k in ("input_ids", "attention_mask")})
-    ours = model.encode(["A flat tyre has to be patched.", "Tea."], convert_to_numpy=True)
-    assert any(r.shape == ours.shape and np.allclose(r, ours, atol=1e-4) for r in reference)
-    first = next((tmp_path / "encoders").glob("*/model.safetensors"))
-    digest = sha256_file(first)
-    shutil.rmtree(tmp_path / "encoders")
-    packaged.packaged_encoder("packaged:paraphrase-MiniLM-L3-v2")
-    assert sha256_file(first) == digest
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")]
-)
-def test_names_that_are_no_model(name: str, said: str):
-    with pytest.raises(InputError, match=said):
-        resolve_encoder(name)
-
-
-def test_pickled_weights_are_not_loaded(tmp_path, minilm):
-    minilm.save_pretrained(str(tmp_path / "model"), create_model_card=False)
-    (tmp_path / "model" / "model.safetensors").unlink()
-    torch.save(minilm[0].auto_model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
-    with pytest.raises(InputError, match="could not be loaded"):
-        load_encoder(str(tmp_path / "model"))
 
 
 def test_weights_are_bf16_while_encoding_and_as_they_were_after_it(minilm, corpus):
