@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+from safetensors.torch import load_model, save_model
 from sharpen.evaluation.files import InputError, sha256_file, write_json
+from torch import nn
 
 SEAL = "sealed.json"
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# safetensors and torch raise errors of their own, which have the system's number in their text only
+_DISK_FULL_TEXTS = (
+    "No space left",
+    "File too large",
+    "quota exceeded",
+    *(f"os error {number}" for number in _DISK_FULL),
+)
 
 
 def seal(checkpoint: Path) -> None:
@@ -22,9 +36,9 @@ def seal(checkpoint: Path) -> None:
 def newest(folder: Path) -> Path | None:
     """The last checkpoint that was written to the end, or None. What was not sealed, as the program was killed while it
     wrote, is removed. Raises ``InputError`` for one whose files have changed since."""
-    found = sorted((p for p in folder.glob("checkpoint-*") if p.is_dir()), key=_step)
-    whole = [p for p in found if (p / SEAL).exists()]
-    for torn in set(found) - set(whole):
+    present = sorted((p for p in folder.glob("checkpoint-*") if p.is_dir()), key=_step)
+    whole = [p for p in present if (p / SEAL).exists()]
+    for torn in set(present) - set(whole):
         shutil.rmtree(torn)
     if not whole:
         return None
@@ -36,6 +50,60 @@ def newest(folder: Path) -> Path | None:
             f" from {before}"
         )
     return last
+
+
+def stopped_early(checkpoint: Path, patience: int | None) -> bool:
+    """Whether the training had come to its early end when the checkpoint was written."""
+    state = json.loads((checkpoint / "trainer_state.json").read_text(encoding="utf-8"))
+    stopping = state.get("stateful_callbacks", {}).get("EarlyStoppingCallback", {})
+    return patience is not None and stopping.get("attributes", {}).get("early_stopping_patience_counter", 0) >= patience
+
+
+def save_best(model: nn.Module, folder: Path, step: int) -> None:
+    """Write the weights of the best state, whole or not at all."""
+    path = _best(folder, step)
+    partial = path.with_suffix(".partial")
+    save_model(model, str(partial))
+    partial.replace(path)
+
+
+def load_best(model: nn.Module, folder: Path, step: int) -> None:
+    """Give ``model`` the weights that ``save_best`` wrote. Raises ``InputError`` if they cannot be read."""
+    try:
+        load_model(model, _best(folder, step))
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"{_best(folder, step)}: the best state cannot be read ({error}). Delete {folder}, and the same command"
+            " trains anew"
+        ) from error
+
+
+def remove_other_best(folder: Path, step: int | None) -> None:
+    """Of the states that ``save_best`` wrote, all but that of ``step``."""
+    for path in folder.glob("best-*.safetensors"):
+        if path != _best(folder, step):
+            path.unlink()
+
+
+@contextmanager
+def disk_errors(folder: Path) -> Iterator[None]:
+    """Turn errors of a full disk into an ``InputError`` that says what to do."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "errno", None) not in _DISK_FULL and not any(text in str(error) for text in _DISK_FULL_TEXTS):
+            raise
+        kept = newest(folder)
+        free = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 2**20
+        onward = f"goes on from {kept.name}" if kept else "goes on from the last checkpoint, or begins again"
+        raise InputError(
+            f"{folder}: not everything could be written, the disk is full ({error}; {free:,.0f} MiB are free). Make"
+            f" room; the same command {onward}"
+        ) from error
+
+
+def _best(folder: Path, step: int | None) -> Path:
+    return folder / f"best-{step}.safetensors"
 
 
 def _damaged(checkpoint: Path) -> str:

@@ -1,4 +1,4 @@
-"""The losses: sentence-transformers' own, fed without padding and computed in float32."""
+"""The losses: sentence-transformers' own, over embeddings made in micro-batches, and computed in float32."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ import torch
 from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from sentence_transformers.sentence_transformer import losses as st
-from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.files import InputError
-from sharpen.training.micro_batches import Passes
-from sharpen.training.settings import LossSettings, misfit
+from sharpen.training.micro_batches import MicroBatches
+from sharpen.training.precision import autocast
+from sharpen.training.settings import RetrieverSettings, misfit
 from torch import Tensor, nn
 
 
 def make_loss(
-    settings: LossSettings,
+    settings: RetrieverSettings,
     model: SentenceTransformer,
     guide: Callable[[], SentenceTransformer],
     negatives: int,
@@ -27,8 +27,8 @@ def make_loss(
     """The loss for ``SentenceTransformerTrainer``; ``negatives`` is how many a row has.
 
     ``guide`` loads the guide when it is needed. ``gather``: the documents of all processes are each other's negatives,
-    where the loss uses any but the row's own; the queries, which gist contrasts too, are not. Raises ``InputError`` for
-    an unknown name and for settings that do not fit.
+    where the loss uses in-batch negatives; the queries, which gist contrasts too, are not. Raises ``InputError`` for
+    settings that do not fit.
     """
     if reason := misfit(settings, negatives):
         raise InputError(reason)
@@ -37,20 +37,22 @@ def make_loss(
             f"training.matryoshka: the model has {model.get_embedding_dimension()} dimensions, so {too_long[0]} of them"
             " cannot be taken"
         )
-    cached = settings.name.startswith("cached")
-    # a cached loss embeds on its own; the others are given what was embedded by length, under the name of a model
+    cached = settings.loss.startswith("cached")
+    # a cached loss embeds by itself; the others get what was embedded in micro-batches, in place of a model
     source: Any = model if cached else _Embedded(model)
     loss = _bare_loss(settings, source, guide, gather)
     if settings.matryoshka:
         loss = st.MatryoshkaLoss(source, loss, list(settings.matryoshka))
-    return loss if cached else ByLength(model, loss, guided=settings.name == "gist")
+    return loss if cached else MicroBatchedLoss(model, loss, settings)
 
 
-def _bare_loss(settings: LossSettings, model: Any, guide: Callable[[], SentenceTransformer], gather: bool) -> nn.Module:
+def _bare_loss(
+    settings: RetrieverSettings, model: Any, guide: Callable[[], SentenceTransformer], gather: bool
+) -> nn.Module:
     similarity = _Scaled(settings.scale)
-    match settings.name:
+    match settings.loss:
         case "mnrl" if not settings.in_batch:
-            return OwnNegativesLoss(model, settings.scale)
+            return HardNegativesLoss(model, settings.scale)
         case "mnrl":
             return st.MultipleNegativesRankingLoss(model, scale=settings.scale, gather_across_devices=gather)
         case "cached_mnrl":
@@ -75,34 +77,36 @@ def _bare_loss(settings: LossSettings, model: Any, guide: Callable[[], SentenceT
             )
 
 
-class ByLength(nn.Module):
-    """A loss of sentence-transformers over embeddings that were made without padding.
+class MicroBatchedLoss(nn.Module):
+    """A loss of sentence-transformers over embeddings that were made in micro-batches.
 
     The similarities and the softmax are in float32 whatever the encoder computes in: bf16 keeps 8 bits, too few to tell
     a hard negative from the positive.
     """
 
-    def __init__(self, model: nn.Module, loss: nn.Module, guided: bool = False) -> None:
+    def __init__(self, model: nn.Module, loss: nn.Module, settings: RetrieverSettings) -> None:
         super().__init__()
-        self.model, self.loss, self._guided, self._passes = model, loss, guided, Passes()
+        self.model, self.loss = model, loss
+        self._guided, self._precision = settings.loss == "gist", settings.precision
+        self._micro_batches = MicroBatches(settings.precision)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
         columns = list(sentence_features)
         embedded = [
             column | {"sentence_embedding": e}
-            for column, e in zip(columns, self._passes.embed(self.model, columns), strict=True)
+            for column, e in zip(columns, self._micro_batches.embed(self.model, columns), strict=True)
         ]
         device = embedded[0]["sentence_embedding"].device
         # the guide is a model, too, and as slow as one; of what follows it nothing is computed in bf16
         with (
-            autocast(device) if self._guided else torch.autocast(device.type, enabled=False),
+            autocast(device, self._precision) if self._guided else torch.autocast(device.type, enabled=False),
             column_merging_disabled(),
         ):
             return self.loss(embedded, labels)
 
 
 class _Embedded(nn.Module):
-    """Stands where a loss expects its model, and gives back the embeddings that are there already."""
+    """In place of a loss's model: returns the embeddings that are there already."""
 
     def __init__(self, model: SentenceTransformer) -> None:
         super().__init__()
@@ -121,8 +125,8 @@ class _Embedded(nn.Module):
         return features
 
 
-class OwnNegativesLoss(nn.Module):
-    """Cross-entropy over a row's own positive and negatives, and no other row's documents."""
+class HardNegativesLoss(nn.Module):
+    """Cross-entropy over a row's positive and hard negatives; no in-batch negatives."""
 
     def __init__(self, model: nn.Module, scale: float) -> None:
         super().__init__()

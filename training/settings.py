@@ -1,54 +1,131 @@
-"""What can be set about training. Nothing here loads torch, so that a recipe is checked at once."""
+"""What a person may choose about training: parts of a recipe, and the arguments of ``train_retriever`` and
+``train_reranker``. Nothing here loads torch, so that a recipe is checked at once."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, Precision
+from sharpen.evaluation.settings import MODEL, UNHASHED, Count, Fraction, ModelName, Settings
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
 """Losses that learn a teacher's scores of each row's documents."""
+RerankerLoss = Literal["bce", "listwise", "distillation"]
+Dropout = Annotated[float, Field(ge=0, lt=1)]
+
+# the encoder's precision with its marker, so that it stands for the same in a reranker's fingerprint
+_Precision = Annotated[(Precision, *EncoderOptions.model_fields["precision"].metadata)]
 
 
-@dataclass(frozen=True)
-class LossSettings:
-    """Which loss, and what it takes.
+class LoraSettings(Settings):
+    """Low-rank adapters (PEFT) in place of all weights; merged into the model that is written.
 
-    ``mnrl``: Multiple Negatives Ranking Loss (InfoNCE) over the row's own documents and, with ``in_batch``, those of
-    the other rows. ``gist``: the same without the documents that ``guide`` (None: the base model) puts above the
-    positive (Solatorio 2024). The ``cached`` ones embed ``mini_batch_size`` rows at a time, so that memory does not
-    grow with the batch (Gao et al. 2021). ``margin_mse``: the teacher's margins of positive over negative (Hofstätter
-    et al. 2020, GPL). ``kl``: the teacher's distribution over the row's documents. ``scale``: inverse temperature of
-    the cosine, by which all of them multiply it (20 as in sentence-transformers); ``teacher_temperature``: what the
-    teacher's scores are divided by. ``matryoshka``: dimensions for which the loss is computed on the first so many of
-    each embedding, and summed.
+    >>> LoraSettings(rank=8).targets
+    'all-linear'
     """
 
-    name: LossName = "mnrl"
-    scale: float = 20.0
-    in_batch: bool = True
-    mini_batch_size: int = 32
-    guide: str | None = None
-    teacher_temperature: float = 1.0
-    matryoshka: tuple[int, ...] = ()
+    rank: Count = Field(16, description="Rank of the adapters.")
+    alpha: Count = Field(32, description="What the adapters are scaled by, divided by the rank.")
+    dropout: Dropout = Field(0.0, description="Of the adapters' inputs.")
+    targets: str | tuple[str, ...] = Field("all-linear", description="Modules, as PEFT names them.")
 
 
-def misfit(loss: LossSettings, negatives: int) -> str | None:
-    """What keeps the loss from being trained with ``negatives`` of a query's own, and what to do; None if nothing
-    does."""
-    if loss.name not in get_args(LossName):
-        return f"training.loss: no loss {loss.name!r}; there are {', '.join(get_args(LossName))}"
-    if not loss.in_batch and loss.name != "mnrl":
+class Optimization(Settings):
+    """What every training has."""
+
+    epochs: Count = Field(1, description="Times that every row is trained on.")
+    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="Rows of a batch, over all processes together.")
+    accumulate: Count = Field(1, description="Batches of one step of the optimizer.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-5, description="The highest, after the warm-up.")
+    schedule: Literal["linear", "cosine", "constant"] = Field(
+        "linear", description="How the rate falls after the warm-up."
+    )
+    warmup: Fraction = Field(0.1, description="Fraction of the steps in which the rate rises to learning_rate.")
+    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Of AdamW.")
+    dropout: Dropout | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is faster.")
+    checkpoint_steps: Annotated[Count, UNHASHED] = Field(
+        200, description="Optimizer steps between two checkpoints, from which a killed training goes on."
+    )
+    trackers: Annotated[tuple[Literal["wandb", "tensorboard"], ...], UNHASHED] = Field(
+        (), description="Who else gets the learning curves."
+    )
+
+
+class RetrieverSettings(EncoderOptions, Optimization):
+    """How to train a bi-encoder.
+
+    The losses: ``mnrl`` is Multiple Negatives Ranking Loss (InfoNCE) over the row's own documents and, with
+    ``in_batch``, those of the other rows. ``gist`` is the same without the documents that ``guide`` puts above the
+    positive (Solatorio 2024). The ``cached`` ones embed ``mini_batch_size`` rows at a time, so that memory does not
+    grow with the batch (Gao et al. 2021). ``margin_mse`` learns a teacher's margins of positive over negative
+    (Hofstätter et al. 2020), ``kl`` its distribution over the row's documents.
+
+    >>> settings = RetrieverSettings(base="intfloat/e5-small-v2", query_prompt="query: ", epochs=2)
+    >>> settings.loss, settings.scale, settings.encoder.query_prompt
+    ('mnrl', 20.0, 'query: ')
+    """
+
+    base: ModelName = Field(
+        description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2."
+    )
+    loss: LossName = Field(
+        "mnrl",
+        description=(
+            "mnrl; gist (leaves out what a guide takes for relevant); cached_mnrl, cached_gist (any batch size in the"
+            " same memory); margin_mse, kl (learn a teacher's scores)."
+        ),
+    )
+    in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
+    mini_batch_size: Count = Field(32, description="Rows that a cached loss embeds at a time.")
+    # the marker outside of the union, where Settings looks for it
+    guide: Annotated[str | None, MODEL] = Field(None, description="Encoder that guides gist; null: the base.")
+    teacher_temperature: Annotated[float, Field(gt=0)] = Field(
+        1.0, description="The teacher's scores are divided by it."
+    )
+    matryoshka: tuple[Count, ...] = Field(
+        (),
+        description=(
+            "Dimensions to which the embeddings can be cut later: the loss is summed over them, say [384, 256, 128,"
+            " 64]."
+        ),
+    )
+    lora: LoraSettings | None = Field(None, description="Low-rank adapters in place of all weights.")
+    scale: Annotated[float, Field(gt=0)] = Field(
+        20.0, description="Inverse temperature: what the loss multiplies the cosine by (20 in sentence-transformers)."
+    )
+
+    @property
+    def encoder(self) -> Encoder:
+        """The base with its options, as everything that loads or encodes takes it."""
+        return Encoder(model=self.base, **{name: getattr(self, name) for name in EncoderOptions.model_fields})
+
+    @model_validator(mode="after")
+    def _guide_fits(self):
+        if self.guide and "gist" not in self.loss:
+            raise ValueError(f"guide: only gist and cached_gist take one, and loss is {self.loss}")
+        return self
+
+
+def misfit(settings: RetrieverSettings, negatives: int) -> str | None:
+    """What keeps the loss from being trained with so many ``negatives`` a row, and what to do; None if nothing does.
+
+    >>> misfit(RetrieverSettings(base="m", loss="gist"), negatives=4)
+    'training.loss: gist takes one negative a query at most, and negatives.per_query is 4; use cached_gist'
+    """
+    loss = settings.loss
+    if not settings.in_batch and loss != "mnrl":
         return (
-            f"training.in_batch: only mnrl can do without the other rows' documents; {loss.name}"
-            f" {'never uses them' if loss.name in DISTILLING else 'is made of them'}"
+            f"training.in_batch: only mnrl can do without the other rows' documents; {loss}"
+            f" {'never uses them' if loss in DISTILLING else 'is made of them'}"
         )
-    if negatives == 0 and (loss.name in DISTILLING or not loss.in_batch):
+    if negatives == 0 and (loss in DISTILLING or not settings.in_batch):
         return (
-            f"training.loss: {loss.name}{'' if loss.in_batch else ' with in_batch: false'} compares with a query's own"
+            f"training.loss: {loss}{'' if settings.in_batch else ' with in_batch: false'} compares with a query's own"
             " negatives, and there are none; raise negatives.per_query"
         )
-    if loss.name == "gist" and negatives > 1:
+    if loss == "gist" and negatives > 1:
         return (
             f"training.loss: gist takes one negative a query at most, and negatives.per_query is {negatives}; use"
             " cached_gist"
@@ -56,69 +133,84 @@ def misfit(loss: LossSettings, negatives: int) -> str | None:
     return None
 
 
-@dataclass(frozen=True)
-class LoraSettings:
-    """Low-rank adapters in place of all weights, by PEFT; they are merged into the model that is written."""
-
-    rank: int = 16
-    alpha: int = 32
-    dropout: float = 0.0
-    targets: str | tuple[str, ...] = "all-linear"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Optimization:
-    """What every training has.
-
-    ``batch_size``: rows over all processes together. ``accumulate``: batches of one optimizer step. ``learning_rate``
-    is the peak after ``warmup`` (share of all steps), then falling to 0 by ``schedule``. ``checkpoint_steps``:
-    optimizer steps between two checkpoints. ``dropout``: of all layers (None: the model's own). ``trackers``:
-    ``wandb``, ``tensorboard``.
-    """
-
-    epochs: int = 1
-    batch_size: int = 32
-    accumulate: int = 1
-    learning_rate: float = 2e-5
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    warmup: float = 0.1
-    weight_decay: float = 0.0
-    dropout: float | None = None
-    checkpoint_steps: int = 200
-    trackers: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class RetrieverSettings(Optimization):
-    """How to train a bi-encoder.
-
-    ``base``: folder, hub name or ``packaged:`` name. ``max_seq_length``: tokens (None: the model's own).
-    ``query_prompt``, ``document_prompt``: put before the texts (None: the model's own). ``attention``: the
-    implementation, as transformers names it (None: the model's own).
-    """
-
-    base: str
-    loss: LossSettings = LossSettings()
-    max_seq_length: int | None = None
-    query_prompt: str | None = None
-    document_prompt: str | None = None
-    attention: str | None = None
-    lora: LoraSettings | None = None
-
-
-RerankerLoss = Literal["bce", "listwise", "distillation"]
-
-
-@dataclass(frozen=True)
 class RerankerSettings(Optimization):
     """How to train a cross-encoder.
 
-    ``base``: as of the retriever; a model without a head for one score gets one, its weights drawn by seed. ``loss``:
-    ``bce`` (binary cross-entropy of each pair, positives weighted by the number of negatives), ``listwise`` (LambdaLoss
-    over each query's documents; Wang et al. 2018), ``distillation`` (a teacher's margins). ``batch_size`` counts
-    queries. ``max_seq_length``: tokens of query and document together.
+    The losses: ``bce`` is binary cross-entropy of each pair, positives weighted by the number of negatives;
+    ``listwise`` is LambdaLoss over each query's documents (Wang et al. 2018); ``distillation`` learns a teacher's
+    margins.
+
+    >>> RerankerSettings(base="packaged:all-MiniLM-L6-v2").epochs
+    3
     """
 
-    base: str
-    loss: RerankerLoss = "bce"
-    max_seq_length: int = 256
+    base: ModelName = Field(
+        description=(
+            "A folder, a hub name, or packaged:all-MiniLM-L6-v2; a head for one score is put on where it has none."
+        )
+    )
+    loss: RerankerLoss = Field(
+        "bce", description="bce (binary cross-entropy), listwise (LambdaLoss), distillation (a teacher's margins)."
+    )
+    epochs: Count = Field(3, description="A head that is new has all to learn.")
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-4, description="The highest, after the warm-up.")
+    dropout: Dropout | None = Field(0.0, description="null: the model's own (0.1 for BERT).")
+    batch_size: Count = Field(
+        8,
+        description="Queries of a batch, over all processes together; with bce as many pairs as so many queries have.",
+    )
+    max_seq_length: Count = Field(256, description="Tokens of query and document together.")
+    precision: _Precision = Field("auto", description=EncoderOptions.model_fields["precision"].description)
+
+
+class ValidationSettings(Settings):
+    """Queries by which the best checkpoint and the base's weight are chosen. Never those that are compared on at the
+    end.
+
+    >>> ValidationSettings().queries
+    500
+    """
+
+    data: str | None = Field(
+        None,
+        description=(
+            "Queries and qrels, as in evaluation. null: the generated queries of the documents that split.dev holds"
+            " out."
+        ),
+    )
+    split: str = Field("train", description="qrels/<split>.tsv of data.")
+    queries: Count = Field(500, description="At most so many, drawn by seed.")
+    documents: Count = Field(
+        1000,
+        description=(
+            "What is searched: the relevant documents, and of the others BM25's best of each query, so many in all."
+        ),
+    )
+    evaluations: Count = Field(5, description="Over the training, evenly.")
+    patience: Count | None = Field(
+        3,
+        description=(
+            "Training stops after so many in a row without a better one (3 in the paper on synthetic data for"
+            " generative retrieval); null: never."
+        ),
+    )
+
+    def fingerprint(self) -> Any:
+        """As of all settings, and the sums of the files that ``data`` stands for."""
+        return super().fingerprint() | {"files": self._files()}
+
+    def check(self) -> None:
+        """Raise ``InputError`` if the files that ``data`` stands for are not there."""
+        self._files()
+
+    def _files(self) -> dict[str, str]:
+        if self.data is None:
+            return {}
+        from sharpen.evaluation.datasets import judged_files
+        from sharpen.evaluation.files import InputError, sha256_file
+
+        files = judged_files(self.data, self.split)
+        for path in files.values():
+            if not path.is_file():
+                raise InputError(f"data: {path}: no such file")
+        return {name: sha256_file(path) for name, path in files.items()}

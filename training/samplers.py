@@ -1,0 +1,93 @@
+"""Which rows make a batch, and what each process gets of it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator, Sequence
+
+from sentence_transformers.base.sampler import DefaultBatchSampler
+from sharpen.evaluation.beir import Corpus
+from sharpen.training.triplets import Triplet
+
+
+class GlobalBatchSampler(DefaultBatchSampler):
+    """Random batches, the same for any number of processes.
+
+    ``batch_size`` is the global one: each batch is split into equal parts, which follow one another as accelerate's
+    ``BatchSamplerShard`` takes them. (Its ``split_batches`` drops every short batch but the last, and splits that one
+    unevenly, so that gathering across processes would hang.) All ``epochs`` follow one another, each in an order of its
+    own, and what is left of one goes into the first batches of the next: the learning rate's schedule must know the
+    number of all batches, and only the last ones are smaller. Of these up to ``processes`` - 1 rows are left out, so
+    that the parts are equal.
+
+    >>> [len(batch) for batch in GlobalBatchSampler(rows=10, batch_size=4, processes=1, seed=13, epochs=2)]
+    [4, 4, 4, 4, 4]
+    """
+
+    def __init__(self, rows: int, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
+        super().__init__(range(rows), batch_size=batch_size // processes, drop_last=False)
+        self.batch_size = None  # or accelerate would leave out what is smaller, which is the last batch
+        self._global_size, self._processes = batch_size, processes
+        self._parts = [part for batch in self._batches(rows, seed, epochs) for part in self._split(batch)]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+    def _split(self, batch: list[int]) -> list[list[int]]:
+        batch = batch[: len(batch) // self._processes * self._processes]
+        return [batch[rank :: self._processes] for rank in range(self._processes)] if batch else []
+
+    def _batches(self, rows: int, seed: int, epochs: int) -> Iterator[list[int]]:
+        waiting: list[int] = []
+        for epoch in range(epochs):
+            order = list(range(rows))
+            random.Random(f"{seed}/{epoch}").shuffle(order)
+            waiting += order
+            while waiting:
+                batch, later = self._take(waiting)
+                if len(batch) < self._global_size and epoch + 1 < epochs:
+                    break
+                waiting = later
+                yield batch
+
+    def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
+        """The next batch, and the rows that go on waiting, in their order."""
+        return waiting[: self._global_size], waiting[self._global_size :]
+
+
+class NoFalseNegativesSampler(GlobalBatchSampler):
+    """Batches in which no row's document is a positive of another row's query, nor a copy of one.
+
+    With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
+    batch wait for the next one.
+    """
+
+    def __init__(
+        self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1
+    ) -> None:
+        texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
+        positives: dict[str, set[str]] = {}
+        for t in triplets:
+            positives.setdefault(t.query_id, set()).add(texts[t.positive_id])
+        self._positives = [positives[t.query_id] for t in triplets]
+        self._documents = [{texts[t.positive_id], *(texts[i] for i in t.negative_ids)} for t in triplets]
+        super().__init__(len(triplets), batch_size, processes, seed, epochs)
+
+    def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
+        batch: list[int] = []
+        later: list[int] = []
+        positives: set[str] = set()
+        documents: set[str] = set()
+        for position, row in enumerate(waiting):
+            if len(batch) == self._global_size:
+                return batch, later + waiting[position:]
+            if self._positives[row] & documents or self._documents[row] & positives:
+                later.append(row)
+                continue
+            batch.append(row)
+            positives |= self._positives[row]
+            documents |= self._documents[row]
+        return batch, later
