@@ -4,7 +4,7 @@ import pytest
 from beir.datasets.data_loader import GenericDataLoader
 from datasets import load_dataset
 from sharpen.evaluation.beir import Query
-from sharpen.sdg.export import EXPORTS, Labelled
+from sharpen.sdg.export import EXPORTS, TrainingData
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def labelled(corpus):
         "test": {"q5": {"coffee": 1}},
     }
     negatives = {"q1": ["coffee", "candle"], "q2": ["sailing", "piano"], "q4": ["sailing"]}
-    return Labelled("topics", corpus, queries, splits, negatives)
+    return TrainingData("topics", corpus, queries, splits, negatives)
 
 
 def test_beir_reads_it(labelled, tmp_path):

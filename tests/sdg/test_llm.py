@@ -8,16 +8,18 @@ from pathlib import Path
 import pytest
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.budget import Prices, Spending
-from sharpen.sdg.llm.client import LLM, MAX_ANSWER_CHARACTERS, EndpointSettings, Request, api_key_from
+from sharpen.sdg.llm.client import LLMClient, api_key_from
 from sharpen.sdg.llm.embedded import locate_llm, serve
 from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
+from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 
 from tests.servers import chat_answer, serve_replies
 
 
 def _llm(base_url, tmp_path, api_key="secret", **settings):
     endpoint = {name: settings.pop(name) for name in ("max_concurrency", "local") if name in settings}
-    return LLM(
+    return LLMClient(
         [EndpointSettings(base_url, api_key, "m", **endpoint)],
         Journal(tmp_path / "journal.sqlite"),
         **({"timeout": 2, "max_retries": 2} | settings),
@@ -181,7 +183,7 @@ def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
     with serve(locate_llm("gemma-3-270m")) as endpoint:
         assert endpoint.base_url.startswith("http://127.0.0.1:")
         for start in (0, 7):  # all in one go; then, as after a kill, only the later ones
-            llm = LLM(
+            llm = LLMClient(
                 [EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)],
                 Journal(tmp_path / f"{start}.sqlite"),
             )
@@ -190,16 +192,16 @@ def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
             texts.append([a.text for a in answers])
             assert answers[-1].cached_tokens > 20
         with pytest.raises(InputError, match="refuses"):
-            LLM([EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")).ask(
-                requests[:1]
-            )
+            LLMClient(
+                [EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")
+            ).ask(requests[:1])
     assert texts[0][7:] == texts[1]
     assert len(set(texts[0])) > 4
 
 
 def test_a_chat_model_answers_by_chat(tmp_path):
     with serve(locate_llm("smollm2-135m-instruct")) as endpoint:
-        llm = LLM(
+        llm = LLMClient(
             [EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / "j.sqlite")
         )
         answer = llm.ask(
@@ -322,7 +324,7 @@ def test_the_same_request_many_times_is_asked_once_or_until_it_is_answered(tmp_p
 def test_where_one_endpoint_is_down_another_does_the_work(tmp_path):
     with serve_replies(lambda *_: chat_answer("yes")) as base_url:
         endpoints = [EndpointSettings("http://127.0.0.1:9/v1", "k", "m"), EndpointSettings(base_url, "k", "other-name")]
-        answers = LLM(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(
+        answers = LLMClient(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(
             Request(f"p{n}", chat=True) for n in range(60)
         )
     assert [a.text for a in answers] == ["yes"] * 60
