@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 from sharpen.evaluation.beir import Query
 from sharpen.recipes.engine import few_full_collections
 from sharpen.recipes.load import read_pool

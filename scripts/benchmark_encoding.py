@@ -21,6 +21,7 @@ from contextlib import nullcontext
 import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
 from sharpen.evaluation.datasets import find_dataset
 from sharpen.evaluation.encoders.encode import encode

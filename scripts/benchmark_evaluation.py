@@ -82,6 +82,7 @@ def by_beir(options: argparse.Namespace) -> dict[str, float]:
     from beir.retrieval.evaluation import EvaluateRetrieval
     from beir.retrieval.models import SentenceBERT
     from beir.retrieval.search.dense import DenseRetrievalExactSearch
+
     from sharpen.evaluation.datasets import find_dataset
     from sharpen.evaluation.encoders.load import resolve_encoder
 
@@ -110,6 +111,7 @@ def by_sharpen(options: argparse.Namespace) -> dict[str, float]:
 
 def scoring(options: argparse.Namespace) -> dict[str, float]:
     import pytrec_eval
+
     from sharpen.evaluation.metrics import evaluate
 
     rng = np.random.default_rng(13)

@@ -20,6 +20,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from openai import DefaultAsyncHttpxClient
+
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.stages.corpus import cut_corpus
 from sharpen.recipes.stages.queries import strategies

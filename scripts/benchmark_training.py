@@ -24,6 +24,8 @@ from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
+
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
 from sharpen.evaluation.datasets import find_dataset
 from sharpen.evaluation.encoders.load import load_encoder, resolve_encoder
@@ -35,7 +37,6 @@ from sharpen.evaluation.significance import compare
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import RetrieverSettings
 from sharpen.training.triplets import Triplet
-from transformers import AutoTokenizer, DistilBertConfig, DistilBertModel
 
 WAYS = ("sentence-transformers, defaults", "sentence-transformers, bf16", "sharpen")
 BATCH = 32

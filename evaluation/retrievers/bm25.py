@@ -19,6 +19,7 @@ import Stemmer
 from bm25s.tokenization import Tokenized
 from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array
+
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.base import Advance

@@ -8,6 +8,7 @@ from copy import copy
 import faiss
 import numpy as np
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder

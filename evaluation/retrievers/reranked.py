@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 import numpy as np
 from sentence_transformers import CrossEncoder
+
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.settings import Precision

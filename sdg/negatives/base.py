@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from pydantic import Field, field_validator, model_validator
+
 from sharpen.evaluation.beir import Corpus, Queries, Query, Run
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Spending

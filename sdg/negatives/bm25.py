@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import Stemmer
 from pydantic import AfterValidator, Field
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 

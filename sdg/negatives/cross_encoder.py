@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.beir import Corpus, Query, Run
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.settings import Count, ModelName

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Query, Run
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.runs import ranking

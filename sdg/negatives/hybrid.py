@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.runs import fuse
 from sharpen.sdg.negatives.base import MiningResult

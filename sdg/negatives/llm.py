@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import FILE, Count

@@ -8,6 +8,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
+
 from sharpen.evaluation.files import InputError
 
 KEYS = {"query", "document", "negatives"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.settings import Settings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.bm25 import BM25Miner

@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.beir import Document, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels
 from sharpen.evaluation.files import InputError, atomic_file, atomic_folder
 
@@ -81,6 +82,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, corpus):
 
 def test_beir_reads_what_we_write(tmp_path: Path, corpus):
     from beir.datasets.data_loader import GenericDataLoader
+
     from sharpen.evaluation.beir import Query, write_queries
 
     write_corpus(tmp_path / "corpus.jsonl", corpus)

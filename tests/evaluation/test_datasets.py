@@ -6,6 +6,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation import datasets
 from sharpen.evaluation.beir import Document, Query, read_corpus, write_corpus, write_qrels, write_queries
 from sharpen.evaluation.datasets import CQADUPSTACK_PARTS, Task, find_dataset, load_task, load_tasks, read_judged

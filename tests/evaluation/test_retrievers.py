@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from rank_bm25 import BM25Okapi
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
@@ -14,7 +15,6 @@ from sharpen.evaluation.retrievers.dense import Dense, nearest
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import fuse, ranking
-
 from tests.conftest import cores
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sharpen.evaluation.beir import read_qrels
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import sha256_file
@@ -17,7 +18,6 @@ from sharpen.recipes.load import comparison_files
 from sharpen.recipes.study import runs_of
 from sharpen.recipes.study_file import read_study
 from sharpen.sdg.negatives.record import Reason, read_negatives
-
 from tests.processes import kill_when, sharpen, start_sharpen
 
 POOL = Path(__file__).parents[2] / "recipes" / "pools" / "negatives.yaml"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
+
 from sharpen.evaluation.beir import Corpus, Queries, Query
 
 PairScores = Mapping[tuple[str, str], float]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.custom import Custom
 from sharpen.sdg.negatives.base import FilterResult

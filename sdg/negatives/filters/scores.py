@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.scorers import BASE, ENCODER, ScorerName, needs_base
 from sharpen.evaluation.settings import MODEL, ModelName, Settings

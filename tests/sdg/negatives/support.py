@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.sdg.llm.budget import Spending
 from sharpen.sdg.llm.settings import LLMSettings

@@ -7,13 +7,13 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Query, text_key
 from sharpen.evaluation.runs import ranking
 from sharpen.sdg.negatives import BM25Miner, DrawOptions, MiningResult, RandomMiner, Reason, calibrate, filter_counts
 from sharpen.sdg.negatives.candidates import candidates
 from sharpen.sdg.negatives.draw import draw
 from sharpen.sdg.negatives.filters.scores import drop_above
-
 from tests.sdg.negatives.support import corpora, kept, row
 
 

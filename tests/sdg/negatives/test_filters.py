@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.models import Models
 from sharpen.sdg.llm.client import Answer
@@ -27,7 +28,6 @@ from sharpen.sdg.negatives.filters.calibration import positive_pairs, random_pai
 from sharpen.sdg.negatives.filters.scores import drop_above
 from sharpen.sdg.negatives.filters.verdicts import ThresholdProblem
 from sharpen.sdg.resources import Resources
-
 from tests.sdg.negatives.support import RecordedLLM, RecordedResources, row
 
 

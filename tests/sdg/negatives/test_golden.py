@@ -7,11 +7,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.models import Models
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives import NegativesSettings, mine_with_settings
 from sharpen.sdg.resources import Resources
-
 from tests.sdg.negatives.golden import (
     HELD_OUT,
     PARTS,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.client import Answer
@@ -13,7 +14,6 @@ from sharpen.sdg.negatives import LLMMiner, NegativesExample, NegativesSettings,
 from sharpen.sdg.negatives.candidates import candidates
 from sharpen.sdg.negatives.llm import parse_passages
 from sharpen.sdg.resources import Resources
-
 from tests.sdg.negatives.support import RecordedLLM, RecordedResources
 
 QUERIES = [

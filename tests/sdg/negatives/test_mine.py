@@ -6,6 +6,7 @@ import json
 
 import pytest
 from pydantic import ValidationError
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.client import Answer
@@ -32,7 +33,6 @@ from sharpen.sdg.negatives import (
 )
 from sharpen.sdg.negatives.mine import TooFewWarning
 from sharpen.sdg.resources import Resources
-
 from tests.sdg.negatives.support import RecordedLLM, RecordedResources, kept
 
 QUERIES = {

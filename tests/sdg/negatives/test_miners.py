@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from pydantic import ValidationError
+
 from sharpen.evaluation.beir import Document, Query, read_corpus, read_queries
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
@@ -26,7 +27,6 @@ from sharpen.sdg.negatives import (
     RandomMiner,
 )
 from sharpen.sdg.resources import Resources
-
 from tests.conftest import shared_dataset
 
 QUERIES = [
