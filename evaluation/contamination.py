@@ -6,8 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from pydantic import BaseModel
-from sharpen.evaluation.beir import text_key
 from sklearn.feature_extraction.text import CountVectorizer
+
+from sharpen.evaluation.beir import text_key
 
 NEAR = 0.8
 BLOCK = 256

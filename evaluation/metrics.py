@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
 
 import numpy as np
+
 from sharpen.evaluation.beir import Qrels, Run
 
 METRICS = ("ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10")

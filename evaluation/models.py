@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, model_digest
@@ -69,8 +70,11 @@ class Models:
         chosen = encoder or self.need_base()
         return load_encoder(chosen.model, max_seq_length=chosen.max_seq_length, attention=chosen.attention)
 
-    def index(self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False) -> Dense:
-        """The dense index of ``corpus`` by ``encoder`` (None: the base). The last one of each encoder stays in memory."""
+    def index(
+        self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False, keep: bool = True
+    ) -> Dense:
+        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays in
+        memory, for whoever asks for it again."""
         chosen = encoder or self.need_base()
         key = ("index", chosen.model_dump_json(), approximate)
         known, index = self.cache.get(key, (None, None))
@@ -85,7 +89,8 @@ class Models:
                     progress=advance,
                     approximate=approximate,
                 )
-            self.cache[key] = corpus, index
+            if keep:
+                self.cache[key] = corpus, index
         return index
 
     def score(self, scorer: str, pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:

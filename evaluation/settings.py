@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from sharpen.evaluation.files import InputError, sha256_file
 
 Count = Annotated[int, Field(ge=1)]

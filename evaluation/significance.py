@@ -14,6 +14,7 @@ from typing import Literal
 import numpy as np
 from pydantic import BaseModel
 from scipy import optimize, stats
+
 from sharpen.evaluation.beir import Corpus, Qrels
 
 Verdict = Literal["better", "worse", "not distinguishable"]

@@ -24,14 +24,13 @@ RENAMED = {
 
 def explain(places: Places, error: dict) -> str:
     """One of pydantic's errors, with the file and line, override or part that it is about."""
-    # a part that is of several kinds has its kind in the path of an error, as a step of its own
-    keys = tuple(key for n, key in enumerate(error["loc"]) if _kind(places.raw, error["loc"][:n]) != key)
+    keys = _keys(error["loc"])
     dotted, place = ".".join(map(str, keys)), places.of(keys)
     match error["type"]:
         case "union_tag_not_found" | "union_tag_invalid":
             return f"{places.of((*keys, 'kind'))}: {dotted}.kind: {_no_such_kind(error, keys)}"
         case "extra_forbidden":
-            return f"{place}: unknown key {dotted!r}; {_nearest_key(_fields(places.raw, keys[:-1]), str(keys[-1]))}"
+            return f"{place}: unknown key {dotted!r}; {_nearest_key(places.raw, keys)}"
         case "missing":
             return f"{place}: the key {dotted!r} is missing ({_describe(places.raw, keys)})"
     message = error["msg"].removeprefix("Value error, ")
@@ -55,11 +54,21 @@ def _no_such_kind(error: dict, keys: Sequence) -> str:
     return f"no kind {written!r}; {hint}" if written else f"missing; {hint}"
 
 
-def _nearest_key(known: list[str], key: str) -> str:
+def _keys(loc: Sequence) -> tuple:
+    """The path of keys to an error: a part that is of several kinds has its kind there as a step of its own."""
+    return tuple(key for n, key in enumerate(loc) if not (n and isinstance(loc[n - 1], int) and key in _kinds(loc[:n])))
+
+
+def _nearest_key(raw: dict, keys: Sequence) -> str:
+    *parents, key = keys
+    known = _fields(raw, parents)
     for name in RENAMED.get(key, ()):
         if name in known:
             return f"it is called {name} now"
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    kinds = _kinds(parents) if parents and isinstance(parents[-1], int) else {}
+    if owners := [kind for kind, model in kinds.items() if key in model.model_fields]:
+        return f"that belongs to {' and '.join(owners)}"
+    near = difflib.get_close_matches(str(key), known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"the keys there are {', '.join(known)}"
 
 

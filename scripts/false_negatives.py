@@ -18,6 +18,7 @@ import random
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import sentencex
+
 from sharpen.evaluation.beir import Corpus, Document, Query, Run
 from sharpen.evaluation.datasets import load_task
 from sharpen.evaluation.encoders.encode import score_pairs

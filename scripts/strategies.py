@@ -15,6 +15,7 @@ import tempfile
 from typing import Any
 
 from rich.console import Console
+
 from sharpen.recipes.engine import Context, run_stages
 from sharpen.recipes.load import load_recipe, part_files
 from sharpen.recipes.stages import STAGES

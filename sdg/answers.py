@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 import json_repair
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from sharpen.sdg.rejections import Problem
 
 Form = Literal["line", "list", "json"]

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Settings

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+
 from sharpen.evaluation.beir import Corpus, text_key
 from sharpen.sdg.filters.text import words
 

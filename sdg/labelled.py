@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, Query, Run, chunks_by_document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Settings

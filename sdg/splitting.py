@@ -11,6 +11,7 @@ from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
 from sharpen.evaluation.files import read_jsonl, write_jsonl
 from sharpen.evaluation.settings import Fraction, Settings

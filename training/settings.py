@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, Precision
 from sharpen.evaluation.settings import MODEL, UNHASHED, Count, Fraction, ModelName, Settings
 

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from sentence_transformers import CrossEncoder, SentenceTransformer
+
 from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, split
 from sharpen.evaluation.processes import process_state, workers
 

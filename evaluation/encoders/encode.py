@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+
 from sharpen.evaluation.encoders.batching import exchange_rows, length_order, run_batches
 from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoConfig
+
 from sharpen.evaluation.encoders.packaged import PACKAGED, packaged_encoder
 from sharpen.evaluation.files import InputError, sha256_tree
 from sharpen.evaluation.processes import process_state
-from transformers import AutoConfig
 
 
 def resolve_encoder(name: str) -> str:

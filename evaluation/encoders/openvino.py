@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Normalize, Pooling, Transformer
+from transformers import PreTrainedModel
+
 from sharpen.evaluation.encoders.batching import CHARACTERS_PER_TOKEN
 from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.tokens import is_right_padded_text
-from transformers import PreTrainedModel
 
 try:
     import openvino

@@ -7,6 +7,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import torch
+
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.processes import process_state
 

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+
 from sharpen.evaluation.report.comparison import Comparison
 
 # matplotlib wants colours; the page's are put in their place

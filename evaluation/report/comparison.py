@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from pydantic import BaseModel
+
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
 from sharpen.evaluation.significance import LEVEL, Difference, Estimate, Groups, Verdict, compare, estimate, holm
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
+
 from sharpen.evaluation.report import charts
 from sharpen.evaluation.report.by_query import QueryChange
 from sharpen.evaluation.report.comparison import HOW, Comparison, kinds_table, power, sentence, table

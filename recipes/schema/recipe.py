@@ -16,7 +16,7 @@ from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.labelled import LabelledSettings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.settings import NegativesSettings
-from sharpen.sdg.split import SplitSettings
+from sharpen.sdg.splitting import SplitSettings
 from sharpen.sdg.strategies.settings import QueriesSettings
 from sharpen.training.settings import misfit
 

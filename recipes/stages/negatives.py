@@ -18,7 +18,7 @@ from sharpen.sdg.negatives.mine import MinedNegatives, mine_with_settings
 from sharpen.sdg.negatives.record import write_negatives, write_rejected_passages
 from sharpen.sdg.negatives.settings import NegativesSettings
 from sharpen.sdg.resources import Resources
-from sharpen.sdg.split import read_split
+from sharpen.sdg.splitting import read_split
 
 
 class NegativesStage(StagePart):

@@ -26,13 +26,14 @@ if TYPE_CHECKING:
     from sharpen.sdg import GeneratedQueries
 
 POOL = ROOT / "recipes" / "pools" / "general.yaml"
+DEFAULT_SIZES = [10_000, 30_000]
 WORDS = 60
 DIMENSION = 384
 STEPS = ("read", "cut", "ask", "same queries", "similar documents", "split")
 
 
 def main(
-    sizes: Annotated[list[int], typer.Argument(help="Numbers of documents.")] = [10_000, 30_000],  # noqa: B006
+    sizes: Annotated[list[int], typer.Argument(help="Numbers of documents.")] = DEFAULT_SIZES,
 ) -> None:
     columns = ("documents", *STEPS, "all", "memory, GiB")
     table = Table("Seconds for 10,000 documents", columns, ("datasketch", "faiss-cpu"))
@@ -47,6 +48,7 @@ def main(
 def walk(folder: Path) -> tuple[dict[str, float], float]:
     """Seconds by step, and the most memory that this process had."""
     import numpy as np
+
     from sharpen.sdg import SplitSettings, chunk, read_documents
     from sharpen.sdg.filters.duplicates import drop_near_duplicates
     from sharpen.sdg.splitting import near_duplicate_documents, split_documents, split_queries

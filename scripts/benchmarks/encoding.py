@@ -26,6 +26,7 @@ from benchmarks.common import MODEL, SEED, Table, note, timed
 if TYPE_CHECKING:
     import numpy as np
     from sentence_transformers import SentenceTransformer
+
     from sharpen.evaluation.datasets import Task
 
 WARM_UP = 32
@@ -43,6 +44,7 @@ def main(
     quality: Annotated[bool, typer.Option("--quality", help="Also compare nDCG@10.")] = False,
 ) -> None:
     from sentence_transformers import SentenceTransformer
+
     from sharpen.evaluation.datasets import load_task
     from sharpen.evaluation.encoders.encode import encode
     from sharpen.evaluation.encoders.load import load_encoder, resolve_encoder
@@ -138,6 +140,7 @@ def compile_seconds(model: SentenceTransformer) -> float | None:
 
 def _threshold(model: SentenceTransformer, texts: list[str]) -> str:
     import torch
+
     from sharpen.evaluation.encoders.openvino import MIN_PRODUCTS
 
     weights = sum(module.weight.numel() for module in model.modules() if isinstance(module, torch.nn.Linear))

@@ -26,6 +26,7 @@ from benchmarks.common import MODEL, SEED, Table, in_fresh_process, peak_gib, su
 
 if TYPE_CHECKING:
     import numpy as np
+
     from sharpen.evaluation.beir import Qrels, Run
 
 DEPTH = 1000
@@ -49,8 +50,11 @@ class Part(StrEnum):
     SEARCH = "search"
 
 
+ALL_PARTS = list(Part)
+
+
 def main(
-    part: Annotated[list[Part], typer.Option(help="Again for another one.")] = [*Part],
+    part: Annotated[list[Part], typer.Option(help="Again for another one.")] = ALL_PARTS,
     data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "scifact",
     split: Annotated[str, typer.Option(help="Whose queries are searched by.")] = "test",
     documents: Annotated[int, typer.Option(help="Of model; 0: all.", min=0)] = 600,
@@ -101,6 +105,7 @@ def model_by_beir(folder: str, split: str, model: str) -> tuple[float, float, fl
     from beir.retrieval.evaluation import EvaluateRetrieval
     from beir.retrieval.models import SentenceBERT
     from beir.retrieval.search.dense import DenseRetrievalExactSearch
+
     from sharpen.evaluation.encoders.load import resolve_encoder
 
     with timed() as watch:

@@ -40,6 +40,9 @@ class Part(StrEnum):
     DENSE = "dense"
 
 
+ALL_PARTS = list(Part)
+
+
 @dataclass
 class Measured:
     """``indexing`` and ``searching``: seconds (dense: all are ``seconds``). ``negatives``: query ID to document IDs."""
@@ -64,16 +67,16 @@ class Given:
 
 
 def main(
-    part: Annotated[list[Part], typer.Option(help="Again for another one.")] = [Part.BM25, Part.DENSE],  # noqa: B006
+    part: Annotated[list[Part], typer.Option(help="Again for another one.")] = ALL_PARTS,
     data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "scifact",
     split: Annotated[str, typer.Option(help="Whose queries get negatives.")] = "train",
     documents: Annotated[int, typer.Option(help="Of dense; 0: all.", min=0)] = 600,
-    passages: Annotated[list[int], typer.Option(help="Made up, of bm25; again for another number.")] = [],  # noqa: B006
+    passages: Annotated[list[int] | None, typer.Option(help="Made up, of bm25; again for more.")] = None,
     model: Annotated[str, typer.Option(help="Of dense: a folder, a hub name or packaged:<name>.")] = MODEL,
 ) -> None:
     if Part.BM25 in part:
         _compare_bm25(f"{data}, {split}", data, split)
-        for size in passages:
+        for size in passages or ():
             _compare_bm25(f"{size:,} made-up passages", size)
     if Part.DENSE in part:
         _compare_dense(data, split, documents or None, model)
@@ -212,6 +215,7 @@ def _sentence_transformers(corpus: Corpus, queries: list[Query], model: str) -> 
     from datasets import Dataset
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.util import mine_hard_negatives
+
     from sharpen.evaluation.encoders.load import resolve_encoder
 
     encoder = SentenceTransformer(resolve_encoder(model))

@@ -115,6 +115,7 @@ class Training:
             SentenceTransformerTrainingArguments,
         )
         from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
         from sharpen.training import RetrieverSettings
 
         settings = RetrieverSettings(base=self.base)  # the same rate and warm-up
@@ -197,6 +198,7 @@ def random_distilbert(folder: Path) -> str:
     import transformers
     from sentence_transformers import SentenceTransformer
     from sentence_transformers.sentence_transformer.modules import Pooling, Transformer
+
     from sharpen.evaluation.encoders.load import resolve_encoder
 
     transformers.set_seed(SEED)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.settings import ModelName, Settings
 from sharpen.sdg.filters.base import FilterResult

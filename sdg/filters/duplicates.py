@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import numpy as np
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.settings import Settings
 from sharpen.sdg.filters.base import FilterResult

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, Field
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, WrapValidator
+
 from sharpen.evaluation.beir import Corpus, Query, Run
 from sharpen.evaluation.runs import fuse, ranking
 from sharpen.evaluation.settings import Count, Settings

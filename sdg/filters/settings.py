@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pydantic import Field
+
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.filters.base import QueryFilter

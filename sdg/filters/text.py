@@ -8,6 +8,7 @@ from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.settings import Count, Fraction, Settings
 from sharpen.sdg.filters.base import FilterResult

@@ -7,6 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated
 
 from pydantic import Field
+
 from sharpen.evaluation.settings import Settings
 
 MILLION = Decimal(1_000_000)

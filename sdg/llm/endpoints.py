@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 
 import openai
 import tenacity
+
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, Answer, EndpointSettings, Request
 

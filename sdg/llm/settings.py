@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Prices, Spending

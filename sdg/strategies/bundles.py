@@ -7,6 +7,7 @@ from itertools import zip_longest
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+
 from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.settings import Settings

@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
+
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Count, Fraction, Settings

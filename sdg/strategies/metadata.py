@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery

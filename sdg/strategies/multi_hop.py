@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery, list_schema, object_schema, parse_json

@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import ClassVar, Literal, Self
 
 from pydantic import model_validator
+
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.sdg.answers import ParsedAnswer
 from sharpen.sdg.strategies.base import Unit

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.settings import Count
 from sharpen.sdg.strategies.base import MIN_WORDS, Unit

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Self
 
 from pydantic import Field, field_validator, model_validator
+
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.settings import Count
 from sharpen.sdg.strategies.base import Strategy

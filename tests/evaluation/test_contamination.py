@@ -1,5 +1,6 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sharpen.evaluation.contamination import overlap
 
 

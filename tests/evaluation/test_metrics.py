@@ -6,10 +6,10 @@ import pytest
 import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
 from sharpen.evaluation.metrics import METRICS, evaluate
 from sharpen.evaluation.retrievers.bm25 import BM25
-
 from tests.conftest import shared_dataset
 
 DEPTHS = (1, 3, 5, 10, 100)

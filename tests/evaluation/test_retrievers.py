@@ -4,16 +4,17 @@ import numpy as np
 import pytest
 import torch
 from rank_bm25 import BM25Okapi
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16, in_precision
-from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.retrievers.bm25 import BM25, check_language
 from sharpen.evaluation.retrievers.dense import Dense, nearest
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import fuse, ranking
-
 from tests.conftest import cores
 
 
@@ -40,6 +41,14 @@ def test_bm25_ranks_like_the_reference_implementation(corpus):
 def test_bm25_leaves_out_documents_that_share_no_word_and_stems(corpus):
     assert set(BM25(corpus).search({"q": "volcano erupting"}, 10)["q"]) == {"volcano"}
     assert BM25(corpus).search({"q": "zzz"}, 10) == {"q": {}}
+
+
+def test_a_language_without_a_stemmer_is_refused_and_those_there_are_named(corpus):
+    check_language("danish")
+    check_language(None)
+    for refused in (lambda: check_language("slovak"), lambda: BM25(corpus, language="slovak")):
+        with pytest.raises(InputError, match=r"no stemmer for 'slovak'; there are arabic, .*english, .*turkish"):
+            refused()
 
 
 def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
@@ -141,13 +150,13 @@ def test_a_cut_index_ranks_by_the_first_numbers(minilm, corpus):
     assert index.search(queries, 12) != cut
 
 
-def test_a_reranker_shares_the_order_with_the_first_stage(corpus):
+def test_the_order_of_a_reranker_is_mixed_with_that_of_the_first_stage(corpus):
     model = load_cross_encoder("packaged:tiny-bert", new_head=True)
     queries = {"q": "water the ice slowly", "nothing": "xyzzy"}
     bm25 = BM25(corpus).search(queries, 12)
     alone, both, nearly = (
-        Reranked(BM25(corpus), corpus, model, 5, first_share=share).search(queries, 12)
-        for share in (0.0, 0.5, 0.999999)
+        Reranked(BM25(corpus), corpus, model, 5, first_stage_weight=weight).search(queries, 12)
+        for weight in (0.0, 0.5, 0.999999)
     )
     first = ranking(bm25["q"])
     assert (
@@ -156,7 +165,7 @@ def test_a_reranker_shares_the_order_with_the_first_stage(corpus):
         and set(ranking(alone["q"])[:5]) == set(first[:5])
         and ranking(alone["q"])[5:] == first[5:]
     )
-    z = lambda values: (np.array(values) - np.mean(values)) / np.std(values)  # noqa: E731
-    expected = (z([alone["q"][d] for d in first[:5]]) + z([bm25["q"][d] for d in first[:5]])) / 2
+    sides = [np.array([run["q"][d] for d in first[:5]]) for run in (alone, bm25)]
+    expected = sum((values - values.mean()) / values.std() for values in sides) / 2
     assert [both["q"][d] for d in first[:5]] == pytest.approx(expected.tolist(), abs=1e-5)
     assert ranking(both["q"])[5:] == first[5:] and both["nothing"] == {}

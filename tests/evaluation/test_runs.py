@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import pytrec_eval
+
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.runs import fuse, ranking, read_run, to_documents, write_run

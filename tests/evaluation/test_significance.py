@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.report.comparison import Comparison, power
 from sharpen.evaluation.significance import (

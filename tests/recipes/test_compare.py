@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sharpen.evaluation.beir import read_qrels
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import sha256_file
@@ -17,7 +18,6 @@ from sharpen.recipes.load import comparison_files
 from sharpen.recipes.study import runs_of
 from sharpen.recipes.study_file import read_study
 from sharpen.sdg.negatives.record import Reason, read_negatives
-
 from tests.processes import kill_when, sharpen, start_sharpen
 
 POOL = Path(__file__).parents[2] / "recipes" / "pools" / "negatives.yaml"
@@ -59,7 +59,9 @@ def test_every_miner_and_every_filter_in_one_run(place):
     kept = [n for n in rows if n.verdict == "kept"]
     assert len(kept) == counts["negatives"] == 2 * counts["queries"] and sum(counts["by_miner"].values()) == len(kept)
     assert all(n.doc_id not in qrels[n.query_id] for n in kept)
-    assert sum(counts.get("filled", {}).values()) == sum(n.reason in (Reason.FROM_OTHER_MINER, Reason.DRAWN_AT_RANDOM) for n in kept)
+    assert sum(counts.get("filled", {}).values()) == sum(
+        n.reason in (Reason.FROM_OTHER_MINER, Reason.DRAWN_AT_RANDOM) for n in kept
+    )
     assert sum(counts["dropped"].values()) == sum(n.verdict == "dropped" for n in rows)
     written = [json.loads(line) for line in (run / "negatives" / "written.jsonl").open()]
     rejected = [json.loads(line) for line in (run / "negatives" / "rejected.jsonl").open()]
@@ -70,7 +72,11 @@ def test_every_miner_and_every_filter_in_one_run(place):
     )
     assert counts["completion_tokens"] > 0
     for number, kind in enumerate(("guide", "percentage", "margin", "absolute", "cross_encoder"), start=1):
-        assert 0 < counts[f"filter {number}, {kind}"]["dense: candidates"] <= counts["filter 1, guide"]["dense: candidates"]
+        assert (
+            0
+            < counts[f"filter {number}, {kind}"]["dense: candidates"]
+            <= counts["filter 1, guide"]["dense: candidates"]
+        )
     chain = [counts[f"filter {n}, {k}"] for n, k in enumerate(("guide", "percentage", "margin"), start=1)]
     assert all(
         second[f"{m}: candidates"] == first[f"{m}: candidates"] - first[f"{m}: dropped"]

@@ -1,4 +1,5 @@
 import pytest
+
 from sharpen.sdg.answers import clean, format_example, held_to_schema, instruction, parse_answer, queries_schema
 
 

@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+
 from sharpen.evaluation.beir import Document
 from sharpen.sdg.diagnose import JudgedTexts, drift, kind_of, profile, win_rates
 

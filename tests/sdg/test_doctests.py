@@ -5,6 +5,7 @@ import importlib
 import pkgutil
 
 import pytest
+
 import sharpen.sdg
 
 OPTIONS = doctest.ELLIPSIS | doctest.NORMALIZE_WHITESPACE

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.chunking import ChunkSettings, chunk
 from sharpen.sdg.documents import read_documents
-
 from tests.conftest import write_rows
 
 

@@ -3,6 +3,7 @@ import json
 import pytest
 from beir.datasets.data_loader import GenericDataLoader
 from datasets import load_dataset
+
 from sharpen.evaluation.beir import Query
 from sharpen.sdg.export import EXPORTS, TrainingData
 
@@ -69,6 +70,7 @@ def test_sentence_transformers_trains_on_it(labelled, tmp_path):
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
     from sharpen.evaluation.encoders.packaged import packaged_encoder
 
     counts = EXPORTS["sentence-transformers"](labelled, tmp_path / "out")

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.packaged import packaged_encoder
 from sharpen.evaluation.files import InputError
@@ -19,7 +20,6 @@ from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import EndpointSettings
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 from sharpen.sdg.resources import Resources
-
 from tests.servers import chat_answer, serve_replies
 
 

@@ -6,6 +6,7 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.budget import Prices, Spending
 from sharpen.sdg.llm.client import LLMClient, api_key_from
@@ -13,7 +14,6 @@ from sharpen.sdg.llm.embedded import locate_llm, serve
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
-
 from tests.servers import chat_answer, serve_replies
 
 

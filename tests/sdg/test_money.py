@@ -1,6 +1,7 @@
 from decimal import Decimal
 
 import pytest
+
 from sharpen.evaluation.beir import Document
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.llm.budget import Prices, Spending

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.messages import Answer
@@ -18,7 +19,6 @@ from sharpen.sdg.strategies.multi_hop import (
     questions_schema,
 )
 from sharpen.sdg.strategies.rewrite import BackTranslation
-
 from tests.sdg.recorded import Recorded
 
 EXAMPLE = parse_multi_hop_example(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, Query, text_key
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.sdg.filters.round_trip import RoundTrip

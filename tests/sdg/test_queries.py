@@ -2,6 +2,7 @@ import random
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.filters.text import copied_fraction, text_problem
@@ -15,7 +16,6 @@ from sharpen.sdg.strategies.metadata import Metadata
 from sharpen.sdg.strategies.pools import Example
 from sharpen.sdg.strategies.rewrite import Paraphrase
 from sharpen.sdg.strategies.sentence import Sentence
-
 from tests.sdg.recorded import Recorded
 
 POOL = [

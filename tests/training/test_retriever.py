@@ -10,6 +10,7 @@ from copy import deepcopy
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
@@ -22,7 +23,6 @@ from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import LoraSettings, LossSettings, RetrieverSettings
 from sharpen.training.trainer import Validation
 from sharpen.training.triplets import Triplet
-
 from tests.conftest import cores
 from tests.processes import start
 

@@ -4,6 +4,7 @@ from itertools import chain
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, Query, text_key
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.training.triplets import NoFalseNegativesSampler, TextCollator, Triplet, make_triplets, to_dataset

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.files import sha256_file
@@ -17,7 +18,6 @@ from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import LossSettings, RetrieverSettings
 from sharpen.training.trainer import Validation
 from sharpen.training.triplets import Triplet
-
 from tests.conftest import TOPICS, encoder_weights
 from tests.processes import environment
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+
 from sharpen.evaluation.encoders import load
 from sharpen.evaluation.encoders.load import load_encoder, model_digest, resolve_encoder
 from sharpen.evaluation.encoders.packaged import packaged_encoder

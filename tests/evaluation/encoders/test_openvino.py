@@ -5,6 +5,7 @@ import pytest
 import torch
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.sentence_transformer.modules import Pooling
+
 from sharpen.evaluation.encoders import openvino, precision
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder

@@ -4,6 +4,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.encoders import batching
 from sharpen.evaluation.encoders.encode import encode, score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
