@@ -47,6 +47,13 @@ def main(
 
 def walk(folder: Path) -> tuple[dict[str, float], float]:
     """Seconds by step, and the most memory that this process had."""
+    from sharpen.recipes.engine import rare_full_collections
+
+    with rare_full_collections():  # as in a run
+        return _walk(folder), peak_gib()
+
+
+def _walk(folder: Path) -> dict[str, float]:
     import numpy as np
 
     from sharpen.sdg import SplitSettings, chunk, read_documents
@@ -75,7 +82,7 @@ def walk(folder: Path) -> tuple[dict[str, float], float]:
     seconds["split"] = watch.seconds
     if not together or not all(members for _, members in splits.items()):
         raise RuntimeError("nothing to be found was found: this measures another thing than it says")
-    return seconds, peak_gib()
+    return seconds
 
 
 def _ask(corpus: Corpus, journal: Path) -> tuple[GeneratedQueries, float]:

@@ -28,6 +28,7 @@ from benchmarks.common import MODEL, SEED, Table, in_fresh_process, peak_gib, su
 
 if TYPE_CHECKING:
     from sharpen.evaluation.beir import Corpus, Query, Run
+    from sharpen.sdg import Resources
 
 NEGATIVES = 3
 """Of each query: the default of mine_hard_negatives."""
@@ -123,15 +124,18 @@ def _same(peer: Measured, measured: Measured) -> float:
 
 def mine_by_words(way: str, *source: Any) -> Measured:
     """From texts to negatives, in this process."""
+    import sharpen.evaluation.retrievers.bm25  # noqa: F401
+    from sharpen.sdg import Resources
     from sharpen.sdg.negatives import depth_for
 
+    resources = Resources()  # made here, with all that it loads, so that importing is not counted
     corpus, queries = made_up(*source) if len(source) == 1 else labelled(*source)
     with timed() as all_of_it:
         with timed() as indexing:
             search = BM25_WAYS[way](corpus)
         with timed() as searching:
             run = search({q.id: q.text for q in queries}, depth_for(NEGATIVES, len(corpus)))
-        negatives = _negatives(queries, corpus, Given(run))
+        negatives = _negatives(queries, corpus, Given(run), resources)
     return Measured(all_of_it.seconds, len(queries), negatives, peak_gib(), indexing.seconds, searching.seconds)
 
 
@@ -172,7 +176,7 @@ def made_up(size: int) -> tuple[Corpus, list[Query]]:
     return corpus, [Query(f"q{i}", " ".join(rng.sample(corpus[i].text.split(), 6)), {"positives": [i]}) for i in asked]
 
 
-def _negatives(queries: list[Query], corpus: Corpus, miner: Any, resources: Any = None) -> dict[str, list[str]]:
+def _negatives(queries: list[Query], corpus: Corpus, miner: Any, resources: Resources) -> dict[str, list[str]]:
     from sharpen.sdg import mine_negatives
 
     mined = mine_negatives(queries, corpus, {"miner": miner}, per_query=NEGATIVES, resources=resources, seed=SEED)
