@@ -67,10 +67,10 @@ def arm_results(
 ) -> list[ArmResult]:
     """The results of all arms, in their order.
 
-    ``groups``: for each dataset, queries that are resampled together. ``baseline``: the arm that all others are
-    with; None: each is compared with the untuned model. p values and verdicts of these comparisons are adjusted by
-    ``holm``. Raises ``ValueError`` if two arms have not the same queries or number of seeds, and ``KeyError`` for a
-    baseline that is no arm.
+    ``groups``: for each dataset, queries that are resampled together. ``baseline``: the arm that the others are
+    compared with; None: each is compared with the untuned model. p values and verdicts of these comparisons are
+    adjusted by ``holm``. Raises ``ValueError`` if two arms have not the same queries or number of seeds, and
+    ``KeyError`` for a baseline that is no arm.
 
     >>> low, high = {"q1": 0.2, "q2": 0.4, "q3": 0.3}, {"q1": 0.4, "q2": 0.6, "q3": 0.5}
     >>> runs = {"a": {"d": [ArmRun(low, low)] * 2}, "b": {"d": [ArmRun(low, high)] * 2}}

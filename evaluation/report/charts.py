@@ -11,7 +11,7 @@ from sharpen.evaluation.report.rendering import render, source
 
 CHARACTER = 7
 """Width of one in labels, in the units of the drawing."""
-PADDING = 14
+PADDING = 18
 STANDALONE = "svg { color: #222; background: #fff; --line: #bbb; --before: #7a5c9e; --after: #1f6fb2; }\n"
 """Colours of a chart that is not in a page."""
 
@@ -85,8 +85,8 @@ def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str]) -
         width=460,
         height=460,
         frame=frame,
-        x_ticks=x.ticks(),
-        y_ticks=y.ticks(),
+        x_ticks=x.ticks(6),
+        y_ticks=y.ticks(6),
         line=(x(0), y(0), x(1), y(1)),
         points=[(anchor, x(before), y(after)) for anchor, (before, after) in points.items()],
         names=names,
