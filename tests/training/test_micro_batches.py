@@ -57,7 +57,9 @@ def test_texts_of_similar_length_go_together_and_come_back_in_their_order(model,
     columns = MicroBatches("float32").embed(model, _features(model))
     assert [rows for rows, _ in shapes] == [3] * 4
     widths = [width for _, width in shapes]
-    assert widths == sorted(widths, reverse=True) and widths[-1] == WIDTH_STEP and not any(w % WIDTH_STEP for w in widths)
+    assert (
+        widths == sorted(widths, reverse=True) and widths[-1] == WIDTH_STEP and not any(w % WIDTH_STEP for w in widths)
+    )
     alone = [[model(model.preprocess([text]))["sentence_embedding"][0] for text in texts] for texts in COLUMNS]
     for column, expected in zip(columns, alone, strict=True):
         torch.testing.assert_close(column, torch.stack(expected), rtol=1e-4, atol=1e-5)

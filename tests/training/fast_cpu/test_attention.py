@@ -144,7 +144,8 @@ def test_backward_of_compiled_attention_is_that_of_the_other(monkeypatch, one_co
     upstream = torch.randn(3, 20, 4, 8, generator=torch.Generator().manual_seed(2)).bfloat16()
     used, results = [], []
     monkeypatch.setattr(
-        "sharpen.training.fast_cpu.attention.softmax_backward_", lambda *given: used.append(1) or softmax_backward_(*given)
+        "sharpen.training.fast_cpu.attention.softmax_backward_",
+        lambda *given: used.append(1) or softmax_backward_(*given),
     )
     for dtype in (torch.bfloat16, torch.float64):
         inputs = [t.detach().to(dtype).requires_grad_() for t in tensors]

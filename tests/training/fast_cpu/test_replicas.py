@@ -58,7 +58,11 @@ def test_replicas_change_neither_loss_nor_gradient(three_rows, make_model, numbe
     results = []
     for batched in (False, True):
         model = make_model(0.0)
-        loss = make_loss(RetrieverSettings(base="packaged:tiny-bert", precision="float32"), model, None, 1) if batched else MultipleNegativesRankingLoss(model)
+        loss = (
+            make_loss(RetrieverSettings(base="packaged:tiny-bert", precision="float32"), model, None, 1)
+            if batched
+            else MultipleNegativesRankingLoss(model)
+        )
         with cores(number):
             for _ in range(2):  # gradients add up
                 value = loss(_features(model, prompt), None)
@@ -84,7 +88,9 @@ def _train(make_model, number: int, dropout: float) -> torch.Tensor:
 
 
 def test_replicas_follow_the_weights_and_have_the_dropout_of_their_micro_batches(three_rows, make_model):
-    alone, *others = (_train(make_model, number, 0.2) for number in (1, 2, 2))  # three rows a micro-batch in both, and so the same ones
+    alone, *others = (
+        _train(make_model, number, 0.2) for number in (1, 2, 2)
+    )  # three rows a micro-batch in both, and so the same ones
     assert torch.equal(*others)
     torch.testing.assert_close(alone, others[0], rtol=1e-4, atol=1e-4)
     assert not torch.allclose(alone, _train(make_model, 1, 0.0), rtol=1e-2, atol=1e-2)
