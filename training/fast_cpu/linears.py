@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from sharpen.evaluation.encoders.precision import has_bf16
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -54,7 +55,8 @@ def fused_bias(model: nn.Module) -> Iterator[None]:
     changed.
     """
     able = (
-        hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        has_bf16("cpu")  # where autocast to bf16 is emulated, the operator is not
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not recomputes(model)
