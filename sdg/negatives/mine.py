@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpen.evaluation.beir import Corpus, Queries, Query
 from sharpen.sdg.llm.budget import Spending
-from sharpen.sdg.negatives.base import FilterResult, Miner, MinerSettings, MiningResult, NegativeFilter
+from sharpen.sdg.negatives.base import FilteredRows, Miner, MinerSettings, MiningResult, NegativeFilter
 from sharpen.sdg.negatives.bm25 import BM25Miner
 from sharpen.sdg.negatives.candidates import candidates, depth_for
 from sharpen.sdg.negatives.draw import Drawn, DrawOptions, TooFew, draw
@@ -235,7 +235,7 @@ class _Mining:
         """Every miner's rows behind one filter."""
         queries = {q.id: q for q in self.queries}
         result = each.apply(before, queries, self.corpus | self.written, self.resources, self.seed)
-        result = result if isinstance(result, FilterResult) else FilterResult(result)
+        result = result if isinstance(result, FilteredRows) else FilteredRows(result)
         if result.spending is not None:
             self.spending.append(result.spending)
         kind = getattr(each, "kind", type(each).__name__)

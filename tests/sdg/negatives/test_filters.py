@@ -8,12 +8,12 @@ import pytest
 
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.models import Models
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
     Absolute,
     CrossEncoderLimit,
     FilterCounts,
-    FilterResult,
+    FilteredRows,
     Guide,
     JudgeNegatives,
     Margin,
@@ -211,5 +211,5 @@ def test_a_users_filter_may_return_rows(corpus):
 
     custom = CustomNegativeFilter(use=f"{__name__}:DropsOdd", options={"every": 2})
     result = custom.apply(_to_judge(), JUDGED, corpus, None, 0)
-    assert isinstance(result, FilterResult)
+    assert isinstance(result, FilteredRows)
     assert [n.verdict for n in result.rows["m"]["q1"]] == ["dropped", "candidate", "dropped"]

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
     Absolute,
     BM25Miner,
