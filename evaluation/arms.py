@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from pydantic import BaseModel
+
 from sharpen.evaluation.significance import (
     LEVEL,
     Groups,

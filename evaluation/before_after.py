@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from os import PathLike, fspath
+
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.report.by_query import query_changes, slices
@@ -11,8 +14,9 @@ from sharpen.evaluation.retrievers.base import Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
 
-System = str | SentenceTransformer | Retriever
-"""The name or folder of an encoder, a loaded one, or a retriever over the task's corpus."""
+System = str | PathLike | SentenceTransformer | Retriever
+"""The name or folder of an encoder (or what a training returned), a loaded one, or a retriever over the task's
+corpus."""
 
 
 def compare(
@@ -58,4 +62,6 @@ def compare(
 
 
 def _retriever(task: Task, system: System) -> Retriever:
+    if isinstance(system, PathLike):
+        system = fspath(system)
     return Dense(task.corpus, system) if isinstance(system, str | SentenceTransformer) else system

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.settings import Marker, Settings
 

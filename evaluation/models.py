@@ -73,8 +73,8 @@ class Models:
     def index(
         self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False, keep: bool = True
     ) -> Dense:
-        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays in
-        memory, for whoever asks for it again."""
+        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays
+        in memory, for whoever asks for it again."""
         chosen = encoder or self.need_base()
         key = ("index", chosen.model_dump_json(), approximate)
         known, index = self.cache.get(key, (None, None))

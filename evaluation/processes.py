@@ -76,17 +76,3 @@ def workers(number: int) -> Iterator[Callable]:
             yield pool.map
     finally:
         torch.set_num_threads(cores)  # a thread that starts later takes the number that was set last
-
-
-def from_main(value: Any) -> Any:
-    """The first process's value, on every process; the others wait for it here."""
-    if process_state().num_processes == 1:
-        return value
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
-
-
-def on_main(function: Callable[[], Any]) -> Any:
-    """What ``function`` gives on the first process, on every process. It is called there only."""
-    return from_main(function() if process_state().is_main_process else None)

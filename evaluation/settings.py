@@ -1,4 +1,5 @@
-"""Settings: what a person may choose. One class is both a part of a recipe and the argument of the library that uses it.
+"""Settings: what a person may choose. One class is both a part of a recipe and the argument of the library that uses
+it.
 
 Every field says by its marker what stands for it in a fingerprint: its value (no marker), the content of the model or
 the file that it names (``MODEL``, ``FILE``), or nothing, where it does not change the result (``UNHASHED``). The same

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
 from sharpen.evaluation.files import write_text
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
 from sharpen.evaluation.significance import (

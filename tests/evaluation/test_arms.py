@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from sharpen.evaluation.arms import ArmRun, arm_results, arms_table
 from sharpen.evaluation.significance import Seeded, holm, seed_variance, seeded_difference
 

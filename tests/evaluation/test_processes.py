@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from sharpen.evaluation.processes import end_processes, from_main, on_main, process_state
 
+from sharpen.evaluation.processes import end_processes, from_main, on_main, process_state
 from tests.processes import environment
 
 

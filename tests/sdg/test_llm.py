@@ -13,7 +13,6 @@ from sharpen.sdg.llm.client import LLMClient, api_key_from
 from sharpen.sdg.llm.embedded import locate_llm, serve
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
-from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from tests.servers import chat_answer, serve_replies
 
 

@@ -6,6 +6,7 @@ import importlib.util
 import pkgutil
 
 import pytest
+
 import sharpen.training
 
 HAS_FAST_CPU = importlib.util.find_spec("sharpen.training.fast_cpu") is not None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.files import sha256_file
@@ -18,7 +19,6 @@ from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
-
 from tests.conftest import TOPICS, encoder_weights
 from tests.processes import environment
 

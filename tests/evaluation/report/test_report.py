@@ -4,6 +4,7 @@ import re
 from xml.etree import ElementTree
 
 import pytest
+
 from sharpen.evaluation import BM25, Document, Query, Report, Task, compare
 from sharpen.evaluation.report import charts
 from sharpen.evaluation.report.by_query import query_changes
