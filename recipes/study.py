@@ -27,7 +27,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import LoadedRecipe, Override, load_recipe
 from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import check_recipe, stages_of
-from sharpen.recipes.stages.training import triplets_of
+from sharpen.recipes.stages.rows import triplets_of
 from sharpen.recipes.study_file import Study, read_study, study_name, with_prepared
 
 WEIGHTS = ("training", "model", "reranker")
