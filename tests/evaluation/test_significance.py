@@ -90,13 +90,13 @@ def test_as_many_queries_as_are_needed_find_a_gain_four_times_of_five():
     rng = np.random.default_rng(5)
     count = queries_needed(0.05, 0.25)
     assert count == 197  # (1.960 + 0.842)^2 * 25
-    found = 0
+    detected = 0
     for seed in range(500):
         d = paired_difference(
             _per_query(np.zeros(count)), _per_query(rng.normal(0.05, 0.25, count)), seed, resamples=400
         )
-        found += d.verdict == "better"
-    assert 0.75 <= found / 500 <= 0.85
+        detected += d.verdict == "better"
+    assert 0.75 <= detected / 500 <= 0.85
     assert d.detectable == pytest.approx(0.05, rel=0.2) and d.effect == pytest.approx(d.value / 0.25, rel=0.2)
 
 
@@ -192,14 +192,14 @@ def test_a_way_of_training_compared_with_itself_is_called_better_or_worse_at_mos
 
 def test_a_real_gain_over_seeds_is_found_and_its_interval_covers_it():
     rng = np.random.default_rng(5)
-    found, covered = 0, 0
+    detected, covered = 0, 0
     for _ in range(400):
         base, group = rng.choice([0.1, 0.39, 0.5, 0.63], 300), np.arange(300)
         first, second = (_runs(rng, base, group, gain, 3, 0.004) for gain in (0.0, 0.03))
         result = seeded_difference([Seeded(first, second)])
-        found += result.verdict == "better"
+        detected += result.verdict == "better"
         covered += result.interval[0] <= 0.03 <= result.interval[1]
-    assert found > 300 and covered > 0.93 * 400
+    assert detected > 300 and covered > 0.93 * 400
 
 
 def test_seeds_are_paired_and_one_seed_says_nothing_of_seeds():
