@@ -24,7 +24,7 @@ class DenseOptions(MinerSettings):
         None, description="An encoder's folder or name; null: the base of the training."
     )
     query_prompt: str | None = Field(
-        None, description="Of model; null: the model's own (for the base, what training says)."
+        None, description="Of model; null: the model's own (for the base, those of training)."
     )
     document_prompt: str | None = Field(None, description="As query_prompt.")
     block: Count = Field(100_000, description="Documents whose embeddings are in memory at once.")

@@ -66,8 +66,8 @@ class LLMMiner(MinerSettings):
         """
         if self.pool is None and not llm.asks_by_chat:
             raise InputError(
-                f"negatives.miners: {self.name or self.kind} has an LLM that continues a text and is told nothing, so"
-                " it needs examples; give pool, as pools/negatives.yaml"
+                f"negatives.miners: {self.name or self.kind} has an LLM that continues a text and gets no instruction,"
+                " so it needs examples; give pool, as pools/negatives.yaml"
             )
         pool = read_negatives_pool(Path(self.pool)) if self.pool else []
         return NegativePrompt(self, pool, llm.asks_by_chat)

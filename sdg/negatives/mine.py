@@ -241,7 +241,7 @@ class _Mining:
         kind = getattr(each, "kind", type(each).__name__)
         counts = {miner: filter_counts(before[miner], result.rows[miner]) for miner in before}
         self.filter_counts[f"filter {number}, {kind}"] = {
-            f"{miner}: {key}": n for miner, own in counts.items() for key, n in own.to_dict().items()
+            f"{miner}: {key}": n for miner, of_miner in counts.items() for key, n in of_miner.to_dict().items()
         }
         self.warn_of_thresholds(kind, counts)
         return result.rows
@@ -249,8 +249,8 @@ class _Mining:
     def warn_of_thresholds(self, kind: str, counts: Mapping[str, FilterCounts]) -> None:
         """One warning for all miners of which it says the same."""
         by_message: dict[str, list[tuple[str, ThresholdWarning]]] = {}
-        for miner, own in counts.items():
-            if warning := threshold_warning(own):
+        for miner, of_miner in counts.items():
+            if warning := threshold_warning(of_miner):
                 by_message.setdefault(warning.message, []).append((miner, warning))
         for warned in by_message.values():
             self.warn(FilterWarning(kind, tuple(miner for miner, _ in warned), warned[0][1]))

@@ -32,7 +32,7 @@ from tests.sdg.negatives.support import RecordedLLM, RecordedResources, row
 
 
 def _dropped(rows):
-    return {(n.query_id, n.doc_id) for own in rows.values() for n in own if n.verdict == "dropped"}
+    return {(n.query_id, n.doc_id) for of_query in rows.values() for n in of_query if n.verdict == "dropped"}
 
 
 def test_calibrated_limits_do_not_depend_on_a_models_scale():
@@ -124,7 +124,9 @@ def test_an_llm_judges_candidates_and_an_answer_that_fits_nothing_drops_them(cor
     recorded = RecordedLLM(ANSWERS)
     result = JudgeNegatives(per_prompt=2).apply(_to_judge(), JUDGED, corpus, RecordedResources(recorded), 0)
     verdicts = {
-        (n.query_id, n.doc_id): (n.verdict, n.reason, n.message) for own in result.rows["m"].values() for n in own
+        (n.query_id, n.doc_id): (n.verdict, n.reason, n.message)
+        for of_query in result.rows["m"].values()
+        for n in of_query
     }
     mismatch = ("dropped", Reason.JUDGE_FAILED, "judge: its answer does not match its documents")
     assert verdicts == {
@@ -198,9 +200,9 @@ class DropsOdd:
             miner: {
                 q: [
                     replace(n, verdict="dropped", reason=Reason.CUSTOM, detail="odd rank") if n.rank % self.every else n
-                    for n in own
+                    for n in of_query
                 ]
-                for q, own in of_miner.items()
+                for q, of_query in of_miner.items()
             }
             for miner, of_miner in rows.items()
         }
