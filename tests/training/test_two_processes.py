@@ -20,7 +20,7 @@ from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
 from tests.conftest import TOPICS, encoder_weights
-from tests.processes import environment
+from tests.processes import environment_with_tests
 
 POSITIVES = {i: Document(i, text[: len(text) // 2], title) for i, (title, text) in TOPICS.items()}
 NEGATIVES = {f"{i}-rest": Document(f"{i}-rest", text[len(text) // 2 :]) for i, (_, text) in TOPICS.items()}
@@ -70,7 +70,7 @@ def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict 
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [*launch, __file__, loss, folder, str(killed_at)],
-        env=environment(CUDA_VISIBLE_DEVICES=""),
+        env=environment_with_tests(CUDA_VISIBLE_DEVICES=""),
         capture_output=True,
         text=True,
         timeout=240,
