@@ -17,7 +17,6 @@ from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from sharpen.sdg.resources import Resources
-
 from tests.servers import chat_answer, serve_replies
 
 

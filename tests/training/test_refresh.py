@@ -4,8 +4,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+<<<<<<< HEAD
 
 from sharpen.evaluation.beir import Query
+=======
+from sharpen.evaluation.beir import Document, Query
+>>>>>>> training
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.training.refresh import train_with_refresh
@@ -28,20 +32,26 @@ def two_cores():
 
 
 @pytest.fixture
+def corpus(corpus):
+    """With another document for each, which answers no query: so all batches are full."""
+    return corpus | {f"{i}-rest": Document(f"{i}-rest", d.text[len(d.text) // 2 :]) for i, d in corpus.items()}
+
+
+@pytest.fixture
 def queries(corpus):
-    return {f"q-{i}": Query(f"q-{i}", f"{d.title.lower()} please") for i, d in corpus.items()}
+    return {f"q-{i}": Query(f"q-{i}", f"{d.title.lower()} please") for i, d in corpus.items() if d.title}
 
 
 class Miner:
     """Other negatives for each epoch; keeps the weights that it is given."""
 
     def __init__(self, corpus):
-        self.names, self.weights = list(corpus), []
+        self.names, self.weights = [i for i, d in corpus.items() if d.title], []
 
     def __call__(self, model):
         self.weights.append(model and torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
         by = len(self.weights)
-        return [Triplet(f"q-{i}", i, (self.names[(n + by) % 12],)) for n, i in enumerate(self.names)]
+        return [Triplet(f"q-{i}", i, (f"{self.names[(n + by) % 12]}-rest",)) for n, i in enumerate(self.names)]
 
 
 def test_each_epoch_is_mined_with_the_model_before_it_and_the_last_one_is_kept(tmp_path, corpus, queries):
