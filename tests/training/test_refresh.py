@@ -4,12 +4,8 @@ from dataclasses import replace
 
 import pytest
 import torch
-<<<<<<< HEAD
 
-from sharpen.evaluation.beir import Query
-=======
 from sharpen.evaluation.beir import Document, Query
->>>>>>> training
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.training.refresh import train_with_refresh
