@@ -40,10 +40,10 @@ def no_progress(_label: str, _total: int):
 class Models:
     """Encoders and cross-encoders with what was computed by them.
 
-    ``base``: the encoder that is to be tuned (None: whatever asks for it is an ``InputError``). ``current``: the model
-    in training, in place of the base. ``precision``: of cross-encoders. ``cache``: what is kept in memory; give the same
-    dict to several ``Models`` of one program, and they share it. ``remember_scores``: keep the scores of models, too, as
-    the arms of a comparison ask for many of the same.
+    ``base``: the encoder that is to be tuned (None: asking for it is an ``InputError``). ``current``: the model in
+    training, in place of the base. ``precision``: of cross-encoders. ``cache``: indexes and scores in memory; several
+    ``Models`` with the same dict share them. ``remember_scores``: keep the scores of models, too, as the arms of a
+    study ask for many of the same.
     """
 
     base: Encoder | None = None
@@ -73,8 +73,8 @@ class Models:
     def index(
         self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False, keep: bool = True
     ) -> Dense:
-        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays in
-        memory, for whoever asks for it again."""
+        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays
+        in memory, for whoever asks for it again."""
         chosen = encoder or self.need_base()
         key = ("index", chosen.model_dump_json(), approximate)
         known, index = self.cache.get(key, (None, None))
@@ -137,8 +137,13 @@ class Models:
 
 
 def fused_scores(pairs: Pairs, parts: Sequence[PairScores]) -> list[float]:
-    """For each pair the sum of the parts' scores, each with mean 0 and deviation 1 over a query's documents: they have
-    no scale in common."""
+    """For each pair the sum of the parts' scores, each standardized over a query's documents, as they have no scale in
+    common.
+
+    >>> pairs = [("q", "a"), ("q", "b")]
+    >>> fused_scores(pairs, [dict(zip(pairs, [10.0, 30.0])), dict(zip(pairs, [0.1, 0.9]))])
+    [-2.0, 2.0]
+    """
     rows: dict[str, list[int]] = {}
     for row, (q, _) in enumerate(pairs):
         rows.setdefault(q, []).append(row)

@@ -21,6 +21,38 @@ def process_state() -> PartialState:
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
 
 
+def on_main(function: Callable[[], Any]) -> Any:
+    """Call ``function`` on the first process and return its value on all of them. An error is raised on all of them.
+
+    The value is sent by pickling, so it should be small.
+
+    >>> on_main(lambda: 2 + 2)
+    4
+    """
+    state = process_state()
+    if state.num_processes == 1:
+        return function()
+    value, error = None, None
+    if state.is_main_process:
+        try:
+            value = function()
+        except BaseException as raised:  # the others wait for a value and would wait for ever
+            error = raised
+    value, error = broadcast_object_list([value, error])
+    if error is not None:
+        raise error
+    return value
+
+
+def from_main(value: Any) -> Any:
+    """The first process's ``value``, on all processes.
+
+    >>> from_main("a")
+    'a'
+    """
+    return on_main(lambda: value)
+
+
 def end_processes() -> None:
     """Wait for all processes of ``accelerate launch`` and take their connection down.
 
@@ -44,17 +76,3 @@ def workers(number: int) -> Iterator[Callable]:
             yield pool.map
     finally:
         torch.set_num_threads(cores)  # a thread that starts later takes the number that was set last
-
-
-def from_main(value: Any) -> Any:
-    """The first process's value, on every process; the others wait for it here."""
-    if process_state().num_processes == 1:
-        return value
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
-
-
-def on_main(function: Callable[[], Any]) -> Any:
-    """What ``function`` gives on the first process, on every process. It is called there only."""
-    return from_main(function() if process_state().is_main_process else None)

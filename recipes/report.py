@@ -9,7 +9,7 @@ from sharpen.evaluation.contamination import Overlap, overlap
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.files import write_text
 from sharpen.evaluation.metrics import PRIMARY
-from sharpen.evaluation.report.by_query import SHOWN, QueryChange, query_changes, slices
+from sharpen.evaluation.report.by_query import TOP_K, QueryChange, query_changes, slices
 from sharpen.evaluation.report.charts import curves
 from sharpen.evaluation.report.comparison import Comparison, code, kinds_table, markdown
 from sharpen.evaluation.report.page import page
@@ -88,7 +88,7 @@ def _moved(changes: list[QueryChange]) -> list[str]:
             for i, first, second in change.relevant_ranks
         ]
         lines += [
-            f"    - {verb} the top {SHOWN}, rank {hit.rank}: {code(hit.doc_id)} {code(hit.text)}"
+            f"    - {verb} the top {TOP_K}, rank {hit.rank}: {code(hit.doc_id)} {code(hit.text)}"
             for verb, hits in (("left", change.left), ("entered", change.entered))
             for hit in hits
             if not hit.grade

@@ -15,8 +15,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
-from sharpen.evaluation.arms import ArmResult, ArmRun, tabulate
-from sharpen.evaluation.arms import table as arms_table
+from sharpen.evaluation.arms import ArmResult, ArmRun, arm_results, arms_table
 from sharpen.evaluation.datasets import load_task
 from sharpen.evaluation.files import InputError, slug, write_json, write_text
 from sharpen.evaluation.metrics import PRIMARY
@@ -28,7 +27,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import LoadedRecipe, Override, load_recipe
 from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import check_recipe, stages_of
-from sharpen.recipes.stages.training import triplets_of
+from sharpen.recipes.stages.rows import triplets_of
 from sharpen.recipes.study_file import Study, read_study, study_name, with_prepared
 
 WEIGHTS = ("training", "model", "reranker")
@@ -85,10 +84,10 @@ def compare_arms(path: Path, console: Console, more: Sequence[str] = ()) -> list
     runner = _Runner(study, path, console, runs_of(study, path, more), prepared_runs(study, path, more))
     runner.check()
     runner.prepare()
-    done: dict[tuple[str, str, int], ArmRun] = {}
+    done: dict[str, dict[str, list[ArmRun]]] = {arm: {} for arm in study.arms}
     for seed in study.seeds:
         for run, scores in runner.run_seed(seed):
-            done[run.arm, run.dataset, seed] = scores.as_arm_run()
+            done[run.arm].setdefault(run.dataset, []).append(scores.as_arm_run())
             before, after = (fmean(side.values()) for side in (scores.before, scores.after))
             console.print(
                 f"{run.dataset}, seed {seed}, {run.arm}: {PRIMARY} {before:.4f} before, {after:.4f} after,"
@@ -97,7 +96,7 @@ def compare_arms(path: Path, console: Console, more: Sequence[str] = ()) -> list
                 soft_wrap=True,
             )
     groups = {run.dataset: _groups(run) for run in reversed(runner.runs)}
-    results = tabulate(list(study.arms), study.seeds, done, groups, study.baseline)
+    results = arm_results(done, groups, study.baseline)
     _write(study, results, runner.runs[0].folder.parents[1], console)
     return results
 

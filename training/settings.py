@@ -172,7 +172,7 @@ class ValidationSettings(Settings):
     500
     """
 
-    data: str | None = Field(
+    data: Annotated[str | None, UNHASHED] = Field(
         None,
         description=(
             "Queries and qrels, as in evaluation. null: the generated queries of the documents that split.dev holds"

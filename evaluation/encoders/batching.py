@@ -16,8 +16,8 @@ from sharpen.evaluation.processes import process_state, workers
 CHARACTERS_PER_TOKEN = 4
 
 SORTED_AT_ONCE = 4096
-"""Texts, the longest first by characters, that are tokenised and sorted by tokens before the next ones: their token
-IDs take about 50 MiB. Measured on functions of code, sorted by characters alone: a quarter of all tokens was padding."""
+"""Texts, the longest first by characters, that are tokenised and sorted by tokens before the next ones: their token IDs
+take about 50 MiB. Measured on functions of code, sorted by characters alone: a quarter of all tokens was padding."""
 
 SORTED_FIRST = 512
 """Of the longest texts, fewer: nothing is computed until these are tokenised."""

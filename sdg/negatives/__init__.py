@@ -9,7 +9,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
-        "base": ["FilterResult", "Miner", "MinerSettings", "MiningResult", "NegativeFilter"],
+        "base": ["FilteredRows", "Miner", "MinerSettings", "MiningResult", "NegativeFilter"],
         "bm25": ["BM25Miner"],
         "candidates": ["depth_for"],
         "cross_encoder": ["CrossEncoderMiner"],

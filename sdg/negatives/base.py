@@ -58,7 +58,7 @@ class Miner(Protocol):
 
 
 @dataclass(frozen=True)
-class FilterResult:
+class FilteredRows:
     """The rows behind a filter: the same rows in the same order, some of them with another verdict and a reason."""
 
     rows: MinedRows
@@ -70,7 +70,7 @@ class NegativeFilter(Protocol):
 
     def apply(
         self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int
-    ) -> FilterResult | MinedRows:
+    ) -> FilteredRows | MinedRows:
         """The rows, some of them dropped or relabelled. ``corpus``: all documents in them, written ones, too.
 
         Under ``accelerate launch`` every process calls this, and all must get the same.
@@ -107,10 +107,3 @@ class MinerSettings(Settings):
     def needs_base(self) -> bool:
         """Whether it uses the base encoder, whose fingerprint is then a part of the result's."""
         return False
-
-
-def first_process(function: Any) -> Any:
-    """What ``function()`` gives on the first process of ``accelerate launch``, on all of them: an LLM is asked once."""
-    from sharpen.evaluation.processes import from_main, process_state  # loads torch
-
-    return from_main(function() if process_state().is_main_process else None)

@@ -24,7 +24,7 @@ class DenseOptions(MinerSettings):
         None, description="An encoder's folder or name; null: the base of the training."
     )
     query_prompt: str | None = Field(
-        None, description="Of model; null: the model's own (for the base, what training says)."
+        None, description="Of model; null: the model's own (for the base, those of training)."
     )
     document_prompt: str | None = Field(None, description="As query_prompt.")
     block: Count = Field(100_000, description="Documents whose embeddings are in memory at once.")
@@ -55,7 +55,9 @@ class DenseOptions(MinerSettings):
         texts = {q.id: q.text for q in queries}
         encoder = self.encoder(resources)
         if len(corpus) <= self.block:
-            return resources.models.index(corpus, encoder, self.approximate).search(texts, depth)
+            # another encoder's index is asked for again only where several runs mine with it
+            keep = encoder is None or resources.models.remember_scores
+            return resources.models.index(corpus, encoder, self.approximate, keep).search(texts, depth)
         return self._in_blocks(texts, corpus, depth, resources)
 
     def _in_blocks(self, texts: dict[str, str], corpus: Corpus, depth: int, resources: Resources) -> Run:

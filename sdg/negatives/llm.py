@@ -16,14 +16,14 @@ from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import FILE, Count
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
 from sharpen.sdg.filters.text import first_words, words
+from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
-from sharpen.sdg.negatives.base import MinerSettings, MiningResult, first_process
+from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 from sharpen.sdg.negatives.pool import NegativesExample, read_negatives_pool
 from sharpen.sdg.negatives.record import PassageProblem, RejectedPassage
 from sharpen.sdg.prompts import template
 
 if TYPE_CHECKING:
-    from sharpen.sdg.llm.client import Answer, Request
     from sharpen.sdg.resources import Resources
 
 MIN_WORDS = 5
@@ -66,8 +66,8 @@ class LLMMiner(MinerSettings):
         """
         if self.pool is None and not llm.asks_by_chat:
             raise InputError(
-                f"negatives.miners: {self.name or self.kind} has an LLM that continues a text and is told nothing, so"
-                " it needs examples; give pool, as pools/negatives.yaml"
+                f"negatives.miners: {self.name or self.kind} has an LLM that continues a text and gets no instruction,"
+                " so it needs examples; give pool, as pools/negatives.yaml"
             )
         pool = read_negatives_pool(Path(self.pool)) if self.pool else []
         return NegativePrompt(self, pool, llm.asks_by_chat)
@@ -97,7 +97,9 @@ class LLMMiner(MinerSettings):
                 answers = llm.ask(prompt.requests(queries, corpus, seed, warm_up), use)
                 return self._collect(queries, answers, corpus, llm)
 
-        return first_process(ask)
+        from sharpen.evaluation.processes import on_main  # loads torch
+
+        return on_main(ask)
 
     def _collect(self, queries: Sequence[Query], answers: Sequence[Answer], corpus: Corpus, llm: Any) -> MiningResult:
         known = {document.copy_key for document in corpus.values()}
@@ -126,7 +128,7 @@ class LLMMiner(MinerSettings):
             else:
                 kept.append(text)
         problem = PassageProblem.LLM_ERROR if answer.error else PassageProblem.MISSING
-        missing = RejectedPassage(query.id, answer.text[-200:], problem, answer.error.partition(":")[0])
+        missing = RejectedPassage(query.id, answer.text[-200:], problem, answer.error_kind)
         return kept, rejected + [missing] * (self.negatives - len(passages))
 
 
@@ -144,8 +146,6 @@ class NegativePrompt:
 
         ``warm_up``: the beginning that all prompts have in common is sent ahead, for a server's prefix cache.
         """
-        from sharpen.sdg.llm.client import Request  # loads openai
-
         examples = self.draw(seed)
         ahead = None
         if warm_up and not self.chat:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sharpen.evaluation.beir import Corpus, Queries, Query
 from sharpen.sdg.llm.budget import Spending
-from sharpen.sdg.negatives.base import FilterResult, Miner, MinerSettings, MiningResult, NegativeFilter
+from sharpen.sdg.negatives.base import FilteredRows, Miner, MinerSettings, MiningResult, NegativeFilter
 from sharpen.sdg.negatives.bm25 import BM25Miner
 from sharpen.sdg.negatives.candidates import candidates, depth_for
 from sharpen.sdg.negatives.draw import Drawn, DrawOptions, TooFew, draw
@@ -235,13 +235,13 @@ class _Mining:
         """Every miner's rows behind one filter."""
         queries = {q.id: q for q in self.queries}
         result = each.apply(before, queries, self.corpus | self.written, self.resources, self.seed)
-        result = result if isinstance(result, FilterResult) else FilterResult(result)
+        result = result if isinstance(result, FilteredRows) else FilteredRows(result)
         if result.spending is not None:
             self.spending.append(result.spending)
         kind = getattr(each, "kind", type(each).__name__)
         counts = {miner: filter_counts(before[miner], result.rows[miner]) for miner in before}
         self.filter_counts[f"filter {number}, {kind}"] = {
-            f"{miner}: {key}": n for miner, own in counts.items() for key, n in own.to_dict().items()
+            f"{miner}: {key}": n for miner, of_miner in counts.items() for key, n in of_miner.to_dict().items()
         }
         self.warn_of_thresholds(kind, counts)
         return result.rows
@@ -249,8 +249,8 @@ class _Mining:
     def warn_of_thresholds(self, kind: str, counts: Mapping[str, FilterCounts]) -> None:
         """One warning for all miners of which it says the same."""
         by_message: dict[str, list[tuple[str, ThresholdWarning]]] = {}
-        for miner, own in counts.items():
-            if warning := threshold_warning(own):
+        for miner, of_miner in counts.items():
+            if warning := threshold_warning(of_miner):
                 by_message.setdefault(warning.message, []).append((miner, warning))
         for warned in by_message.values():
             self.warn(FilterWarning(kind, tuple(miner for miner, _ in warned), warned[0][1]))

@@ -75,12 +75,22 @@ MinedRows = Mapping[str, Rows]
 class PassageProblem(StrEnum):
     """Why a passage that an LLM wrote is not used."""
 
-    TOO_SHORT = "too short"
+    TOO_SHORT = "too_short"
     REPEATED = "repeated"
-    COPY_OF_POSITIVE = "copy of a positive"
-    IN_CORPUS = "document of the corpus"
-    MISSING = "missing from the answer"
-    LLM_ERROR = "LLM error"
+    COPY_OF_POSITIVE = "copy_of_positive"
+    IN_CORPUS = "in_corpus"
+    MISSING = "missing"
+    LLM_ERROR = "llm_error"
+
+
+_PASSAGE_MESSAGES = {
+    PassageProblem.TOO_SHORT: "too short",
+    PassageProblem.REPEATED: "repeated",
+    PassageProblem.COPY_OF_POSITIVE: "copy of a positive",
+    PassageProblem.IN_CORPUS: "document of the corpus",
+    PassageProblem.MISSING: "missing from the answer",
+    PassageProblem.LLM_ERROR: "LLM error",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +110,8 @@ class RejectedPassage:
         >>> RejectedPassage("q1", "", PassageProblem.LLM_ERROR, "timeout").message
         'LLM error: timeout'
         """
-        return f"{self.reason}: {self.detail}" if self.detail else str(self.reason)
+        message = _PASSAGE_MESSAGES[self.reason]
+        return f"{message}: {self.detail}" if self.detail else message
 
 
 def write_negatives(path: Path, negatives: Iterable[Negative]) -> None:

@@ -133,7 +133,7 @@ def test_a_file_of_questions(tmp_path: Path, corpus, name: str):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("question,text\na,b\n", "line 1: the header lacks document"),
         ("question,document\na,\n", "line 2: expected a question and a document"),
@@ -143,9 +143,9 @@ def test_a_file_of_questions(tmp_path: Path, corpus, name: str):
         ("", "line 1: the header lacks document, question"),
     ],
 )
-def test_bad_files_of_questions(tmp_path: Path, corpus, text: str, said: str):
+def test_bad_files_of_questions(tmp_path: Path, corpus, text: str, message: str):
     (tmp_path / "q.csv").write_text(text)
-    assert said in _error(load_task, str(tmp_path / "q.csv"), "test", corpus)
+    assert message in _error(load_task, str(tmp_path / "q.csv"), "test", corpus)
     assert "no such file" in _error(load_task, str(tmp_path / "none.csv"))
 
 

@@ -58,12 +58,12 @@ def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
         with cores(number):
             by_cores[number] = encode(minilm, texts, batch_size=3)
             assert torch.get_num_threads() == number
-    mine = by_cores[1]
-    assert np.array_equal(by_cores[3], mine)
-    theirs = minilm.encode(texts, normalize_embeddings=True)
-    assert mine.dtype == np.float32 and mine.shape == (7, 384)
-    assert np.allclose(np.linalg.norm(mine, axis=1), 1, atol=1e-5)
-    assert (mine * theirs).sum(1).min() > 0.999
+    vectors = by_cores[1]
+    assert np.array_equal(by_cores[3], vectors)
+    expected = minilm.encode(texts, normalize_embeddings=True)
+    assert vectors.dtype == np.float32 and vectors.shape == (7, 384)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors * expected).sum(1).min() > 0.999
 
 
 def test_dense_search_is_exact(corpus, minilm):
@@ -111,9 +111,9 @@ def test_nearest_is_exact_or_almost():
     products = queries @ vectors.T
     assert np.allclose(scores, -np.sort(-products, axis=1)[:, :10], atol=1e-5)
     assert np.allclose(np.take_along_axis(products, rows, axis=1), scores, atol=1e-5)
-    _, found = nearest(queries, vectors, 10, approximate=True)
-    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), found.tolist(), strict=True)]) > 0.95
-    assert np.array_equal(found, nearest(queries, vectors, 10, approximate=True)[1])
+    _, approximate = nearest(queries, vectors, 10, approximate=True)
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), approximate.tolist(), strict=True)]) > 0.95
+    assert np.array_equal(approximate, nearest(queries, vectors, 10, approximate=True)[1])
     assert nearest(queries, vectors[:3], 10)[1].shape == (100, 3)
 
 
@@ -125,15 +125,15 @@ def test_a_corpus_of_stop_words_finds_nothing():
 
 def test_weights_are_bf16_while_encoding_and_as_they_were_after_it(minilm, corpus):
     before = {name: tensor.clone() for name, tensor in minilm.state_dict().items()}
-    seen = []
-    hook = minilm[0].register_forward_hook(lambda *_: seen.append(next(minilm.parameters()).dtype))
+    dtypes = []
+    hook = minilm[0].register_forward_hook(lambda *_: dtypes.append(next(minilm.parameters()).dtype))
     try:
         vectors = encode(minilm, [d.content for d in corpus.values()])
         with pytest.raises(RuntimeError, match="stop"), in_precision(minilm):
             raise RuntimeError("stop")
     finally:
         hook.remove()
-    assert set(seen) == {torch.bfloat16 if has_bf16("cpu") else torch.float32}
+    assert set(dtypes) == {torch.bfloat16 if has_bf16("cpu") else torch.float32}
     assert all(torch.equal(tensor, before[name]) for name, tensor in minilm.state_dict().items())
     plain = minilm.encode([d.content for d in corpus.values()], normalize_embeddings=True)
     assert (vectors * plain).sum(axis=1).min() > 0.999

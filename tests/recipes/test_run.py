@@ -208,8 +208,8 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
         f" 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
     )
     filters = (
-        "{copying: {max_fraction: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0,"
-        " llm: {embedded: smollm2-135m-instruct}}}"
+        "{copying: {max_fraction: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge:"
+        " {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
     )
     result = sharpen(
         "run",

@@ -1,80 +1,88 @@
-from collections import Counter
-from itertools import chain
+import hashlib
+from types import SimpleNamespace
 
-from accelerate.data_loader import BatchSamplerShard
-from hypothesis import given
-from hypothesis import strategies as st
+import pytest
 
-from sharpen.evaluation.beir import Document, Query, text_key
-from sharpen.evaluation.encoders.load import load_encoder
-from sharpen.training.triplets import NoFalseNegativesSampler, TextCollator, Triplet, make_triplets, to_dataset
+from sharpen.evaluation.beir import Query
+from sharpen.evaluation.files import InputError
+from sharpen.training.triplets import Triplet, make_triplets
 
-ids = st.integers(0, 14).map(lambda n: f"d{n}")
-# texts repeat: d0, d5 and d10 are copies of one another
-CORPUS = {f"d{n}": Document(f"d{n}", f"text {n % 5 if n < 11 else n}") for n in range(15)}
+QUERIES = {q: Query(q, q, {"positives": ids}) for q, ids in {"q1": ["a", "b"], "q2": ["c"], "q3": ["d"]}.items()}
 
 
-@given(
-    st.lists(
-        st.builds(Triplet, st.integers(0, 9).map(lambda n: f"q{n}"), ids, st.tuples(ids)), min_size=1, max_size=30
-    ),
-    st.sampled_from([2, 4, 8]),
-    st.sampled_from([1, 2]),
-    st.integers(1, 3),
+def _rows(*rows: str) -> list[SimpleNamespace]:
+    """Of "query document miner verdict"."""
+    return [
+        SimpleNamespace(**dict(zip(("query_id", "doc_id", "miner", "verdict"), r.split(), strict=True))) for r in rows
+    ]
+
+
+NEGATIVES = _rows(
+    "q1 w bm25 dropped",
+    "q1 x bm25 kept",
+    "q1 y dense kept",
+    "q2 x dense kept",
+    "q2 z bm25 relabelled",
+    "q3 x bm25 candidate",
 )
-def test_batches_hold_no_false_negatives_and_every_row_once_an_epoch(triplets, batch_size, processes, epochs):
-    sampler = NoFalseNegativesSampler(triplets, CORPUS, batch_size, processes, 1, epochs)
-    parts = list(sampler)
-    assert len(sampler) == len(parts) and len(parts) % processes == 0
-    batches = [[*chain(*parts[i : i + processes])] for i in range(0, len(parts), processes)]
-    rows = [row for batch in batches for row in batch]
-    assert max(Counter(rows).values(), default=0) <= epochs
-    if processes == 1:
-        assert sorted(rows) == sorted([*range(len(triplets))] * epochs)
-    known: dict[str, set[str]] = {}
-    for t in triplets:
-        known.setdefault(t.query_id, set()).add(text_key(CORPUS[t.positive_id].content))
-    for batch in batches:
-        assert len(batch) <= batch_size
-        for a in batch:
-            for b in batch:
-                documents = {text_key(CORPUS[i].content) for i in (triplets[b].positive_id, *triplets[b].negative_ids)}
-                assert a == b or not known[triplets[a].query_id] & documents
 
 
-def test_one_and_two_processes_see_the_same_batches_and_epochs_differ():
-    triplets = [Triplet(f"q{n}", f"d{n}", ()) for n in range(64)]
-    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(64)}
-    one, two = (NoFalseNegativesSampler(triplets, corpus, 16, processes, 5, epochs=2) for processes in (1, 2))
-    assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip(*[iter(two)] * 2, strict=True)]
-    first, second = list(one)[:4], list(one)[4:]
-    assert first != second and sorted(chain(*first)) == sorted(chain(*second)) == list(range(64))
+def test_a_row_for_each_positive_and_too_few_negatives_are_left_out_and_counted():
+    triplets, left_out = make_triplets(QUERIES, NEGATIVES, 2)
+    assert triplets == [Triplet("q1", "a", ("x", "y")), Triplet("q1", "b", ("x", "y"))] and left_out == 2
+    triplets, left_out = make_triplets(QUERIES.values(), NEGATIVES, 1)
+    assert [t.query_id for t in triplets] == ["q1", "q1", "q2", "q2"] and left_out == 1
 
 
-def test_accelerate_hands_out_every_batch_also_the_short_ones():
-    triplets = [Triplet(f"q{n}", f"d{n}", ()) for n in range(11)]
-    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(11)}
-    sampler = NoFalseNegativesSampler(triplets, corpus, 4, 2, 0, epochs=3)
-    shards = [list(BatchSamplerShard(sampler, 2, rank, even_batches=False)) for rank in (0, 1)]
-    assert [len(shard) for shard in shards] == [len(sampler) // 2] * 2 == [8, 8]
-    assert [batch for pair in zip(*shards, strict=True) for batch in pair] == list(sampler)
+def test_without_negatives_every_query_has_its_rows():
+    triplets, left_out = make_triplets(QUERIES, [], 0)
+    assert [(t.query_id, t.positive_id, t.negative_ids) for t in triplets] == [
+        ("q1", "a", ()),
+        ("q1", "b", ()),
+        ("q2", "c", ()),
+        ("q3", "d", ()),
+    ]
+    assert left_out == 0
+    assert make_triplets(QUERIES, NEGATIVES, 0, "concatenation")[0][:2] == triplets[:2]
 
 
-def test_too_few_negatives_are_left_out_and_counted():
-    triplets, left_out = make_triplets({"q1": ["a", "b"], "q2": ["c"]}, {"q1": ["x", "y"], "q2": ["x"]}, 2)
-    assert triplets == [Triplet("q1", "a", ("x", "y")), Triplet("q1", "b", ("x", "y"))] and left_out == 1
-    assert len(make_triplets({"q1": ["a"]}, {}, 0)[0]) == 1
+def test_relabelled_rows_are_positives():
+    triplets, _ = make_triplets(QUERIES, NEGATIVES, 1)
+    assert triplets[2:] == [Triplet("q2", "c", ("x",)), Triplet("q2", "z", ("x",))]
+    assert QUERIES["q2"].metadata == {"positives": ["c"]}
 
 
-def test_texts_are_looked_up_when_the_batch_is_made(corpus):
-    model = load_encoder("packaged:tiny-bert")
-    collator = TextCollator(model.preprocess, prompts={"anchor": "query: "})
-    collator.set_texts({"q": Query("q", "tune it")}, corpus, 0)
-    rows = list(to_dataset([Triplet("q", "guitar", ("piano",))]))
-    assert rows == [{"anchor": "q", "positive": "guitar", "negative_1": "piano"}]
-    batch = collator(rows)
-    decode = lambda column: model.tokenizer.decode(batch[f"{column}_input_ids"][0], skip_special_tokens=True)  # noqa: E731
-    assert decode("anchor") == "query : tune it"
-    assert decode("positive").startswith("tuning a guitar tune the strings") and decode("negative_1").startswith(
-        "cleaning a piano"
-    )
+def test_a_concatenation_has_a_row_for_each_miner():
+    triplets, left_out = make_triplets(QUERIES, NEGATIVES, 1, "concatenation")
+    assert [(t.query_id, t.positive_id, *t.negative_ids) for t in triplets] == [
+        ("q1", "a", "x"),
+        ("q1", "b", "x"),
+        ("q1", "a", "y"),
+        ("q1", "b", "y"),
+        ("q2", "c", "x"),
+        ("q2", "z", "x"),
+    ]
+    assert left_out == 1
+    turned, _ = make_triplets(QUERIES, NEGATIVES, 1, "concatenation", miners=["dense", "bm25"])
+    assert turned == triplets[2:] + triplets[:2]
+
+
+@pytest.mark.parametrize("mix", ["instance", "concatenation"])
+def test_rows_are_drawn_by_seed_and_query_whatever_else_there_is(mix):
+    queries = {f"q{n}": Query(f"q{n}", "", {"positives": [f"d{n}"]}) for n in range(40)}
+    rows = _rows(*(f"q{n} x {miner} kept" for n in range(40) for miner in ("bm25", "dense")))
+    drawn, left_out = make_triplets(queries, rows, 1, mix, max_rows=10, seed=5)
+    assert len(drawn) == 10 and left_out == 0
+    assert [t.query_id for t in drawn] != [t.query_id for t in make_triplets(queries, rows, 1, mix, 10, seed=6)[0]]
+    # the draw that earlier versions made, so that a run can be repeated
+    sources = [""] if mix == "instance" else ["bm25", "dense"]
+    keys = {
+        (source, q): hashlib.sha256(f"5/{q}/d{q[1:]}/{source}".encode()).digest() for source in sources for q in queries
+    }
+    lowest = sorted(keys, key=keys.get)[:10]
+    assert [t.query_id for t in drawn] == [q for source in sources for q in queries if (source, q) in lowest]
+
+
+def test_rows_of_other_queries_are_an_error():
+    with pytest.raises(InputError, match="'q9', which is not among the queries"):
+        make_triplets(QUERIES, _rows("q9 x bm25 kept"), 1)

@@ -15,11 +15,12 @@ from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.processes import end_processes, process_state
 from sharpen.training.retriever import train_retriever
-from sharpen.training.settings import LossSettings, RetrieverSettings
-from sharpen.training.trainer import Validation
+from sharpen.training.settings import RetrieverSettings
+from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
+from sharpen.training.validation import Validation
 from tests.conftest import TOPICS, encoder_weights
-from tests.processes import environment
+from tests.processes import environment_with_tests
 
 POSITIVES = {i: Document(i, text[: len(text) // 2], title) for i, (title, text) in TOPICS.items()}
 NEGATIVES = {f"{i}-rest": Document(f"{i}-rest", text[len(text) // 2 :]) for i, (_, text) in TOPICS.items()}
@@ -69,7 +70,7 @@ def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict 
     folder.mkdir(exist_ok=True)
     done = subprocess.run(
         [*launch, __file__, loss, folder, str(killed_at)],
-        env=environment(CUDA_VISIBLE_DEVICES=""),
+        env=environment_with_tests(CUDA_VISIBLE_DEVICES=""),
         capture_output=True,
         text=True,
         timeout=240,
@@ -82,8 +83,9 @@ def main(loss: str, folder: str, killed_at: str) -> None:
     queries = {f"q-{i}": Query(f"q-{i}", f"{d.title.lower()} please") for i, d in POSITIVES.items()}
     triplets = [Triplet(f"q-{i}", i, (negative,)) for i, negative in zip(POSITIVES, reversed(NEGATIVES), strict=True)]
     settings = RetrieverSettings(
-        "packaged:tiny-bert",
-        LossSettings(loss, mini_batch_size=2),
+        base="packaged:tiny-bert",
+        loss=loss,
+        mini_batch_size=2,
         epochs=4,
         batch_size=4,
         learning_rate=3e-4,
@@ -92,35 +94,19 @@ def main(loss: str, folder: str, killed_at: str) -> None:
     )
 
     def closeness(model) -> float:
-        asked, found = (
-            encode(model, [q.text for q in queries.values()]),
-            encode(model, [d.content for d in POSITIVES.values()]),
-        )
-        return float((asked * found).sum(axis=1).mean())
+        texts = [q.text for q in queries.values()], [d.content for d in POSITIVES.values()]
+        vectors = [encode(model, column) for column in texts]
+        return float((vectors[0] * vectors[1]).sum(axis=1).mean())
 
     def kill(progress) -> None:
         if progress.step == int(killed_at) and process_state().process_index == 1:
             os.kill(os.getpid(), signal.SIGKILL)
 
     validation = Validation("closeness", closeness, evaluations=4, patience=None)
-    done = train_retriever(
-        triplets,
-        queries,
-        CORPUS,
-        settings,
-        Path(folder) / "m",
-        1,
-        validation=validation,
-        work=Path(folder) / "work",
-        progress=kill,
-    )
+    run = TrainingRun(work=Path(folder) / "work", progress=kill, validation=validation)
+    result = train_retriever(queries, triplets, CORPUS, settings, Path(folder) / "m", 1, run)
     if process_state().is_main_process:
-        rows = {
-            "log": done.log,
-            "validated": done.validated,
-            "kept_step": done.kept_step,
-            "resumed_from": done.resumed_from,
-        }
+        rows = result.to_dict() | {"resumed_from": result.resumed_from}
         (Path(folder) / "done.json").write_text(json.dumps(rows))
     end_processes()
 

@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sharpen.evaluation.encoders.precision import has_bf16
+
 LARGE_EMBEDDING = 4096
 """Rows of an embedding from which on its gradients are gathered."""
 
@@ -54,7 +56,8 @@ def fused_bias(model: nn.Module) -> Iterator[None]:
     changed.
     """
     able = (
-        hasattr(torch.ops.mkldnn, "_linear_pointwise")
+        has_bf16("cpu")  # where autocast to bf16 is emulated, the operator is not
+        and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         and torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and not recomputes(model)

@@ -12,13 +12,13 @@ from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
 from sharpen.sdg.filters.text import first_words
+from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
-from sharpen.sdg.negatives.base import FilterResult, first_process
+from sharpen.sdg.negatives.base import FilteredRows
 from sharpen.sdg.negatives.record import MinedRows, Negative, Reason, Rows, Verdict
 from sharpen.sdg.prompts import template
 
 if TYPE_CHECKING:
-    from sharpen.sdg.llm.client import Answer, Request
     from sharpen.sdg.resources import Resources
 
 
@@ -54,12 +54,12 @@ class JudgeNegatives(Settings):
     def needs_base(self) -> bool:
         return False
 
-    def apply(self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int) -> FilterResult:
+    def apply(self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int) -> FilteredRows:
         """Ask about every candidate. An answer without exactly one verdict for each document of its prompt drops them
         all, as nobody can say which is whose. Raises ``InputError`` if no LLM is given or it cannot be reached."""
         chat = resources.llm_settings(self.llm).asks_by_chat
 
-        def ask() -> FilterResult:
+        def ask() -> FilteredRows:
             number = sum(1 for of_miner in rows.values() for _ in self._batches(of_miner))
             with resources.progress("judging negatives", number) as advance, resources.open_llm(self.llm) as llm:
 
@@ -71,14 +71,14 @@ class JudgeNegatives(Settings):
                 for miner, of_miner in rows.items():
                     answers = llm.ask(self.requests(of_miner, queries, corpus, chat), use)
                     judged[miner] = self.judge(of_miner, answers)
-                return FilterResult(judged, llm.spending)
+                return FilteredRows(judged, llm.spending)
 
-        return first_process(ask)
+        from sharpen.evaluation.processes import on_main  # loads torch
+
+        return on_main(ask)
 
     def requests(self, rows: Rows, queries: Queries, corpus: Corpus, chat: bool) -> Iterator[Request]:
         """A prompt for each ``per_prompt`` candidates of a query."""
-        from sharpen.sdg.llm.client import Request  # loads openai
-
         for batch in self._batches(rows):
             documents = [first_words(corpus[n.doc_id].content, self.max_document_words) for n in batch.rows]
             prompt = template("judge_negatives.j2").render(query=queries[batch.query_id].text, documents=documents)
@@ -106,7 +106,7 @@ class JudgeNegatives(Settings):
 
     def _judgements(self, answer: Answer, count: int) -> list[_Judgement | None]:
         if answer.error:
-            detail = f"judge: LLM error: {answer.error.partition(':')[0]}"
+            detail = f"judge: LLM error: {answer.error_kind}"
             return [_Judgement("dropped", Reason.JUDGE_FAILED, detail)] * count
         if (relevant := parse_verdicts(answer.text, count)) is None:
             detail = "judge: its answer does not match its documents"

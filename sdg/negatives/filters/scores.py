@@ -12,7 +12,7 @@ from pydantic import Field
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.scorers import BASE, ENCODER, ScorerName, needs_base
 from sharpen.evaluation.settings import MODEL, ModelName, Settings
-from sharpen.sdg.negatives.base import FilterResult
+from sharpen.sdg.negatives.base import FilteredRows
 from sharpen.sdg.negatives.filters.calibration import (
     Calibration,
     PairScores,
@@ -45,7 +45,7 @@ class ScoreFilter(Settings):
         """Whether the base's scores are a part of the scorer's."""
         return needs_base(self.scored_by())
 
-    def apply(self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int) -> FilterResult:
+    def apply(self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int) -> FilteredRows:
         """Drop the candidates above the limit. Raises ``InputError`` if the scorer's model cannot be loaded."""
         pairs = [
             (n.query_id, n.doc_id)
@@ -55,13 +55,13 @@ class ScoreFilter(Settings):
             if n.verdict == "candidate"
         ]
         if not pairs:
-            return FilterResult(rows)
+            return FilteredRows(rows)
         by_chance = random_pairs(queries, corpus, seed)
         pairs = list(dict.fromkeys([*pairs, *positive_pairs(queries.values()), *by_chance]))
         scores = resources.models.score(self.scored_by(), pairs, queries, corpus)
         calibration = calibrate(queries.values(), scores, [scores[pair] for pair in by_chance])
         limit, detail = self.limit(calibration)
-        return FilterResult({miner: drop_above(of_miner, scores, limit, detail) for miner, of_miner in rows.items()})
+        return FilteredRows({miner: drop_above(of_miner, scores, limit, detail) for miner, of_miner in rows.items()})
 
 
 def drop_above(rows: Rows, scores: PairScores, limit: Limit, detail: str) -> dict[str, list[Negative]]:

@@ -16,7 +16,7 @@ MOST, LEAST = 0.5, 0.005
 def resolve_verdicts(rows: MinedRows, corpus: Corpus) -> dict[str, dict[str, list[Negative]]]:
     """One verdict for a query and a text, whichever miner offers it: what one miner's rows lose is no candidate in
     another's, nor are copies of what has become a positive, which it becomes once."""
-    result = {miner: {q: list(own) for q, own in of_miner.items()} for miner, of_miner in rows.items()}
+    result = {miner: {q: list(of_query) for q, of_query in of_miner.items()} for miner, of_miner in rows.items()}
     for query_id in dict.fromkeys(q for of_miner in rows.values() for q in of_miner):
         verdicts = _verdicts_by_text(rows, query_id, corpus)
         relabelled: set[str] = set()

@@ -64,13 +64,13 @@ def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(mo
     model.tokenizer.padding_side = padding_side
     assert is_right_padded_text(model.preprocess(TEXTS)) == (padding_side == "right")
     done = []
-    found = encode(model, TEXTS, prompt="query: ", progress=done.append)
+    result = encode(model, TEXTS, prompt="query: ", progress=done.append)
     expected = plain.encode([f"query: {text}" for text in TEXTS], batch_size=1, normalize_embeddings=True)
     assert sum(done) == len(TEXTS)
     if padding_side == "right":
-        assert (found * expected).sum(1).min() > 0.999
+        assert (result * expected).sum(1).min() > 0.999
     else:  # BERT counts positions from the left, padding too: near, and still each text's own
-        assert (found @ expected.T).argmax(1).tolist() == list(range(len(TEXTS)))
+        assert (result @ expected.T).argmax(1).tolist() == list(range(len(TEXTS)))
 
 
 def test_scores_of_pairs_are_those_of_sentence_transformers(monkeypatch):
@@ -79,6 +79,6 @@ def test_scores_of_pairs_are_those_of_sentence_transformers(monkeypatch):
     model = load_cross_encoder("packaged:tiny-bert", device="cpu", new_head=True)
     torch.nn.init.normal_(model.model.classifier.weight, std=1.0)
     pairs = [(a, b) for a in TEXTS[:3] for b in TEXTS]
-    found = score_pairs(model, pairs)
+    result = score_pairs(model, pairs)
     expected = model.predict(pairs, batch_size=1, activation_fn=torch.nn.Identity())
-    assert np.ptp(expected) > 0.5 and np.abs(np.array(found) - expected).max() < 0.05 * np.ptp(expected)
+    assert np.ptp(expected) > 0.5 and np.abs(np.array(result) - expected).max() < 0.05 * np.ptp(expected)

@@ -11,7 +11,7 @@ from typing import Any
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.sdg.llm.budget import Spending
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.llm.messages import Answer
 
 SEED = 5
 WORDS = [

@@ -52,10 +52,13 @@ def filtered(rows, queries, scores, names):
         "guide": calibration.positives.__getitem__,
     }
     for name in names:
-        before, rows = rows, {miner: drop_above(own, scores, limits[name], name) for miner, own in rows.items()}
+        before, rows = (
+            rows,
+            {miner: drop_above(of_miner, scores, limits[name], name) for miner, of_miner in rows.items()},
+        )
         for miner in rows:
             counts = filter_counts(before[miner], rows[miner])
-            left = sum(n.verdict == "candidate" for own in rows[miner].values() for n in own)
+            left = sum(n.verdict == "candidate" for of_query in rows[miner].values() for n in of_query)
             assert counts.candidates - counts.dropped == left
     return rows
 
@@ -81,24 +84,24 @@ def test_no_positive_no_copy_of_one_no_sibling_and_nothing_held_out_is_drawn(
     held_out_texts = {corpus[i].copy_key for i in held_out}
     short = 0
     for query in queries:
-        own = [n for n in drawn.rows if n.query_id == query.id]
+        of_query = [n for n in drawn.rows if n.query_id == query.id]
         positive = corpus[query.metadata["positives"][0]]
-        for n in kept(own):
+        for n in kept(of_query):
             document = corpus[n.doc_id]
             assert n.doc_id not in held_out
             assert text_key(document.text or document.title) not in held_out_texts
             assert document.copy_key != positive.copy_key and document.doc_id != positive.doc_id
-        by_row = Counter((n.miner if mix == "concatenation" else "", n.doc_id) for n in kept(own))
+        by_row = Counter((n.miner if mix == "concatenation" else "", n.doc_id) for n in kept(of_query))
         assert not by_row or max(by_row.values()) == 1
         wanted = (per_query + more) * (len(rows) if mix == "concatenation" else 1)
-        assert len(kept(own)) <= wanted
+        assert len(kept(of_query)) <= wanted
         # what was dropped is kept with its reason, once for each miner that ranks it
-        assert Counter((n.miner, n.doc_id) for n in own if n.verdict == "dropped") == Counter(
+        assert Counter((n.miner, n.doc_id) for n in of_query if n.verdict == "dropped") == Counter(
             (n.miner, n.doc_id) for of_miner in rows.values() for n in of_miner[query.id] if n.verdict == "dropped"
         )
         if len(rows) == 1 and too_few == "leave_out":
             allowed = sum(n.verdict == "candidate" for of_miner in rows.values() for n in of_miner[query.id])
-            assert len(kept(own)) == min(wanted, allowed)
+            assert len(kept(of_query)) == min(wanted, allowed)
             short += allowed < per_query
     if len(rows) == 1 and too_few == "leave_out":
         assert drawn.too_few == short
@@ -113,11 +116,11 @@ def test_candidates_are_the_ranks_of_what_may_be_one(data):
     _corpus, queries, _held_out, runs, rows, (first, last), _, _seed = data
     for name, run in runs.items():
         for query in queries:
-            own = rows[name][query.id]
-            dropped = {n.doc_id for n in own if n.verdict == "dropped"}
+            of_query = rows[name][query.id]
+            dropped = {n.doc_id for n in of_query if n.verdict == "dropped"}
             allowed = [i for i in ranking(run[query.id]) if i not in dropped]
-            assert [n.doc_id for n in own if n.verdict == "candidate"] == allowed[first - 1 : last]
-            for n in own:
+            assert [n.doc_id for n in of_query if n.verdict == "candidate"] == allowed[first - 1 : last]
+            for n in of_query:
                 assert n.score == run[query.id][n.doc_id] and ranking(run[query.id])[n.rank - 1] == n.doc_id
 
 

@@ -8,12 +8,12 @@ import pytest
 
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.models import Models
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
     Absolute,
     CrossEncoderLimit,
     FilterCounts,
-    FilterResult,
+    FilteredRows,
     Guide,
     JudgeNegatives,
     Margin,
@@ -32,7 +32,7 @@ from tests.sdg.negatives.support import RecordedLLM, RecordedResources, row
 
 
 def _dropped(rows):
-    return {(n.query_id, n.doc_id) for own in rows.values() for n in own if n.verdict == "dropped"}
+    return {(n.query_id, n.doc_id) for of_query in rows.values() for n in of_query if n.verdict == "dropped"}
 
 
 def test_calibrated_limits_do_not_depend_on_a_models_scale():
@@ -124,7 +124,9 @@ def test_an_llm_judges_candidates_and_an_answer_that_fits_nothing_drops_them(cor
     recorded = RecordedLLM(ANSWERS)
     result = JudgeNegatives(per_prompt=2).apply(_to_judge(), JUDGED, corpus, RecordedResources(recorded), 0)
     verdicts = {
-        (n.query_id, n.doc_id): (n.verdict, n.reason, n.message) for own in result.rows["m"].values() for n in own
+        (n.query_id, n.doc_id): (n.verdict, n.reason, n.message)
+        for of_query in result.rows["m"].values()
+        for n in of_query
     }
     mismatch = ("dropped", Reason.JUDGE_FAILED, "judge: its answer does not match its documents")
     assert verdicts == {
@@ -198,9 +200,9 @@ class DropsOdd:
             miner: {
                 q: [
                     replace(n, verdict="dropped", reason=Reason.CUSTOM, detail="odd rank") if n.rank % self.every else n
-                    for n in own
+                    for n in of_query
                 ]
-                for q, own in of_miner.items()
+                for q, of_query in of_miner.items()
             }
             for miner, of_miner in rows.items()
         }
@@ -211,5 +213,5 @@ def test_a_users_filter_may_return_rows(corpus):
 
     custom = CustomNegativeFilter(use=f"{__name__}:DropsOdd", options={"every": 2})
     result = custom.apply(_to_judge(), JUDGED, corpus, None, 0)
-    assert isinstance(result, FilterResult)
+    assert isinstance(result, FilteredRows)
     assert [n.verdict for n in result.rows["m"]["q1"]] == ["dropped", "candidate", "dropped"]

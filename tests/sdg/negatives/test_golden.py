@@ -44,19 +44,19 @@ def test_the_same_rows_and_counts_as_before(name):
     part, more = name.rsplit("/", 1)
     corpus = golden_corpus()
     llm = LLMSettings(base_url="http://localhost:1/v1", model="golden")
-    told = []
+    messages = []
     mined = mine_with_settings(
         golden_queries(corpus),
         corpus,
         NegativesSettings.model_validate(PARTS[part]),
         held_out=HELD_OUT,
         more=int(more),
-        resources=GoldenResources(GoldenModels(), llm, warn=told.append),
+        resources=GoldenResources(GoldenModels(), llm, warn=messages.append),
         seed=SEED,
     )
     assert sums(mined.rows) == tuple(EXPECTED[name]["sums"])
     assert mined.counts == EXPECTED[name]["counts"]
-    assert told == EXPECTED[name]["warnings"] == [w.message for w in mined.warnings]
+    assert messages == EXPECTED[name]["warnings"] == [w.message for w in mined.warnings]
     assert len(mined.written) == EXPECTED[name]["written"]
 
 

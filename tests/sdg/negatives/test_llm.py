@@ -8,7 +8,7 @@ import pytest
 
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives import LLMMiner, NegativesExample, NegativesSettings, PassageProblem, read_negatives_pool
 from sharpen.sdg.negatives.candidates import candidates

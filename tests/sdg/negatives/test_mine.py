@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
     Absolute,
     BM25Miner,
@@ -99,11 +99,11 @@ def test_without_negatives_nothing_is_mined(corpus):
 
 
 def test_warnings_are_values_and_are_given_to_the_person(corpus):
-    told = []
+    messages = []
     settings = NegativesSettings(per_query=3, miners=[BM25Miner(ranks=(1, 2))])
-    mined = mine_with_settings(QUERIES, corpus, settings, resources=Resources(warn=told.append))
+    mined = mine_with_settings(QUERIES, corpus, settings, resources=Resources(warn=messages.append))
     assert mined.warnings == [TooFewWarning(2, 2, "leave_out")]
-    assert told == [
+    assert messages == [
         "negatives: 2 of 2 queries have fewer than wanted and are left out of the training (negatives.too_few)."
     ]
     strict = mine_negatives(
@@ -111,11 +111,11 @@ def test_warnings_are_values_and_are_given_to_the_person(corpus):
         corpus,
         {"a": BM25Miner(), "b": BM25Miner()},
         [Absolute(scorer="bm25", max=0.0)],
-        resources=Resources(warn=told.append),
+        resources=Resources(warn=messages.append),
     )
     warning = strict.warnings[0]
     assert (warning.kind, warning.miners, warning.warning.fraction) == ("absolute", ("a", "b"), 1.0)
-    assert "negatives.filters: absolute takes 100% of the candidates" in told[1] and told[1].endswith("(a, b).")
+    assert "negatives.filters: absolute takes 100% of the candidates" in messages[1] and messages[1].endswith("(a, b).")
 
 
 def test_what_llms_write_and_judge_is_counted(corpus):

@@ -193,6 +193,6 @@ def test_a_users_miner_comes_from_a_file_and_its_sum_is_in_the_fingerprint(tmp_p
 def test_reading_settings_loads_no_model_library():
     code = (
         "import sys; import sharpen.sdg.negatives as n; n.NegativesSettings(); n.LLMMiner(); n.mine_negatives;"
-        "print(sorted({'torch', 'sentence_transformers', 'datasets', 'faiss'} & set(sys.modules)))"
+        "print(sorted({'torch', 'sentence_transformers', 'datasets', 'faiss', 'openai'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
