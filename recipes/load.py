@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.yaml_files import read_yaml
 from sharpen.recipes.explain import explain
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.yaml_text import (
@@ -22,7 +23,6 @@ from sharpen.recipes.yaml_text import (
     beside,
     dump_yaml,
     merge,
-    read_yaml,
     restore,
     substitute,
     with_files_beside,

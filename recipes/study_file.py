@@ -10,8 +10,9 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from sharpen.evaluation.files import InputError, slug
 from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.yaml_files import read_yaml
 from sharpen.recipes.load import Override
-from sharpen.recipes.yaml_text import read_yaml, with_files_beside
+from sharpen.recipes.yaml_text import with_files_beside
 
 Overrides = tuple[str | dict[str, Any], ...]
 """As on the command line, or parts of a recipe."""

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
+from ruamel.yaml.error import YAMLError
 
 from sharpen.evaluation.files import InputError
 
@@ -43,21 +43,6 @@ class Places:
             if keys and value_at(raw, keys[:2] if len(keys) > 1 else keys) is not None:
                 return line_of(path, raw, keys)
         return line_of(self.path, self.raw, keys)
-
-
-def read_yaml(path: Path) -> Any:
-    """The content of a YAML file, with the lines of its keys. Raises ``InputError`` (file and line)."""
-    try:
-        return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except YAMLError as error:  # control characters
-        raise InputError(f"{path}: not valid YAML: {error}") from None
 
 
 def apply_override(raw: dict, override: str) -> None:

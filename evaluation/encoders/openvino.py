@@ -7,6 +7,7 @@ All others, and a few texts, for which compiling would take longer than it saves
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import warnings
 import zlib
@@ -28,6 +29,9 @@ from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.tokens import is_right_padded_text
 
+# OpenVINO tells its makers of every import and every conversion where this package is at hand; with None in its place
+# the stand-in that it has for such cases is used
+sys.modules.setdefault("openvino_telemetry", None)
 try:
     import openvino
 except ImportError:  # the extra sharpen[openvino]

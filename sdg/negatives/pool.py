@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.yaml_files import read_yaml
 
 KEYS = {"query", "document", "negatives"}
 
@@ -25,7 +23,7 @@ class NegativesExample:
 
 def read_negatives_pool(path: Path) -> list[NegativesExample]:
     """Read a YAML list of ``{query, document, negatives}``. Raises ``InputError`` (file and line)."""
-    rows = _read_yaml(path)
+    rows = read_yaml(path)
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected a list of examples, each with query, document and negatives")
     examples = []
@@ -47,17 +45,3 @@ def _parse(row: Any) -> NegativesExample | None:
         return None
     query, document, *negatives = (" ".join(t.split()) for t in texts)
     return NegativesExample(query, document, tuple(negatives))
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return YAML(typ="rt").load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except YAMLError as error:  # control characters
-        raise InputError(f"{path}: not valid YAML: {error}") from None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.settings import Marker
+from sharpen.evaluation.yaml_files import read_yaml
 
 T = TypeVar("T")
 
@@ -64,20 +65,7 @@ def read_pool(path: str | Path, parse: Callable[[Any], T] = parse_example, keys:
 
     Raises ``InputError`` (file and line).
     """
-    from ruamel.yaml import YAML
-    from ruamel.yaml.error import MarkedYAMLError, YAMLError
-
-    try:
-        rows = YAML(typ="rt").load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
-    except UnicodeDecodeError:
-        raise InputError(f"{path}: not UTF-8 text") from None
-    except MarkedYAMLError as error:
-        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
-        raise InputError(f"{path}{line}: not valid YAML: {error.problem}") from None
-    except YAMLError as error:  # control characters
-        raise InputError(f"{path}: not valid YAML: {error}") from None
+    rows = read_yaml(Path(path))
     if not isinstance(rows, list) or not rows:
         raise InputError(f"{path}: expected a list of examples, each with {keys}")
     examples = []
