@@ -131,3 +131,9 @@ def test_the_fingerprint_of_a_precision_names_what_computes(monkeypatch):
     monkeypatch.setattr(openvino, "openvino", None)
     assert precision.precision_digest("float32") == "float32"
     assert precision.precision_digest("auto") in ("float32", "bf16")
+
+
+def test_openvino_has_nobody_to_tell_of_its_use():
+    import openvino.tools.ovc.convert_impl as convert
+
+    assert convert.tm.__name__.endswith("telemetry_stub")
