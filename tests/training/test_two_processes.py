@@ -68,9 +68,10 @@ def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict 
     ]
     launch += ["--multi_gpu"] if processes > 1 else []
     folder.mkdir(exist_ok=True)
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]  # for what tests share
     done = subprocess.run(
         [*launch, __file__, loss, folder, str(killed_at)],
-        env=environment(CUDA_VISIBLE_DEVICES=""),
+        env=environment(CUDA_VISIBLE_DEVICES="", PYTHONPATH=os.pathsep.join(path)),
         capture_output=True,
         text=True,
         timeout=240,
