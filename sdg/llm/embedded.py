@@ -179,8 +179,8 @@ def _main(gguf: str, slots: str, context: str, threads: str) -> None:
     parameters.n_parallel = int(slots)
     parameters.n_ctx = int(context) * int(slots)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(threads)
-    # idle threads sleep at once: those that poll take the time from which a busy one waits for its turn. Beside one busy
-    # process of another session a query took 5 s where it took minutes, and as long as before on a quiet machine
+    # threads without work sleep at once: those that poll take the core that a busy one waits for, where other processes
+    # want it, too; on a quiet machine it is as quick as polling
     parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
     parameters.n_gpu_layers = 0
     parameters.offline = True
