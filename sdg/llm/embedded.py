@@ -179,6 +179,9 @@ def _main(gguf: str, slots: str, context: str, threads: str) -> None:
     parameters.n_parallel = int(slots)
     parameters.n_ctx = int(context) * int(slots)
     parameters.cpuparams.n_threads = parameters.cpuparams_batch.n_threads = int(threads)
+    # threads without work sleep at once: those that poll take the core that a busy one waits for, where other processes
+    # want it, too; on a quiet machine it is as quick as polling
+    parameters.cpuparams.poll = parameters.cpuparams_batch.poll = 0
     parameters.n_gpu_layers = 0
     parameters.offline = True
     parameters.use_jinja = True
