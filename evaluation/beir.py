@@ -11,6 +11,7 @@ import csv
 import hashlib
 import re
 import unicodedata
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,8 @@ class Document:
 
 @dataclass(frozen=True, slots=True)
 class Query:
+    """What is searched for; ``metadata["positives"]``, where it is there, lists the IDs of its relevant documents."""
+
     id: str
     text: str
     metadata: dict[str, Any] = field(default_factory=dict)
@@ -61,7 +64,12 @@ Run = dict[str, dict[str, float]]
 
 
 def chunks_by_document(corpus: Corpus) -> dict[str, list[Document]]:
-    """Document ID to the chunks that it was cut into (itself, where nothing was cut), in the order of the corpus."""
+    """Document ID to the chunks that it was cut into (itself, where nothing was cut), in the order of the corpus.
+
+    >>> corpus = {i: Document(i, "text", metadata={"chunk_of": "a"}) for i in ("a/1", "a/2")}
+    >>> {name: len(chunks) for name, chunks in chunks_by_document(corpus).items()}
+    {'a': 2}
+    """
     result: dict[str, list[Document]] = {}
     for chunk in corpus.values():
         result.setdefault(chunk.doc_id, []).append(chunk)
@@ -107,12 +115,16 @@ def read_queries(path: Path) -> Queries:
 
 
 def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: Iterable[str] | None = None) -> Qrels:
-    """Read a qrels file in BEIR's form. With ``queries`` and ``documents``, every ID must be one of theirs.
+    """Read a qrels file in BEIR's form: a header, then query ID, document ID and grade, separated by tabs.
 
-    Raises ``InputError`` (file and line) for a bad row and for an ID that is not known.
+    ``documents``: all that there are; another one is an error. ``queries``: all that there are; rows of other queries
+    are left out, and of rows that name a document twice for a query the last one counts. Both are counted in a warning.
+    Raises ``InputError`` (file and line) for a bad row and for a document that is not known.
     """
     known = None if documents is None else set(documents)
     qrels: Qrels = {}
+    unknown_queries: list[str] = []
+    repeated = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
             rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -127,10 +139,13 @@ def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: 
                         f" tabs; found {row!r}"
                     ) from None
                 if queries is not None and query_id not in queries:
-                    raise InputError(f"{path}, line {number}: query {query_id!r} is not in queries.jsonl")
+                    unknown_queries.append(query_id)
+                    continue
                 if known is not None and doc_id not in known:
                     raise InputError(f"{path}, line {number}: document {doc_id!r} is not in the corpus")
-                qrels.setdefault(query_id, {})[doc_id] = grade
+                grades = qrels.setdefault(query_id, {})
+                repeated += doc_id in grades
+                grades[doc_id] = grade
     except UnicodeDecodeError as error:
         raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     except FileNotFoundError:
@@ -138,6 +153,17 @@ def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: 
         raise InputError(
             f"{path}: no such file" + (f"; the splits there are {', '.join(splits)}" if splits else "")
         ) from None
+    if unknown_queries:
+        warnings.warn(
+            f"{path}: {len(unknown_queries):,} rows are of queries that are not in queries.jsonl, as"
+            f" {unknown_queries[0]!r}; they are left out",
+            stacklevel=2,
+        )
+    if repeated:
+        warnings.warn(
+            f"{path}: {repeated:,} rows repeat a query and a document of an earlier row; the last one counts",
+            stacklevel=2,
+        )
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         raise InputError(f"{path}: no relevant document for any query; nothing can be measured with it")
     return qrels
@@ -162,7 +188,11 @@ def write_qrels(path: Path, qrels: Qrels) -> None:
 
 
 def text_key(text: str) -> str:
-    """Hash by which two texts are the same: after NFKC, lower case, and with white space folded."""
+    """Hash by which two texts are the same: after NFKC, lower case, and with white space folded.
+
+    >>> text_key("The  Bread") == text_key("the bread")
+    True
+    """
     normal = _SPACE.sub(" ", unicodedata.normalize("NFKC", text)).strip().casefold()
     return hashlib.sha256(normal.encode()).hexdigest()[:32]
 

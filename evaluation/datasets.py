@@ -7,11 +7,11 @@ import difflib
 import hashlib
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sharpen.evaluation.beir import (
     Corpus,
@@ -95,15 +95,36 @@ Unknown = Literal["error", "drop"]
 
 @dataclass(frozen=True, eq=False)
 class Task:
-    """Queries to search a corpus by, and what is right."""
+    """A corpus to search, queries, and which documents answer them.
 
-    name: str
+    ``corpus`` and ``queries``: by ID, or any iterable of ``Document`` and ``Query``. ``qrels``: query ID to document ID
+    to grade; None: the IDs in each query's ``metadata["positives"]``, with grade 1. Queries without a relevant document
+    are left out. ``by_document``: qrels name documents, and a document that was cut into chunks has the score of its
+    best chunk; False: qrels name chunks, and chunks are ranked. Raises ``InputError`` if no query is left.
+
+    >>> task = Task([Document("d1", "Ice flows downhill.")], [Query("q1", "glacier")], {"q1": {"d1": 1}}, name="ice")
+    >>> task.name, task.texts, task.qrels
+    ('ice', {'q1': 'glacier'}, {'q1': {'d1': 1}})
+    """
+
     corpus: Corpus
     queries: Queries
-    """Those that have a relevant document."""
-    qrels: Qrels
+    qrels: Qrels | None = None
+    name: str = "task"
     by_document: bool = True
-    """The qrels name documents: one that was cut into chunks counts by its best one."""
+
+    def __post_init__(self) -> None:
+        corpus, queries = _by_id(self.corpus), _by_id(self.queries)
+        qrels = self.qrels
+        if qrels is None:
+            qrels = {q.id: dict.fromkeys(q.metadata.get("positives", ()), 1) for q in queries.values()}
+        if self.by_document:
+            qrels = {q: _by_document(grades, corpus) for q, grades in qrels.items()}
+        qrels = {q: grades for q, grades in qrels.items() if q in queries and any(g > 0 for g in grades.values())}
+        if not qrels:
+            raise InputError(f"{self.name}: no query has a relevant document; nothing can be measured with it")
+        for name, value in (("corpus", corpus), ("queries", {q: queries[q] for q in qrels}), ("qrels", qrels)):
+            object.__setattr__(self, name, value)
 
     @cached_property
     def groups(self) -> dict[str, str]:
@@ -117,6 +138,7 @@ class Task:
 
     @property
     def texts(self) -> dict[str, str]:
+        """Query ID to text."""
         return {query.id: query.text for query in self.queries.values()}
 
 
@@ -143,16 +165,13 @@ def load_task(
         corpus = {i: Document(i, text) for text, i in ids.items()}
         qrels = {q: {ids[text]: grade for text, grade in grades.items()} for q, grades in qrels.items()}
     known = _known(corpus)
-    qrels = {q: _by_document({d: g for d, g in grades.items() if d in known}, corpus) for q, grades in qrels.items()}
-    qrels = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
-    if not qrels:
+    qrels = {q: {d: g for d, g in grades.items() if d in known} for q, grades in qrels.items()}
+    if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         raise InputError(
             f"{files.get('qrels') or files['questions']}: none of its documents is in the corpus that is searched"
         )
     name = Path(data).name if Path(data).expanduser().exists() else data
-    return Task(
-        name if "questions" in files else f"{name}, split {split}", corpus, {q: queries[q] for q in qrels}, qrels
-    )
+    return Task(corpus, queries, qrels, name if "questions" in files else f"{name}, split {split}")
 
 
 def load_tasks(data: str, split: str = "test") -> list[Task]:
@@ -186,7 +205,7 @@ def read_judged(data: str, split: str, documents: Iterable[str] | None = None) -
 def find_dataset(name_or_folder: str) -> Path:
     """The folder of a dataset in BEIR layout, given as a folder or as the name of a dataset of BEIR or NanoBEIR.
 
-    A name is looked for in ``$SHARPEN_DATA``, ``data``, ``../shared/data`` and the cache, and then fetched: BEIR's from
+    A name is looked for in ``$SHARPEN_DATA``, ``data`` and the cache, and then fetched: BEIR's from
     its public server, and compared with its published sum; NanoBEIR's from the hub. Raises ``InputError`` that says
     where to put the files when there is no network.
     """
@@ -200,7 +219,7 @@ def find_dataset(name_or_folder: str) -> Path:
             f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected"
         )
     places = [Path(p) for p in os.environ.get("SHARPEN_DATA", "").split(os.pathsep) if p]
-    places += [Path("data"), Path("../shared/data"), cache_folder() / "beir"]
+    places += [Path("data"), cache_folder() / "beir"]
     for place in places:
         if (place / folder / "corpus.jsonl").is_file():
             return place / folder
@@ -241,10 +260,10 @@ def _fetch_beir(name: str, cache: Path, where: str) -> Path:
             archive = Path(scratch) / f"{name}.zip"
             download_url(url, str(archive))
             with archive.open("rb") as file:
-                found = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
-            if found != BEIR_DATASETS[name]:
+                md5 = hashlib.file_digest(file, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+            if md5 != BEIR_DATASETS[name]:
                 raise InputError(
-                    f"{url}: its MD5 sum is {found}, and BEIR publishes {BEIR_DATASETS[name]}: the download broke off,"
+                    f"{url}: its MD5 sum is {md5}, and BEIR publishes {BEIR_DATASETS[name]}: the download broke off,"
                     f" or the file is another one; try again, or {where}"
                 )
             unzip(str(archive), scratch)
@@ -304,7 +323,7 @@ def _questions(path: Path) -> Iterator[tuple[int, str, str, int]]:
         rows: Iterable[tuple[int, dict]] = read_jsonl(path)
     else:
         rows = _csv_rows(path)
-    found = False
+    is_empty = True
     for number, row in rows:
         question, document, grade = row.get(QUESTION), row.get(DOCUMENT), row.get(GRADE, 1)
         if (
@@ -321,9 +340,9 @@ def _questions(path: Path) -> Iterator[tuple[int, str, str, int]]:
             value = int(grade) if grade not in (None, "") else 1
         except (TypeError, ValueError):
             raise InputError(f"{path}, line {number}: {GRADE} must be a whole number, found {grade!r}") from None
-        found = True
+        is_empty = False
         yield number, question.strip(), document.strip(), value
-    if not found:
+    if is_empty:
         raise InputError(f"{path}: no question in it; rows with {QUESTION} and {DOCUMENT} are expected")
 
 
@@ -344,6 +363,10 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
         raise InputError(f"{path}: not a CSV file ({error})") from None
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+
+
+def _by_id(items: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+    return dict(items) if isinstance(items, Mapping) else {item.id: item for item in items}
 
 
 def _known(corpus: Corpus) -> set[str]:

@@ -1,5 +1,7 @@
-"""Retrieval metrics per query: each is a few lines over the ranks of the relevant documents. Equal to trec_eval's and
-BEIR's."""
+"""Retrieval metrics by query: each is a few lines over the ranks of the relevant documents.
+
+The values are those of trec_eval and BEIR.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
 
 import numpy as np
+
 from sharpen.evaluation.beir import Qrels, Run
 
 METRICS = ("ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10")
@@ -15,7 +18,7 @@ PRIMARY = "ndcg@10"
 PerQuery = dict[str, dict[str, float]]
 """Metric to query ID to value, 0 to 1."""
 
-Found = Sequence[tuple[int, int]]
+RelevantRanks = Sequence[tuple[int, int]]
 """Rank from 1 and grade of each relevant document within the depth, best first."""
 
 
@@ -28,6 +31,9 @@ def evaluate(qrels: Qrels, run: Run, metrics: Iterable[str] = METRICS) -> PerQue
     query that the run does not answer counts 0, where trec_eval would leave it out of the mean. Scores are compared in
     single precision and ties broken by document ID in descending order, as trec_eval does. Raises ``ValueError`` for a
     metric of another name.
+
+    >>> evaluate({"q1": {"a": 1}}, {"q1": {"b": 2.0, "a": 1.0}}, ["mrr@10"])
+    {'mrr@10': {'q1': 0.5}}
     """
     wanted = {metric: parse_metric(metric) for metric in metrics}
     result: PerQuery = {metric: {} for metric in wanted}
@@ -35,13 +41,13 @@ def evaluate(qrels: Qrels, run: Run, metrics: Iterable[str] = METRICS) -> PerQue
         relevant = {doc_id: grade for doc_id, grade in grades.items() if grade > 0}
         if not relevant:
             continue
-        found, ideal = _found(relevant, run.get(query_id, {})), sorted(relevant.values(), reverse=True)
+        ranks, ideal = _relevant_ranks(relevant, run.get(query_id, {})), sorted(relevant.values(), reverse=True)
         for metric, (value, depth) in wanted.items():
-            result[metric][query_id] = value([f for f in found if f[0] <= depth], ideal, depth)
+            result[metric][query_id] = value([r for r in ranks if r[0] <= depth], ideal, depth)
     return result
 
 
-def parse_metric(metric: str) -> tuple[Callable[[Found, Sequence[int], int], float], int]:
+def parse_metric(metric: str) -> tuple[Callable[[RelevantRanks, Sequence[int], int], float], int]:
     """The function and the depth of ``ndcg@10``. Raises ``ValueError`` for what is none."""
     kind, _, depth = metric.partition("@")
     if kind not in _METRICS or not depth.isdigit() or int(depth) == 0:
@@ -51,33 +57,33 @@ def parse_metric(metric: str) -> tuple[Callable[[Found, Sequence[int], int], flo
     return _METRICS[kind], int(depth)
 
 
-def _found(relevant: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[int, int]]:
-    """Only the relevant documents' ranks are counted: nothing is sorted, which would take most of the time."""
+def _relevant_ranks(relevant: Mapping[str, int], scores: Mapping[str, float]) -> list[tuple[int, int]]:
+    """Ranks by counting higher scores: sorting all documents would take most of the time."""
     present = [(doc_id, grade) for doc_id, grade in relevant.items() if doc_id in scores]
     if not present:
         return []
     values, ids = np.fromiter(scores.values(), dtype=np.float32, count=len(scores)), None
-    found = []
+    ranks = []
     for doc_id, grade in present:
-        own = np.float32(scores[doc_id])
-        rank = 1 + int(np.count_nonzero(values > own))
-        if np.count_nonzero(values == own) > 1:
+        score = np.float32(scores[doc_id])
+        rank = 1 + int(np.count_nonzero(values > score))
+        if np.count_nonzero(values == score) > 1:
             ids = ids or list(scores)
-            rank += sum(ids[place] > doc_id for place in np.flatnonzero(values == own))
-        found.append((rank, grade))
-    return sorted(found)
+            rank += sum(ids[row] > doc_id for row in np.flatnonzero(values == score))
+        ranks.append((rank, grade))
+    return sorted(ranks)
 
 
-def _ndcg(found: Found, ideal: Sequence[int], depth: int) -> float:
+def _ndcg(ranks: RelevantRanks, ideal: Sequence[int], depth: int) -> float:
     best = sum(grade / log2(rank + 1) for rank, grade in enumerate(ideal[:depth], start=1))
-    return sum(grade / log2(rank + 1) for rank, grade in found) / best
+    return sum(grade / log2(rank + 1) for rank, grade in ranks) / best
 
 
-_METRICS: dict[str, Callable[[Found, Sequence[int], int], float]] = {
+_METRICS: dict[str, Callable[[RelevantRanks, Sequence[int], int], float]] = {
     "ndcg": _ndcg,
-    "hit_rate": lambda found, ideal, depth: float(bool(found)),
-    "recall": lambda found, ideal, depth: len(found) / len(ideal),
-    "precision": lambda found, ideal, depth: len(found) / depth,
-    "mrr": lambda found, ideal, depth: 1 / found[0][0] if found else 0.0,
-    "map": lambda found, ideal, depth: sum(n / rank for n, (rank, _) in enumerate(found, start=1)) / len(ideal),
+    "hit_rate": lambda ranks, ideal, depth: float(bool(ranks)),
+    "recall": lambda ranks, ideal, depth: len(ranks) / len(ideal),
+    "precision": lambda ranks, ideal, depth: len(ranks) / depth,
+    "mrr": lambda ranks, ideal, depth: 1 / ranks[0][0] if ranks else 0.0,
+    "map": lambda ranks, ideal, depth: sum(n / rank for n, (rank, _) in enumerate(ranks, start=1)) / len(ideal),
 }

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, model_digest
@@ -39,10 +40,10 @@ def no_progress(_label: str, _total: int):
 class Models:
     """Encoders and cross-encoders with what was computed by them.
 
-    ``base``: the encoder that is to be tuned (None: whatever asks for it is an ``InputError``). ``current``: the model
-    in training, in place of the base. ``precision``: of cross-encoders. ``cache``: what is kept in memory; give the same
-    dict to several ``Models`` of one program, and they share it. ``remember_scores``: keep the scores of models, too, as
-    the arms of a comparison ask for many of the same.
+    ``base``: the encoder that is to be tuned (None: asking for it is an ``InputError``). ``current``: the model in
+    training, in place of the base. ``precision``: of cross-encoders. ``cache``: indexes and scores in memory; several
+    ``Models`` with the same dict share them. ``remember_scores``: keep the scores of models, too, as the arms of a
+    study ask for many of the same.
     """
 
     base: Encoder | None = None
@@ -69,8 +70,11 @@ class Models:
         chosen = encoder or self.need_base()
         return load_encoder(chosen.model, max_seq_length=chosen.max_seq_length, attention=chosen.attention)
 
-    def index(self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False) -> Dense:
-        """The dense index of ``corpus`` by ``encoder`` (None: the base). The last one of each encoder stays in memory."""
+    def index(
+        self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False, keep: bool = True
+    ) -> Dense:
+        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays
+        in memory, for whoever asks for it again."""
         chosen = encoder or self.need_base()
         key = ("index", chosen.model_dump_json(), approximate)
         known, index = self.cache.get(key, (None, None))
@@ -85,7 +89,8 @@ class Models:
                     progress=advance,
                     approximate=approximate,
                 )
-            self.cache[key] = corpus, index
+            if keep:
+                self.cache[key] = corpus, index
         return index
 
     def score(self, scorer: str, pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
@@ -132,8 +137,13 @@ class Models:
 
 
 def fused_scores(pairs: Pairs, parts: Sequence[PairScores]) -> list[float]:
-    """For each pair the sum of the parts' scores, each with mean 0 and deviation 1 over a query's documents: they have
-    no scale in common."""
+    """For each pair the sum of the parts' scores, each standardized over a query's documents, as they have no scale in
+    common.
+
+    >>> pairs = [("q", "a"), ("q", "b")]
+    >>> fused_scores(pairs, [dict(zip(pairs, [10.0, 30.0])), dict(zip(pairs, [0.1, 0.9]))])
+    [-2.0, 2.0]
+    """
     rows: dict[str, list[int]] = {}
     for row, (q, _) in enumerate(pairs):
         rows.setdefault(q, []).append(row)

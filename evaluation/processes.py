@@ -6,9 +6,11 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Any
 
 import torch
 from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 
 
 def process_state() -> PartialState:
@@ -17,6 +19,38 @@ def process_state() -> PartialState:
     The time-out is long because all processes wait while the first one asks an LLM.
     """
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
+
+
+def on_main(function: Callable[[], Any]) -> Any:
+    """Call ``function`` on the first process and return its value on all of them. An error is raised on all of them.
+
+    The value is sent by pickling, so it should be small.
+
+    >>> on_main(lambda: 2 + 2)
+    4
+    """
+    state = process_state()
+    if state.num_processes == 1:
+        return function()
+    value, error = None, None
+    if state.is_main_process:
+        try:
+            value = function()
+        except BaseException as raised:  # the others wait for a value and would wait for ever
+            error = raised
+    value, error = broadcast_object_list([value, error])
+    if error is not None:
+        raise error
+    return value
+
+
+def from_main(value: Any) -> Any:
+    """The first process's ``value``, on all processes.
+
+    >>> from_main("a")
+    'a'
+    """
+    return on_main(lambda: value)
 
 
 def end_processes() -> None:

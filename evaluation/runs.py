@@ -63,12 +63,20 @@ def read_run(path: Path, queries: Iterable[str] = (), documents: Iterable[str] =
 
 
 def ranking(scores: Mapping[str, float]) -> list[str]:
-    """Document IDs, best first; equal scores by ID, so that the order is a function of the scores."""
+    """Document IDs, best first; equal scores by ID, so that the order is a function of the scores.
+
+    >>> ranking({"b": 1.0, "a": 1.0, "c": 2.0})
+    ['c', 'a', 'b']
+    """
     return sorted(scores, key=lambda doc_id: (-scores[doc_id], doc_id))
 
 
 def fuse(runs: Sequence[Run], k: int = 60) -> Run:
-    """Reciprocal rank fusion (Cormack et al. 2009): a document scores the sum of 1 / (``k`` + rank) over the runs."""
+    """Reciprocal rank fusion (Cormack et al. 2009): a document scores the sum of 1 / (``k`` + rank) over the runs.
+
+    >>> ranking(fuse([{"q": {"a": 9.0, "b": 8.0}}, {"q": {"b": 0.2, "c": 0.1}}])["q"])
+    ['b', 'a', 'c']
+    """
     fused: Run = {}
     for run in runs:
         for query_id, scores in run.items():

@@ -33,5 +33,5 @@ def _check(scorer: str) -> None:
 
 
 ScorerName = Annotated[str, Marker(_digest, _check)]
-"""``base``, ``bm25``, ``fused``, ``encoder:<name>`` or a cross-encoder's folder or name. ``base`` and ``fused`` stand for
-themselves in a fingerprint; the encoder must be beside them in it."""
+"""``base``, ``bm25``, ``fused``, ``encoder:<name>`` or a cross-encoder's folder or name. ``base`` and ``fused`` stand
+for themselves in a fingerprint; the encoder must be beside them in it."""

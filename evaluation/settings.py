@@ -1,4 +1,5 @@
-"""Settings: what a person may choose. One class is both a part of a recipe and the argument of the library that uses it.
+"""Settings: what a person may choose. One class is both a part of a recipe and the argument of the library that uses
+it.
 
 Every field says by its marker what stands for it in a fingerprint: its value (no marker), the content of the model or
 the file that it names (``MODEL``, ``FILE``), or nothing, where it does not change the result (``UNHASHED``). The same
@@ -7,12 +8,14 @@ markers find what is missing before anything is computed or paid for.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
+
 from sharpen.evaluation.files import InputError, sha256_file
 
 Count = Annotated[int, Field(ge=1)]
@@ -73,19 +76,19 @@ class Settings(BaseModel):
 
         Raises ``InputError`` as ``check`` does.
         """
-        found = {}
+        values = {}
         for name, field in type(self).model_fields.items():
-            value, marker = getattr(self, name), _marker(field.metadata)
+            value, marker = getattr(self, name), _marker(field.metadata, field.annotation)
             if marker is None or value is None:
-                found[name] = _fingerprint(value)
+                values[name] = _fingerprint(value)
             elif marker.digest:
-                found[name] = _each(marker.digest, value)
-        return found
+                values[name] = _each(marker.digest, value)
+        return values
 
     def check(self) -> None:
         """Raise ``InputError`` if a model or a file that is named is not there; the message begins with the field."""
         for name, field in type(self).model_fields.items():
-            value, marker = getattr(self, name), _marker(field.metadata)
+            value, marker = getattr(self, name), _marker(field.metadata, field.annotation)
             try:
                 if marker and value is not None:
                     _each(marker.check, value)
@@ -95,8 +98,12 @@ class Settings(BaseModel):
                 raise InputError(f"{name}: {error}") from None
 
 
-def _marker(metadata: list[Any]) -> Marker | None:
-    return next((m for m in metadata if isinstance(m, Marker)), None)
+def _marker(metadata: Iterable[Any], annotation: Any = None) -> Marker | None:
+    """A field's marker, which may stand within a union, as of ``ModelName | None``."""
+    if marker := next((m for m in metadata if isinstance(m, Marker)), None):
+        return marker
+    members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()
+    return next((marker for m in members if (marker := _marker(getattr(m, "__metadata__", ())))), None)
 
 
 def _each(function: Callable[[Any], Any], value: Any) -> Any:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
-from sharpen.evaluation.beir import read_qrels, read_queries
-from sharpen.evaluation.files import read_jsonl
 from sharpen.evaluation.report.comparison import Comparison
-from sharpen.recipes.engine import Context
-from sharpen.recipes.stages.corpus import read_own_corpus
-from sharpen.recipes.stages.model import read_choice
-from sharpen.sdg.diagnose import Labelled, profile
+from sharpen.recipes.finished import FinishedRun
+from sharpen.sdg.diagnose import JudgedTexts, profile
+from sharpen.sdg.negatives.record import Reason
 from sharpen.sdg.queries import LABELLED
 
-# From which on a number is worth a word. Those of data are what the studies in RESULTS.md and the sources trained on.
+# From which on a number is worth a word. Those of data are what the studies in results/ and the sources trained on.
 FEW_QUERIES = 500
 FEW_KEPT = 0.4
 COPIED = 0.7
@@ -23,92 +22,132 @@ STILL = 0.95
 TEACHER_DISAGREES = 0.2
 
 
-def advice(context: Context, comparison: Comparison, manifests: dict[str, dict[str, Any]]) -> list[str]:
+@dataclass(frozen=True)
+class _Measured:
+    """What the rules look at."""
+
+    run: FinishedRun
+    comparison: Comparison
+
+    def counts(self, stage: str) -> dict[str, Any]:
+        return self.run.manifests.get(stage, {}).get("counts", {})
+
+
+def advice(run: FinishedRun, comparison: Comparison) -> list[str]:
     """Markdown list lines, the most telling first; each begins with the number that it rests on."""
-    recipe = context.recipe
-    pairs, training = manifests["pairs"]["counts"], manifests["training"]["counts"]
-    lines: list[str] = []
-    low, high = comparison.delta[comparison.primary].interval
-    lines.append(
-        f"{comparison.queries:,} queries were compared on: a difference below about {(high - low) / 2:.3f} cannot be"
+    measured = _Measured(run, comparison)
+    return [f"- {line}" for rule in RULES for line in rule(measured)]
+
+
+def _few_test_queries(m: _Measured) -> Iterator[str]:
+    low, high = m.comparison.delta[m.comparison.primary].interval
+    yield (
+        f"{m.comparison.queries:,} queries were compared on: a difference below about {(high - low) / 2:.3f} cannot be"
         " told from chance with them. More queries in `evaluation.data` narrow that."
     )
+
+
+def _few_train_queries(m: _Measured) -> Iterator[str]:
+    pairs = m.counts("pairs")
     if pairs["train"] < FEW_QUERIES:
-        rejected = sum(pairs.get("rejected", {}).values())
-        lines.append(
-            f"{pairs['train']:,} queries were trained on, which is few ({rejected:,} were rejected): raise"
-            " `queries.documents`, or ask for several queries a document."
+        yield (
+            f"{pairs['train']:,} queries were trained on, which is few ({sum(pairs.get('rejected', {}).values()):,}"
+            " were rejected): raise `queries.documents`, or ask for several queries a document."
         )
-    passed = json.loads((context.stage_folder("pairs") / "filters.json").read_text(encoding="utf-8"))
+
+
+def _round_trip(m: _Measured) -> Iterator[str]:
+    path = m.run.inputs.folder("pairs") / "filters.json"
+    passed = {name: sum(rows.values()) for name, rows in json.loads(path.read_text(encoding="utf-8")).items()}
+    if "round_trip" not in passed:
+        return
     steps = list(passed)
-    if "round_trip" in passed:
-        before, after = (sum(passed[name].values()) for name in (steps[steps.index("round_trip") - 1], "round_trip"))
-        if before and after / before < FEW_KEPT:
-            lines.append(
-                f"{after / before:.0%} of the queries found their document again: most said too little about it, or"
-                " something else. A larger `llm`, or examples in the pool that are nearer to your documents."
-            )
-    queries = read_queries(context.stage_folder("pairs") / "queries.jsonl")
-    own = {
-        q: queries[q]
-        for q in read_qrels(context.stage_folder("pairs") / "qrels" / "train.tsv")
-        if queries[q].metadata["strategy"] != LABELLED
-    }
-    if own:
-        overlap = float(
-            profile(
-                Labelled(
-                    {q: query.text for q, query in own.items()},
-                    {q: query.metadata["positives"] for q, query in own.items()},
-                ),
-                read_own_corpus(context),
-            ).overlaps.mean()
+    before, after = passed[steps[steps.index("round_trip") - 1]], passed["round_trip"]
+    if before and after / before < FEW_KEPT:
+        yield (
+            f"{after / before:.0%} of the queries found their document again: most said too little about it, or"
+            " something else. A larger `llm`, or examples in the pool that are nearer to your documents."
         )
-        if overlap > COPIED:
-            lines.append(
-                f"{overlap:.0%} of a query's words stand in its document: people use other words. `filters.copying`, a"
-                " higher `queries.temperature`, or `strategies/paraphrase`."
-            )
-    if recipe.training.teacher is None and training["first_loss"] / max(1, len(recipe.training.matryoshka)) < LOW_LOSS:
-        lines.append(
-            f"The loss was {training['first_loss']:.2f} in the first steps: the base knew the answers. Harder negatives"
+
+
+def _copied(m: _Measured) -> Iterator[str]:
+    generated = {
+        q: query for q, query in m.run.inputs.train_queries().items() if query.metadata["strategy"] != LABELLED
+    }
+    if not generated:
+        return
+    texts = {q: query.text for q, query in generated.items()}
+    positives = {q: query.metadata["positives"] for q, query in generated.items()}
+    overlap = float(profile(JudgedTexts(texts, positives), m.run.inputs.corpus()).overlaps.mean())
+    if overlap > COPIED:
+        yield (
+            f"{overlap:.0%} of a query's words stand in its document: people use other words. `filters.copying`, a"
+            " higher `queries.temperature`, or `strategies/paraphrase`."
+        )
+
+
+def _loss(m: _Measured) -> Iterator[str]:
+    counts, training = m.counts("training"), m.run.recipe.training
+    if training.teacher is None and counts["first_loss"] / max(1, len(training.matryoshka)) < LOW_LOSS:
+        yield (
+            f"The loss was {counts['first_loss']:.2f} in the first steps: the base knew the answers. Harder negatives"
             " (`ranks` of `negatives.miners` nearer to the top, more `negatives.per_query`), or harder queries."
         )
-    elif training["last_loss"] > STILL * training["first_loss"]:
-        lines.append(
-            f"The loss went from {training['first_loss']:.2f} to {training['last_loss']:.2f}: little was learnt. A"
-            " higher `training.learning_rate`, or more `training.epochs`."
+    elif counts["last_loss"] > STILL * counts["first_loss"]:
+        yield (
+            f"The loss went from {counts['first_loss']:.2f} to {counts['last_loss']:.2f}: little was learnt. A higher"
+            " `training.learning_rate`, or more `training.epochs`."
         )
-    if teacher := manifests.get("teacher", {}).get("counts", {}):
-        for learner in ("training", "reranker"):
-            if rows := teacher.get(f"{learner}_triplets"):
-                wrong = 1 - teacher[f"{learner}_positive_first"] / rows
-                if wrong > TEACHER_DISAGREES:
-                    lines.append(
-                        f"The teacher puts a negative above the positive in {wrong:.0%} of the rows: false negatives,"
-                        " or a weak teacher. `negatives.filters` help against the first, or `ranks` of"
-                        " `negatives.miners` further down."
-                    )
-    dropped = sum(
-        1
-        for _, row in read_jsonl(context.stage_folder("negatives") / "negatives.jsonl")
-        if row["verdict"] == "dropped" and row["reason"] == "same text as a positive"
-    )
-    if dropped:
-        lines.append(
-            f"{dropped:,} documents that BM25 found have the text of a positive: there are copies in the corpus, and"
+
+
+def _teacher(m: _Measured) -> Iterator[str]:
+    teacher = m.counts("teacher")
+    for learner in ("training", "reranker"):
+        if rows := teacher.get(f"{learner}_triplets"):
+            wrong = 1 - teacher[f"{learner}_positive_first"] / rows
+            if wrong > TEACHER_DISAGREES:
+                yield (
+                    f"The teacher puts a negative above the positive in {wrong:.0%} of the rows: false negatives, or a"
+                    " weak teacher. `negatives.filters` help against the first, or `ranks` of `negatives.miners`"
+                    " further down."
+                )
+
+
+def _copies(m: _Measured) -> Iterator[str]:
+    copies = sum(n.reason == Reason.COPY_OF_POSITIVE for n in m.run.inputs.negatives())
+    if copies:
+        yield (
+            f"{copies:,} documents that were mined have the text of a positive: there are copies in the corpus, and"
             " near-copies may be among the negatives. `negatives.filters`, or `ranks` of `negatives.miners` further"
             " down."
         )
-    share, scores = read_choice(context)
-    if scores and scores[1] > scores[share]:
-        lines.append(
-            f"On validation the base scored {scores[1]:.4f} and what was kept {scores[share]:.4f}: put 1 into"
-            " `training.base_share`, and the base is kept in such a case."
+
+
+def _base_was_better(m: _Measured) -> Iterator[str]:
+    weight, scores = m.run.inputs.base_weight()
+    if scores and scores[1] > scores[weight]:
+        yield (
+            f"On validation the base scored {scores[1]:.4f} and what was kept {scores[weight]:.4f}: put 1 into"
+            " `training.base_weight`, and the base is kept in such a case."
         )
-    if recipe.training.validation is None:
-        lines.append(
+
+
+def _no_validation(m: _Measured) -> Iterator[str]:
+    if m.run.recipe.training.validation is None:
+        yield (
             "The last state was kept, whatever it was like: `training/validated` keeps the best, and mixes it with the"
             " base as far as that helps."
         )
-    return [f"- {line}" for line in lines]
+
+
+RULES: tuple[Callable[[_Measured], Iterator[str]], ...] = (
+    _few_test_queries,
+    _few_train_queries,
+    _round_trip,
+    _copied,
+    _loss,
+    _teacher,
+    _copies,
+    _base_was_better,
+    _no_validation,
+)

@@ -2,51 +2,23 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
+
 from sharpen.evaluation.encoders.load import resolve_encoder
-from sharpen.evaluation.encoders.packaged import LICENCES
+from sharpen.evaluation.encoders.packaged import LICENCES, PACKAGED
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence
-from sharpen.recipes.engine import Context
-from sharpen.recipes.stages.model import read_choice
+from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.schema.recipe import Recipe
 
 
-def model_card(
-    context: Context, comparison: Comparison, others: dict[str, Comparison], manifests: dict[str, dict[str, Any]]
-) -> str:
+def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Comparison]) -> str:
     """A README.md for the model's folder, with the metadata that hubs read."""
-    recipe = context.recipe
+    recipe = run.recipe
     licence = base_licence(recipe.training.base)
-    base_share, _ = read_choice(context)
-    counts = manifests["training"]["counts"]
-    metadata = [
-        "library_name: sentence-transformers",
-        "pipeline_tag: sentence-similarity",
-        "tags: [sentence-transformers, feature-extraction, dense, sharpen]",
-    ]
-    if not recipe.training.base.startswith("packaged:") and not Path(recipe.training.base).is_dir():
-        metadata.append(f"base_model: {json.dumps(recipe.training.base)}")
-    if licence:
-        metadata.append(f"license: {json.dumps(licence)}")
-    llm = recipe.llm.embedded or recipe.llm.model
-    labels = (
-        f"Real labelled queries were mixed in ({Path(recipe.labelled.data).name}, {recipe.labelled.split})."
-        if recipe.labelled
-        else "No human label was used for training."
-    )
-    if (chosen_by := recipe.training.validation) and chosen_by.data:
-        labels += (
-            f" The checkpoint and the base's share were chosen by labelled queries ({Path(chosen_by.data).name},"
-            f" {chosen_by.split})."
-        )
-    return "\n".join(
+    return f"---\n{_metadata(run, comparison, licence).to_yaml()}\n---\n" + "\n".join(
         [
-            "---",
-            *metadata,
-            "---",
             f"# {recipe.name}",
             "",
             f"`{recipe.training.base}`, tuned with [sharpen](recipe.yaml) for one collection of documents.",
@@ -58,21 +30,7 @@ def model_card(
             *([*difference_table("on other collections", others), ""] if others else []),
             "| | |",
             "| --- | --- |",
-            f"| base | `{recipe.training.base}`, licence: {licence or 'see there'} |",
-            (
-                f"| documents | {Path(recipe.corpus.source).name}, {manifests['corpus']['counts']['documents']:,} of"
-                " them |"
-            ),
-            (
-                f"| queries | written by `{llm}` ({', '.join(s.name for s in recipe.queries.all_strategies())})."
-                f" {labels} |"
-            ),
-            (
-                f"| training | {counts['triplets']:,} triplets, {recipe.training.loss}, {counts['kept_step']} steps of"
-                f" {recipe.training.batch_size * recipe.training.accumulate} rows, learning rate"
-                f" {recipe.training.learning_rate:g}; {base_share:.0%} of the base's weights |"
-            ),
-            f"| compared on | {comparison.queries:,} {comparison.queries_of} |",
+            *(f"| {name} | {value} |" for name, value in _facts(run, comparison, licence).items()),
             "",
             "The recipe with every default is beside this page in `recipe.yaml`; `sharpen run recipe.yaml` repeats it.",
             "",
@@ -94,12 +52,64 @@ def base_licence(base: str) -> str | None:
     card = Path(resolve_encoder(base)) / "README.md"
     if not card.is_file():
         return None
-    text = card.read_text(encoding="utf-8", errors="replace")
-    if not text.startswith("---"):
-        return None
     try:
-        metadata = YAML(typ="safe").load(text.split("---", 2)[1])
-    except YAMLError:
+        licence = ModelCard(
+            card.read_text(encoding="utf-8", errors="replace"), ignore_metadata_errors=True
+        ).data.license
+    except Exception:  # a card of another form says nothing of its licence
         return None
-    licence = metadata.get("license") if isinstance(metadata, dict) else None
     return licence if isinstance(licence, str) else None
+
+
+def _metadata(run: FinishedRun, comparison: Comparison, licence: str | None) -> ModelCardData:
+    base = run.recipe.training.base
+    dataset = Path(run.recipe.evaluation.data).name if run.recipe.evaluation.data else "generated queries"
+    results = [
+        EvalResult(
+            task_type="information-retrieval",
+            dataset_type=dataset,
+            dataset_name=comparison.queries_of,
+            metric_type=metric.replace("@", "_at_"),
+            metric_value=round(estimate.value, 4),
+        )
+        for metric, estimate in comparison.after.items()
+    ]
+    return ModelCardData(
+        library_name="sentence-transformers",
+        pipeline_tag="sentence-similarity",
+        tags=["sentence-transformers", "feature-extraction", "dense", "sharpen"],
+        base_model=None if base.startswith(PACKAGED) or Path(base).is_dir() else base,
+        license=licence,
+        model_name=run.recipe.name,
+        eval_results=results,
+    )
+
+
+def _facts(run: FinishedRun, comparison: Comparison, licence: str | None) -> dict[str, str]:
+    recipe = run.recipe
+    counts, training = run.manifests["training"]["counts"], recipe.training
+    weight, _ = run.inputs.base_weight()
+    strategies = ", ".join(s.name for s in recipe.queries.all_strategies())
+    return {
+        "base": f"`{training.base}`, licence: {licence or 'see there'}",
+        "documents": f"{Path(recipe.corpus.source).name}, {run.manifests['corpus']['counts']['documents']:,} of them",
+        "queries": f"written by `{recipe.llm.embedded or recipe.llm.model}` ({strategies}). {_labels(recipe)}",
+        "training": (
+            f"{counts['triplets']:,} triplets, {training.loss}, {counts['kept_step']} steps of"
+            f" {training.batch_size * training.accumulate} rows, learning rate {training.learning_rate:g};"
+            f" {weight:.0%} of the base's weights"
+        ),
+        "compared on": f"{comparison.queries:,} {comparison.queries_of}",
+    }
+
+
+def _labels(recipe: Recipe) -> str:
+    labels = "No human label was used for training."
+    if recipe.labelled:
+        labels = f"Real labelled queries were mixed in ({Path(recipe.labelled.data).name}, {recipe.labelled.split})."
+    if (chosen_by := recipe.training.validation) and chosen_by.data:
+        labels += (
+            f" The checkpoint and the base's weight were chosen by labelled queries ({Path(chosen_by.data).name},"
+            f" {chosen_by.split})."
+        )
+    return labels

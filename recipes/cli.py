@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,6 +14,13 @@ from rich.console import Console
 
 if TYPE_CHECKING:
     from sharpen.recipes.load import LoadedRecipe
+
+
+class PrecisionChoice(StrEnum):
+    auto = "auto"
+    float32 = "float32"
+    bf16 = "bf16"
+
 
 app = typer.Typer(
     add_completion=False,
@@ -52,9 +60,9 @@ def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Check a recipe and the files that it names, and print it with every default filled in."""
     loaded = _load(recipe, overrides)
-    from sharpen.recipes.stages import check_inputs
+    from sharpen.recipes.stages import check_recipe
 
-    check_inputs(loaded.recipe)
+    check_recipe(loaded.recipe)
     print(loaded.resolved_yaml, end="")
 
 
@@ -71,7 +79,7 @@ def recipes() -> None:
 def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Say what a recipe's queries will cost: calls, tokens, money and hours by strategy. Nothing is asked."""
     loaded = _load(recipe, overrides)
-    from sharpen.recipes.inspect import estimate_recipe
+    from sharpen.recipes.preview import estimate_recipe
 
     estimate_recipe(loaded.recipe, Console())
 
@@ -84,7 +92,7 @@ def preview(
 ) -> None:
     """Write the queries of a few documents and print them. What is asked is kept, and the run does not ask again."""
     loaded = _load(recipe, overrides)
-    from sharpen.recipes.inspect import preview_recipe
+    from sharpen.recipes.preview import preview_recipe
 
     preview_recipe(loaded.recipe, Console(), documents)
 
@@ -115,7 +123,7 @@ def diagnose(
     ] = None,
 ) -> None:
     """Say in what a run's generated queries differ from real ones."""
-    from sharpen.recipes.inspect import diagnose_run
+    from sharpen.recipes.diagnose import diagnose_run
 
     diagnose_run(run, Console(), against or [], split)
 
@@ -127,13 +135,13 @@ def export(
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is not there yet.")],
 ) -> None:
     """Write a run's pairs and hard negatives in the layout of another trainer."""
-    from sharpen.recipes.run import export_run
+    from sharpen.recipes.show import export_run
 
     export_run(run, layout, to, Console())
 
 
 @app.command()
-def evaluate(
+def evaluate(  # noqa: PLR0913 - an argument is an option of the command
     system: Annotated[
         str,
         typer.Argument(
@@ -168,6 +176,9 @@ def evaluate(
     max_seq_length: Annotated[
         int | None, typer.Option(min=1, help="Tokens a text is cut to. Default: the model's own.")
     ] = None,
+    precision: Annotated[
+        PrecisionChoice, typer.Option(help="What models compute in; auto: bf16 where the hardware has it.")
+    ] = PrecisionChoice.auto,
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Search by FAISS's cells, for many millions of documents.")
     ] = False,
@@ -181,22 +192,23 @@ def evaluate(
     _quiet_libraries()
     from sharpen.evaluation.metrics import METRICS
     from sharpen.evaluation.processes import end_processes, process_state
-    from sharpen.recipes.evaluate import SearchOptions, default_folder, evaluate_systems
+    from sharpen.recipes.evaluate import EvaluationOptions, default_folder, evaluate_systems
 
     systems = [system] if against is None else [system, against]
-    wanted = METRICS if metrics is None else tuple(m.strip() for m in metrics.split(","))
-    options = SearchOptions(rerank, query_prompt, document_prompt, max_seq_length, approximate)
-    evaluate_systems(
-        systems,
-        data,
-        split,
-        out or default_folder(systems),
-        Console(quiet=not process_state().is_main_process),
+    options = EvaluationOptions(
+        split=split,
         corpus=corpus,
-        metrics=wanted,
-        options=options,
+        metrics=METRICS if metrics is None else tuple(m.strip() for m in metrics.split(",")),
+        rerank=rerank,
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        max_seq_length=max_seq_length,
+        precision=precision.value,
+        approximate=approximate,
         seed=seed,
     )
+    console = Console(quiet=not process_state().is_main_process)
+    evaluate_systems(systems, data, out or default_folder(systems), console, options)
     end_processes()
 
 
@@ -224,13 +236,13 @@ def diff(
 
 @app.command()
 def compare(
-    matrix: Annotated[
+    study: Annotated[
         Path,
         typer.Argument(
             metavar="FILE",
             help=(
                 "A comparison: a recipe, seeds, datasets and arms with their overrides, as"
-                " recipes/study_small/compare.yaml."
+                " recipes/studies/small/compare.yaml."
             ),
         ),
     ],
@@ -241,7 +253,7 @@ def compare(
     _quiet_libraries()
     from sharpen.recipes.study import compare_arms
 
-    compare_arms(matrix, Console(), overrides or [])
+    compare_arms(study, Console(), overrides or [])
 
 
 @app.command()
@@ -259,7 +271,7 @@ def reproduce(
 @app.command()
 def show(run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")]) -> None:
     """Print the table and the verdict of a finished run."""
-    from sharpen.recipes.run import show_run
+    from sharpen.recipes.show import show_run
 
     show_run(run, Console())
 

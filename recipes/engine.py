@@ -1,5 +1,4 @@
-"""Stages: each a function of its inputs and its part of the recipe, run once and then reused for as long as both
-stay."""
+"""Stages: each a function of its part of the recipe and of the files it declares, run once and then reused."""
 
 from __future__ import annotations
 
@@ -8,151 +7,137 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import filelock
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    SpinnerColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
-from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
-from sharpen.evaluation.processes import process_state
-from sharpen.recipes.schema.recipe import Recipe
 
-MANIFEST = "manifest.json"
+from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
+from sharpen.evaluation.processes import from_main, process_state
+from sharpen.evaluation.settings import Settings
+from sharpen.recipes.inputs import MANIFEST, Inputs
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.resources import Resources
+
+Counts = dict[str, Any]
+"""What a stage says of itself in its manifest."""
+Manifests = dict[str, dict[str, Any]]
+"""Stage to manifest."""
+
+
+class StagePart(Settings):
+    """What of a recipe a stage depends on: what is hashed is what the stage is given, and nothing else.
+
+    ``READS``: the stages whose files it reads, where that does not depend on the recipe.
+    """
+
+    READS: ClassVar[tuple[str, ...]] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        """The part of a recipe. Raises ``InputError`` for files that it names and that are not as they should be."""
+        raise NotImplementedError
+
+    def reads(self) -> tuple[str, ...]:
+        """The stages whose files are in the fingerprint, and which alone the stage can read."""
+        return self.READS
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Where a stage writes. ``path``: an empty folder that takes its place when the stage has ended well. ``work``:
+    where a resumable stage keeps what it has so far, which is there again after it was killed."""
+
+    path: Path
+    work: Path | None = None
 
 
 @dataclass(frozen=True)
 class Stage:
-    """``run(context, folder)`` writes its files into ``folder`` and returns counts for the manifest.
+    """``run(part, inputs, folder, resources)`` writes its files into ``folder.path`` and returns counts for the
+    manifest.
 
-    ``version``: raise it when the same inputs would give other files. ``part``: what of the recipe the result depends
-    on. ``inputs``: content hashes of what comes from outside the run. ``needs``: the stages whose files it reads.
-    ``shared``: every process of ``accelerate launch`` takes part; of other stages, and of all folders, the first
-    process takes care. ``seeded``: the result depends on the recipe's seed. No stage writes outside its folder.
+    ``version``: raise it when the same inputs would give other files. ``part``: see ``StagePart``. ``shared``: every
+    process of ``accelerate launch`` takes part; of other stages, and of all folders, the first process takes care.
+    ``resumable``: it keeps what it has in ``folder.work``. No stage writes outside of its folder.
     """
 
     name: str
     version: int
-    run: Callable[[Context, Path], dict[str, Any]]
-    part: Callable[[Recipe], Any]
-    inputs: Callable[[Context], dict[str, str]] = lambda _context: {}
-    needs: tuple[str, ...] = ()
+    part: type[StagePart]
+    run: Callable[[Any, Inputs, Folder, Resources], Counts]
     shared: bool = False
-    seeded: bool = True
-    goes_on: bool = False
+    resumable: bool = False
 
 
 @dataclass
-class Context:
-    """What a stage may know: the recipe, where the run's folder is and how to tell the person what goes on."""
+class Run:
+    """A recipe's run: its stages with their parts, its folder, and what it lends them.
 
-    recipe: Recipe
+    ``siblings``: folders of other runs, whose stages are taken over where they are the same.
+    """
+
+    folder: Path
+    stages: Sequence[tuple[Stage, StagePart]]
+    resources: Resources
     console: Console
-    cache: dict[str, Any] = field(default_factory=dict)
-    """What one stage read and the next one needs again, kept in memory."""
-    work: Path | None = None
-    """Where a stage that goes on after it was killed keeps what it has so far."""
-    place: Path | None = None
-    """The run's folder, where it is another than the recipe says."""
     siblings: Sequence[Path] = ()
-    """Folders of other runs, whose stages are taken over where they are the same."""
+    cache: dict[Any, Any] = field(default_factory=dict)
 
-    @property
-    def folder(self) -> Path:
-        return self.place or Path(self.recipe.runs) / self.recipe.name
-
-    def stage_folder(self, name: str) -> Path:
-        return self.folder / name
-
-    def progress(self, label: str, total: int) -> AbstractContextManager[Callable[..., None]]:
-        return show_progress(self.console, label, total)
+    def inputs(self, stages: Sequence[str] | None = None) -> Inputs:
+        return Inputs(self.folder, stages, self.cache)
 
 
-@contextmanager
-def show_progress(console: Console, label: str, total: int) -> Iterator[Callable[..., None]]:
-    """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
-    rate = TextColumn("{task.fields[rate]}")
-    bar = Progress(
-        SpinnerColumn(),
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        rate,
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
-        console=console,
-        disable=console.quiet or not console.is_terminal,
-        transient=True,
-    )
-    started = time.monotonic()
-    with bar:
-        task = bar.add_task(label, total=total, rate="", note="")
-
-        def advance(n: int = 1, note: str = "") -> None:
-            bar.advance(task, n)
-            done = bar.tasks[0].completed
-            bar.update(task, rate=f"{done / (time.monotonic() - started + 1e-9):.1f}/s", note=note)
-
-        yield advance
-
-
-def run_stages(stages: Sequence[Stage], context: Context, results: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def run_stages(run: Run, until: str | None = None, results: Sequence[str] = ()) -> Manifests:
     """Run the stages that are not up to date and return every manifest by stage name.
 
     A stage is up to date if its manifest has the fingerprint that it would get now and its files have the sums in the
-    manifest. Stages that run replace their folder at the end of it, whole. ``results``: files of the run's folder that
-    are made from the stages; they are removed before the first one that runs, as they would speak of another run.
-    Raises ``InputError`` if another process is at work in the same run's folder.
+    manifest. A stage that runs replaces its folder at the end, whole. ``until``: the last one to run. ``results``:
+    files of the run's folder that are made from the stages; they are removed before the first one that runs, as they
+    would speak of another run. Raises ``InputError`` if another process is at work in the same folder.
     """
-    state = process_state()
-    manifests: dict[str, dict[str, Any]] = {}
-    with _lock(context.folder) if state.is_main_process else _nothing(), few_full_collections():
-        for stage in stages:
-            folder = context.stage_folder(stage.name)
+    is_main = process_state().is_main_process
+    manifests: Manifests = {}
+    with _lock(run.folder) if is_main else nullcontext(), rare_full_collections():
+        for stage, part in run.stages:
+            target = run.folder / stage.name
             decision = None
-            if state.is_main_process:
-                fingerprint = _fingerprint(stage, context, manifests)
-                decision = (
-                    fingerprint,
-                    _up_to_date(folder, fingerprint["sha256"])
-                    or _taken_over(stage, context, folder, fingerprint["sha256"]),
-                )
+            if is_main:
+                fingerprint = fingerprint_of(stage, part, manifests)
+                reused = _up_to_date(target, fingerprint["sha256"]) or _taken_over(run, stage, fingerprint["sha256"])
+                decision = (fingerprint, reused)
             fingerprint, manifest = from_main(decision)
             if manifest is None:
-                for name in results if state.is_main_process else ():
-                    (context.folder / name).unlink(missing_ok=True)
-                manifest = _run(stage, context, folder, fingerprint)
-                context.console.print(
-                    f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True
-                )
+                for name in results if is_main else ():
+                    (run.folder / name).unlink(missing_ok=True)
+                manifest = _run(run, stage, part, fingerprint)
+                run.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True)
             else:
-                context.console.print(f"[dim]✓ {stage.name:10} unchanged, reused[/]", highlight=False)
+                run.console.print(f"[dim]✓ {stage.name:10} unchanged, reused[/]", highlight=False)
             manifests[stage.name] = manifest
+            if stage.name == until:
+                break
     return manifests
 
 
-@contextmanager
-def few_full_collections() -> Iterator[None]:
-    """Let Python look through all its objects for rubbish a hundred times more rarely, and through new ones as often as
-    ever.
+def fingerprint_of(stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """The sum of all that a stage's files depend on: version, part, and the files of the stages that it reads."""
+    files = {f"{name}/{file}": sum_ for name in part.reads() for file, sum_ in manifests[name]["outputs"].items()}
+    parts = {"version": stage.version, "part": part.fingerprint(), "files": files}
+    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+    # the part itself stays out: it may hold what an environment variable stood for, and recipe.yaml says it anyhow
+    return {"sha256": digest, "version": stage.version, "files": files}
 
-    The millions of objects of a large corpus are looked through in vain, which takes a tenth of the time and more with
-    more of them.
-    """
+
+@contextmanager
+def rare_full_collections() -> Iterator[None]:
+    """Let Python look through all of its objects for garbage a hundred times more rarely, and through new ones as often
+    as ever: the millions of objects of a large corpus are looked through in vain, which takes a tenth of the time."""
     before = gc.get_threshold()
     gc.set_threshold(*before[:2], 100 * before[2])
     try:
@@ -161,53 +146,39 @@ def few_full_collections() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-def _run(stage: Stage, context: Context, folder: Path, fingerprint: dict[str, Any]) -> dict[str, Any]:
-    state = process_state()
-    manifest = None
-    works = folder.parent / f".{folder.name}.work"
-    context.work = works / fingerprint["sha256"][:16] if stage.goes_on else None
-    if state.is_main_process and works.exists():
-        for other in works.iterdir():  # of other inputs or settings
-            if other != context.work:
+def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -> dict[str, Any]:
+    is_main = process_state().is_main_process
+    target = run.folder / stage.name
+    work_folders = run.folder / f".{stage.name}.work"
+    work = work_folders / fingerprint["sha256"][:16] if stage.resumable else None
+    if is_main and work_folders.exists():
+        for other in work_folders.iterdir():  # of other inputs or settings
+            if other != work:
                 shutil.rmtree(other)
+    inputs = run.inputs(part.reads())
     started, clock = datetime.now(UTC), time.monotonic()
-    if state.is_main_process:
-        with atomic_folder(folder) as partial:
-            counts = stage.run(context, partial)
+    manifest = None
+    if is_main:
+        with atomic_folder(target) as partial:
+            counts = stage.run(part, inputs, Folder(partial, work), run.resources)
             outputs = {
                 p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()
             }
-            seconds = round(time.monotonic() - clock, 2)
             manifest = {
                 "stage": stage.name,
                 "fingerprint": fingerprint,
                 "counts": counts,
                 "started": started.isoformat(timespec="seconds"),
-                "seconds": seconds,
+                "seconds": round(time.monotonic() - clock, 2),
                 "outputs": outputs,
             }
             write_json(partial / MANIFEST, manifest)
     elif stage.shared:
-        stage.run(context, folder.parent / f".{folder.name}.partial")
+        stage.run(part, inputs, Folder(target.parent / f".{stage.name}.partial", work), run.resources)
     manifest = from_main(manifest)
-    if state.is_main_process:
-        shutil.rmtree(works, ignore_errors=True)
+    if is_main:
+        shutil.rmtree(work_folders, ignore_errors=True)
     return manifest
-
-
-def _fingerprint(stage: Stage, context: Context, manifests: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    parts = {
-        "version": stage.version,
-        "seed": context.recipe.seed if stage.seeded else None,
-        "part": stage.part(context.recipe),
-        "inputs": (
-            stage.inputs(context)
-            | {f"{name}/{file}": digest for name in stage.needs for file, digest in manifests[name]["outputs"].items()}
-        ),
-    }
-    digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    # the part itself stays out: it may hold what an environment variable stood for, and recipe.yaml says it anyhow
-    return {"sha256": digest, "version": stage.version, "inputs": parts["inputs"]}
 
 
 def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
@@ -221,13 +192,12 @@ def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
     return manifest if same else None
 
 
-def _taken_over(stage: Stage, context: Context, folder: Path, fingerprint: str) -> dict[str, Any] | None:
-    """The stage of another run with the same fingerprint, linked into this one's folder (copied where the file system
-    cannot)."""
-    for sibling in context.siblings:
+def _taken_over(run: Run, stage: Stage, fingerprint: str) -> dict[str, Any] | None:
+    """The stage of another run with the same fingerprint, linked into this one's folder (copied where it cannot be)."""
+    for sibling in run.siblings:
         source = sibling / stage.name
-        if sibling != context.folder and (manifest := _up_to_date(source, fingerprint)):
-            with atomic_folder(folder) as partial:
+        if sibling != run.folder and (manifest := _up_to_date(source, fingerprint)):
+            with atomic_folder(run.folder / stage.name) as partial:
                 for name in (*manifest["outputs"], MANIFEST):
                     link_or_copy(source / name, partial / name)
             return manifest
@@ -235,19 +205,8 @@ def _taken_over(stage: Stage, context: Context, folder: Path, fingerprint: str) 
 
 
 def _summary(manifest: dict[str, Any]) -> str:
-    counts = ", ".join(
-        f"{value:,} {key.replace('_', ' ')}" for key, value in manifest["counts"].items() if isinstance(value, int)
-    )
-    return f"{counts}  [dim]{manifest['seconds']:.0f} s[/]"
-
-
-def from_main(value: Any) -> Any:
-    """The first process's value, on every process; the others wait for it here."""
-    if process_state().num_processes == 1:
-        return value
-    values = [value]
-    broadcast_object_list(values)
-    return values[0]
+    counts = (f"{value:,} {key.replace('_', ' ')}" for key, value in manifest["counts"].items() if type(value) is int)
+    return f"{', '.join(counts)}  [dim]{manifest['seconds']:.0f} s[/]"
 
 
 @contextmanager
@@ -260,8 +219,3 @@ def _lock(folder: Path) -> Iterator[None]:
         raise InputError(
             f"{folder}: another process is at work in this run; wait for it, or give this one another name (name=...)"
         ) from None
-
-
-@contextmanager
-def _nothing() -> Iterator[None]:
-    yield

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import fmean
 
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
+
 from sharpen.evaluation.beir import Corpus, Run, read_corpus
 from sharpen.evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.files import InputError, slug, write_json, write_text
 from sharpen.evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
 from sharpen.evaluation.processes import process_state
@@ -25,28 +27,49 @@ from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import read_run, write_run
 from sharpen.evaluation.significance import estimate
-from sharpen.recipes.engine import Context, show_progress
+from sharpen.recipes.finished import task_of
+from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
+from sharpen.recipes.resources import show_progress
 from sharpen.recipes.run import print_comparison
-from sharpen.recipes.stages.comparison import read_evaluation
 
 HYBRID = "hybrid:"
 RUN_FILES = (".trec", ".run", ".txt")
 
 
 @dataclass(frozen=True)
-class SearchOptions:
-    """How the systems search; prompts and length as in a recipe's ``training``."""
+class EvaluationOptions:
+    """How systems search and are scored; prompts, length and precision as in a recipe's ``training``.
 
+    ``rerank``: a cross-encoder that puts the first 100 in order. ``corpus``: a corpus.jsonl to search, where the data
+    has none. ``seed``: of intervals and tests.
+    """
+
+    split: str = "test"
+    corpus: Path | None = None
+    metrics: Sequence[str] = METRICS
     rerank: str | None = None
-    """A cross-encoder that puts the first 100 in order."""
     query_prompt: str | None = None
     document_prompt: str | None = None
     max_seq_length: int | None = None
+    precision: Precision = "auto"
     approximate: bool = False
+    seed: int = 13
+
+    @property
+    def all_metrics(self) -> list[str]:
+        return list(dict.fromkeys([PRIMARY, *self.metrics]))
+
+    def check(self) -> None:
+        """Raise ``InputError`` for a metric that there is not."""
+        for metric in self.metrics:
+            try:
+                parse_metric(metric)
+            except ValueError as error:
+                raise InputError(f"--metrics: {error}") from None
 
 
-class Evaluated(BaseModel):
+class EvaluationRecord(BaseModel):
     """``evaluation.json`` beside a run file: what was evaluated on what."""
 
     system: str
@@ -56,93 +79,102 @@ class Evaluated(BaseModel):
     metrics: dict[str, float]
 
 
+@dataclass(frozen=True)
+class SystemPair:
+    """Two systems on the same queries: the first and the second."""
+
+    names: tuple[str, str]
+    runs: tuple[Run, Run]
+    scores: tuple[PerQuery, PerQuery]
+
+
 def evaluate_systems(
     systems: Sequence[str],
     data: Sequence[str],
-    split: str,
     out: Path,
     console: Console,
-    *,
-    corpus: Path | None = None,
-    metrics: Sequence[str] = METRICS,
-    options: SearchOptions | None = None,
-    seed: int = 13,
+    options: EvaluationOptions | None = None,
 ) -> dict[str, dict[str, float]]:
     """Evaluate one system, or two against each other, on one or more collections.
 
-    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` and
-    ``split`` are as ``load_task`` takes them; ``corpus``: a corpus.jsonl to search, where data has none. Writes, below
-    ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the report. Returns
-    system to metric to mean over the collections. Raises ``InputError``.
+    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` is
+    as ``load_task`` takes it. Writes, below ``out``, a folder for each collection with run file, metrics, scores by
+    query and, of two, the report. Returns system to metric to mean over the collections. Raises ``InputError``.
     """
-    for metric in metrics:
-        try:
-            parse_metric(metric)
-        except ValueError as error:
-            raise InputError(f"--metrics: {error}") from None
-    wanted = list(dict.fromkeys([PRIMARY, *metrics]))
-    documents = read_corpus(corpus) if corpus else None
+    options = options or EvaluationOptions()
+    options.check()
+    documents = read_corpus(options.corpus) if options.corpus else None
     means: dict[str, dict[str, list[float]]] = {}
     for name in data:
-        parts: dict[str, list[dict[str, float]]] = {}
-        compared: list[tuple[Task, PerQuery, PerQuery]] = []
-        for task in _tasks(name, split, documents):
-            found = {system: _run_of(system, task, options or SearchOptions(), console) for system in systems}
-            scores = {system: evaluate(task.qrels, run, wanted) for system, run in found.items()}
-            if not process_state().is_main_process:
-                continue
-            for system in systems:
-                mean = {metric: fmean(values.values()) for metric, values in scores[system].items()}
-                parts.setdefault(system, []).append(mean)
-                folder = out / slug(task.name) / slug(system)
-                write_run(folder / "run.trec", found[system], tag=slug(system))
-                write_json(folder / "queries.json", scores[system])
-                source = task.name.removesuffix(f", split {split}") if name == CQADUPSTACK else name
-                write_json(
-                    folder / "evaluation.json",
-                    Evaluated(
-                        system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=mean
-                    ).model_dump(mode="json"),
-                )
-            if len(systems) == 2:
-                second, first = systems
-                compare_runs(
-                    task,
-                    (found[first], found[second]),
-                    (scores[first], scores[second]),
-                    (_short(first), _short(second)),
-                    out / slug(task.name),
-                    console,
-                    seed,
-                )
-                compared.append((task, scores[first], scores[second]))
-            else:
-                _print_means(systems[0], task, scores[systems[0]], console, seed)
-        if len(compared) > 1:
-            overall = _averaged(name, compared, (_short(systems[1]), _short(systems[0])), seed)
-            write_json(out / slug(name) / "metrics.json", overall.model_dump(mode="json"))
-            print_comparison(overall, console)
-        for system, rows in parts.items():
-            for metric in wanted:
-                means.setdefault(system, {}).setdefault(metric, []).append(fmean(row[metric] for row in rows))
-            if len(rows) > 1:
-                console.print(
-                    f"{name}, mean of its {len(rows)} parts, {_short(system)}: "
-                    + ", ".join(f"{metric} {fmean(row[metric] for row in rows):.4f}" for metric in wanted),
-                    highlight=False,
-                    soft_wrap=True,
-                )
+        evaluation = _Evaluation(name, systems, out, console, options)
+        for task in _tasks(name, options.split, documents):
+            evaluation.run(task)
+        for system, row in evaluation.finish().items():
+            for metric, value in row.items():
+                means.setdefault(system, {}).setdefault(metric, []).append(value)
     result = {system: {metric: fmean(values) for metric, values in rows.items()} for system, rows in means.items()}
     if len(data) > 1:
         for system, row in result.items():
-            console.print(
-                f"mean of {len(data)} collections, {_short(system)}: "
-                + ", ".join(f"{metric} {value:.4f}" for metric, value in row.items()),
-                highlight=False,
-                soft_wrap=True,
-            )
+            _print_row(f"mean of {len(data)} collections, {_short(system)}", row, console)
     console.print(f"\nwritten to {out}", highlight=False, soft_wrap=True)
     return result
+
+
+@dataclass
+class _Evaluation:
+    """Systems on one collection, which may have parts (CQADupStack's twelve)."""
+
+    name: str
+    systems: Sequence[str]
+    out: Path
+    console: Console
+    options: EvaluationOptions
+    _means: dict[str, list[dict[str, float]]] = field(default_factory=dict)
+    _compared: list[tuple[Task, PerQuery, PerQuery]] = field(default_factory=list)
+
+    def run(self, task: Task) -> None:
+        """Search, score and write one part; compare, where there are two systems."""
+        runs = {system: _run_of(system, task, self.options, self.console) for system in self.systems}
+        scores = {system: evaluate(task.qrels, run, self.options.all_metrics) for system, run in runs.items()}
+        if not process_state().is_main_process:
+            return
+        for system in self.systems:
+            self._write(task, system, runs[system], scores[system])
+        if len(self.systems) == 1:
+            _print_means(self.systems[0], task, scores[self.systems[0]], self.console, self.options.seed)
+            return
+        second, first = self.systems
+        pair = SystemPair((_short(first), _short(second)), (runs[first], runs[second]), (scores[first], scores[second]))
+        compare_runs(task, pair, self.out / slug(task.name), self.console, self.options.seed)
+        self._compared.append((task, scores[first], scores[second]))
+
+    def finish(self) -> dict[str, dict[str, float]]:
+        """The means over the parts, printed where there are several."""
+        if len(self._compared) > 1:
+            names = (_short(self.systems[1]), _short(self.systems[0]))
+            overall = _averaged(self.name, self._compared, names, self.options.seed)
+            write_json(self.out / slug(self.name) / "metrics.json", overall.model_dump(mode="json"))
+            print_comparison(overall, self.console)
+        result = {}
+        for system, rows in self._means.items():
+            result[system] = {metric: fmean(row[metric] for row in rows) for metric in self.options.all_metrics}
+            if len(rows) > 1:
+                title = f"{self.name}, mean of its {len(rows)} parts, {_short(system)}"
+                _print_row(title, result[system], self.console)
+        return result
+
+    def _write(self, task: Task, system: str, run: Run, scores: PerQuery) -> None:
+        means = {metric: fmean(values.values()) for metric, values in scores.items()}
+        self._means.setdefault(system, []).append(means)
+        folder = self.out / slug(task.name) / slug(system)
+        write_run(folder / "run.trec", run, tag=slug(system))
+        write_json(folder / "queries.json", scores)
+        split, corpus = self.options.split, self.options.corpus
+        source = task.name.removesuffix(f", split {split}") if self.name == CQADUPSTACK else self.name
+        record = EvaluationRecord(
+            system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=means
+        )
+        write_json(folder / "evaluation.json", record.model_dump(mode="json"))
 
 
 def default_folder(systems: Sequence[str]) -> Path:
@@ -162,41 +194,26 @@ def diff_runs(
     """Compare two runs of the same queries: folders of runs of recipes (by their tuned models) or of ``sharpen
     evaluate``, or TREC run files, for which ``data`` says what is right. Raises ``InputError`` if they were not
     evaluated on the same."""
-    (task, run), (other, other_run) = _read(first, data, split), _read(second, data, split)
-    if task.qrels != other.qrels:
+    (task, run), (other_task, other_run) = _read(first, data, split), _read(second, data, split)
+    if task.qrels != other_task.qrels:
         raise InputError(
-            f"{first} was evaluated on {task.name} and {second} on {other.name}, or their judgments differ; compare"
-            " runs of the same queries"
+            f"{first} was evaluated on {task.name} and {second} on {other_task.name}, or their judgments differ;"
+            " compare runs of the same queries"
         )
-    scores = (evaluate(task.qrels, run), evaluate(task.qrels, other_run))
     names = (first.name, second.name) if first.name != second.name else (str(first), str(second))
-    return compare_runs(
-        task,
-        (run, other_run),
-        scores,
-        names,
-        out or second.parent / f"diff-{slug(first.name)}-{slug(second.name)}",
-        console,
-        seed,
-    )
+    pair = SystemPair(names, (run, other_run), (evaluate(task.qrels, run), evaluate(task.qrels, other_run)))
+    target = out or second.parent / f"diff-{slug(first.name)}-{slug(second.name)}"
+    return compare_runs(task, pair, target, console, seed)
 
 
-def compare_runs(
-    task: Task,
-    runs: tuple[Run, Run],
-    scores: tuple[PerQuery, PerQuery],
-    names: tuple[str, str],
-    out: Path,
-    console: Console,
-    seed: int,
-) -> Comparison:
+def compare_runs(task: Task, pair: SystemPair, out: Path, console: Console, seed: int) -> Comparison:
     """Print and write what differs: ``metrics.json``, ``report.md`` and ``report.html`` in ``out``."""
     comparison = make_comparison(
-        *scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, names=names
+        *pair.scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, names=pair.names
     )
-    changes = query_changes(task, runs, scores)
-    kinds = slices(task, changes, scores, seed, comparison)
-    title = f"{names[0]} and {names[1]} on {task.name}"
+    changes = query_changes(task, pair.runs, pair.scores)
+    kinds = slices(task, changes, pair.scores, seed, comparison)
+    title = f"{pair.names[0]} and {pair.names[1]} on {task.name}"
     write_json(out / "metrics.json", comparison.model_dump(mode="json"))
     write_text(out / "report.md", markdown(title, comparison, {"Kinds of queries": kinds_table(kinds)}))
     write_text(out / "report.html", page(title, comparison, changes, kinds))
@@ -234,25 +251,22 @@ def _read(path: Path, data: str | None, split: str) -> tuple[Task, Run]:
         return task, read_run(path, task.queries, task.known)
     if (path / "evaluation.json").is_file():
         try:
-            told = Evaluated.model_validate_json((path / "evaluation.json").read_text(encoding="utf-8"))
+            record = EvaluationRecord.model_validate_json((path / "evaluation.json").read_text(encoding="utf-8"))
         except ValidationError as error:
             raise InputError(
                 f"{path / 'evaluation.json'}: not what `sharpen evaluate` writes ({error.errors()[0]['msg']})"
             ) from None
-        task = load_task(told.data, told.split, read_corpus(Path(told.corpus)) if told.corpus else None)
+        task = load_task(record.data, record.split, read_corpus(Path(record.corpus)) if record.corpus else None)
         return task, read_run(path / "run.trec", task.queries, task.known)
     if (path / "after" / "after.trec").is_file():
-        recipe = load_recipe(str(path / "recipe.yaml")).recipe.model_copy(
-            update={"runs": str(path.parent), "name": path.name}
-        )
-        task = read_evaluation(Context(recipe, Console(quiet=True)))
+        task = task_of(load_recipe(str(path / "recipe.yaml")).recipe, Inputs(path))
         return task, read_run(path / "after" / "after.trec", task.queries, task.known)
     raise InputError(
         f"{path}: neither a run file, nor the folder of a finished run or of a system that `sharpen evaluate` wrote"
     )
 
 
-def _run_of(system: str, task: Task, options: SearchOptions, console: Console) -> Run:
+def _run_of(system: str, task: Task, options: EvaluationOptions, console: Console) -> Run:
     path = Path(system).expanduser()
     if path.suffix in RUN_FILES:
         return read_run(path, task.queries, task.known)
@@ -264,14 +278,27 @@ def _run_of(system: str, task: Task, options: SearchOptions, console: Console) -
         return search_task(task, Reranked(retriever, task.corpus, model, RUN_DEPTH, advance))
 
 
-def _retriever(system: str, task: Task, options: SearchOptions, console: Console) -> Retriever:
+def _retriever(system: str, task: Task, options: EvaluationOptions, console: Console) -> Retriever:
     if system == "bm25":
         return BM25(task.corpus)
     if system.startswith(HYBRID):
         return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
     model = load_encoder(system, max_seq_length=options.max_seq_length)
     with show_progress(console, f"encoding with {_short(system)}", len(task.corpus)) as advance:
-        return Dense(task.corpus, model, options.query_prompt, options.document_prompt, advance, options.approximate)
+        return Dense(
+            task.corpus,
+            model,
+            options.query_prompt,
+            options.document_prompt,
+            options.precision,
+            progress=advance,
+            approximate=options.approximate,
+        )
+
+
+def _print_row(title: str, row: Mapping[str, float], console: Console) -> None:
+    values = ", ".join(f"{metric} {value:.4f}" for metric, value in row.items())
+    console.print(f"{title}: {values}", highlight=False, soft_wrap=True)
 
 
 def _print_means(system: str, task: Task, scores: PerQuery, console: Console, seed: int) -> None:

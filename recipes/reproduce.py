@@ -8,9 +8,10 @@ from pathlib import Path
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
 from ruamel.yaml import YAML
+
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY
-from sharpen.recipes.evaluate import SearchOptions, evaluate_systems
+from sharpen.recipes.evaluate import EvaluationOptions, evaluate_systems
 
 EXPECTED = Path(__file__).parent / "expected.yaml"
 
@@ -81,15 +82,12 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
 
 
 def _run(baseline: Baseline) -> float:
-    options = SearchOptions(query_prompt=baseline.query_prompt, max_seq_length=baseline.max_seq_length)
+    options = EvaluationOptions(
+        split=baseline.split,
+        metrics=[baseline.metric],
+        query_prompt=baseline.query_prompt,
+        max_seq_length=baseline.max_seq_length,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        means = evaluate_systems(
-            [baseline.system],
-            [baseline.data],
-            baseline.split,
-            Path(folder),
-            Console(quiet=True),
-            metrics=[baseline.metric],
-            options=options,
-        )
+        means = evaluate_systems([baseline.system], [baseline.data], Path(folder), Console(quiet=True), options)
     return means[baseline.system][baseline.metric]

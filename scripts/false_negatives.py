@@ -1,73 +1,96 @@
-"""How many relevant documents each miner passes off as negatives, and how many each filter finds.
+"""How many relevant documents each miner offers as negatives, and how many of them each filter drops.
 
-.venv/bin/python scripts/false_negatives.py [--data scifact] [--split train] [--queries 300] [--models
-packaged:all-MiniLM-L6-v2 ...] [--cross-encoders FOLDER ...]
+    python scripts/false_negatives.py [--data scifact] [--split train] [--queries 300] [--documents 0]
+        [--model packaged:all-MiniLM-L6-v2] [--cross-encoder FOLDER]
 
 Of the relevant documents of each query one half, at least one, is known as a positive; the others are hidden. Besides,
 copies of the known ones are planted, hidden too: one word for word under another title, and one as it would be crawled
 a second time (without its title and its last sentence, and with a line of a site around it). A miner that offers one of
-the hidden documents on ranks 1 to 30 offers a false negative. Recall: what share of these a filter drops. Precision:
-what share of what it drops is hidden; that is a lower bound, as most of what is relevant was never judged. Some ten
-minutes on 2 cores.
+the hidden documents on ranks 1 to 30 offers a false negative. Prints a row for each scorer, miner and filter. Recall:
+the fraction of these that a filter drops. Precision: the fraction of what it drops that is hidden; that is a lower
+bound, as most of what is relevant was never judged.
+
+About ten minutes on two AVX2 cores, most of them for encoding the corpus; --documents 300 --queries 30 takes one.
 """
 
 from __future__ import annotations
 
-import argparse
 import random
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated
 
-import sentencex
-from sharpen.evaluation.beir import Corpus, Document, Query, Run
-from sharpen.evaluation.datasets import load_task
-from sharpen.evaluation.encoders.encode import score_pairs
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
-from sharpen.evaluation.retrievers.dense import Dense
-from sharpen.evaluation.runs import fuse
-from sharpen.sdg.negatives import bm25, candidates, cross_encoder
-from sharpen.sdg.negatives import random as at_random
-from sharpen.sdg.negatives.candidates import depth_for
-from sharpen.sdg.negatives.filters import Calibration, Limit, Rows, calibrate, drop_above
+import typer
+from benchmarks.common import MODEL, SEED, Table, as_help, subset
+
+if TYPE_CHECKING:
+    from sharpen.evaluation.beir import Corpus, Queries, Query
+    from sharpen.evaluation.encoders.settings import Encoder
+    from sharpen.evaluation.models import Models, Pairs, PairScores
+    from sharpen.sdg import Resources
+    from sharpen.sdg.negatives import Miner, NegativeFilter
+    from sharpen.sdg.negatives.record import Rows
 
 RANKS = (1, 30)
 RESCORED = 50
 """Of BM25's documents, so many are put in order by a cross-encoder."""
-SEED = 13
-Score = Callable[[Collection[tuple[str, str]]], Mapping[tuple[str, str], float]]
+NONE = "none"
+DEFAULT_MODELS = [MODEL]
+COLUMNS = (
+    "scorer",
+    "miner",
+    "filter",
+    "candidates",
+    "hidden ones left",
+    "fraction of the rest",
+    "recall",
+    "precision",
+    "dropped",
+)
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", default="scifact")
-    parser.add_argument("--split", default="train")
-    parser.add_argument("--queries", type=int, default=300)
-    parser.add_argument(
-        "--models",
-        nargs="+",
-        default=["packaged:all-MiniLM-L6-v2", "packaged:paraphrase-MiniLM-L3-v2", "packaged:tiny-bert"],
+@app.command(help=as_help(__doc__))
+def main(
+    data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "scifact",
+    split: Annotated[str, typer.Option(help="Whose queries are mined for.")] = "train",
+    queries: Annotated[int, typer.Option(help="At most.", min=1)] = 300,
+    documents: Annotated[int, typer.Option(help="Before copies are planted; 0: all.", min=0)] = 0,
+    model: Annotated[list[str], typer.Option(help="A bi-encoder; again for more.")] = DEFAULT_MODELS,
+    cross_encoder: Annotated[list[str] | None, typer.Option(help="As a run's reranker; again for more.")] = None,
+) -> None:
+    planted = plant(data, split, queries, documents or None)
+    hidden = sum(map(len, planted.hidden.values()))
+    table = Table(
+        f"False negatives of {len(planted.queries):,} queries of {data}, {split}: {hidden:,} hidden relevant documents"
+        f" of {len(planted.corpus):,}",
+        COLUMNS,
     )
-    parser.add_argument(
-        "--cross-encoders", nargs="*", default=[], help="folders, as of the rerankers that runs have trained"
-    )
-    options = parser.parse_args()
-    corpus, queries, hidden = planted(options.data, options.split, options.queries)
-    print(
-        f"{options.data}, split {options.split}: {len(queries)} queries, {sum(map(len, hidden.values())):,} hidden"
-        f" relevant documents of {len(corpus):,}\n"
-    )
-    print(
-        "| model | miner | filter | candidates | hidden ones left | share of the rest | recall | precision | dropped"
-        " |\n| --- | --- | --- | --- | --- | --- | --- | --- | --- |"
-    )
-    for name in options.models:
-        _by_encoder(name, corpus, queries, hidden)
-    for path in options.cross_encoders:
-        _by_cross_encoder(path, corpus, queries, hidden)
+    for name in model:
+        _by_encoder(table, planted, name)
+    for path in cross_encoder or ():
+        _by_cross_encoder(table, planted, path)
 
 
-def planted(data: str, split: str, limit: int) -> tuple[Corpus, list[Query], dict[str, set[str]]]:
-    """The corpus with copies in it, queries with what is known of their relevant documents, and what is hidden."""
-    task = load_task(data, split)
+@dataclass(frozen=True)
+class Planted:
+    """A corpus with copies in it, queries with what is known of their relevant documents, and by query what is
+    hidden."""
+
+    corpus: Corpus
+    queries: list[Query]
+    hidden: Mapping[str, set[str]]
+
+
+def plant(data: str, split: str, limit: int, documents: int | None) -> Planted:
+    """Hide relevant documents, and plant copies of those that are known."""
+    import sentencex
+
+    from sharpen.evaluation.beir import Document, Query
+    from sharpen.evaluation.datasets import load_task
+
+    task = subset(load_task(data, split), documents)
     rng = random.Random(SEED)
     corpus, queries, hidden = dict(task.corpus), [], {}
     for query_id in rng.sample(sorted(task.qrels), min(limit, len(task.qrels))):
@@ -77,113 +100,125 @@ def planted(data: str, split: str, limit: int) -> tuple[Corpus, list[Query], dic
         for i in known:
             document = corpus[i]
             sentences = [s.strip() for s in sentencex.segment("en", document.text)]
-            again = " ".join(
-                ["Cited by 12. Download the article.", *(sentences[:-1] or sentences), "All rights reserved."]
-            )
-            for copy in (Document(f"{i}/copy", document.text, "A copy"), Document(f"{i}/again", again)):
+            crawled = ["Cited by 12. Download the article.", *(sentences[:-1] or sentences), "All rights reserved."]
+            for copy in (Document(f"{i}/copy", document.text, "A copy"), Document(f"{i}/again", " ".join(crawled))):
                 corpus[copy.id] = copy
                 hidden[query_id].add(copy.id)
         queries.append(Query(query_id, task.queries[query_id].text, {"positives": known}))
-    return corpus, queries, hidden
+    return Planted(corpus, queries, hidden)
 
 
-def _by_encoder(name: str, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
-    index = Dense(corpus, load_encoder(name))
-    texts, depth = {q.id: q.text for q in queries}, depth_for(RANKS[1], len(corpus))
-    words, near = bm25.mine(queries, corpus, depth).run, index.search(texts, depth)
-    found = {
-        "bm25": words,
-        "dense": near,
-        "hybrid": fuse([words, near]),
-        "random": at_random.mine(queries, corpus, depth, SEED).run,
+def _by_encoder(table: Table, planted: Planted, name: str) -> None:
+    from sharpen.evaluation.encoders.settings import Encoder
+    from sharpen.evaluation.scorers import BASE
+    from sharpen.sdg import BM25Miner, DenseMiner, Guide, HybridMiner, RandomMiner, Resources
+
+    miners = {
+        "bm25": BM25Miner(ranks=RANKS),
+        "dense": DenseMiner(ranks=RANKS),
+        "hybrid": HybridMiner(ranks=RANKS),
+        "random": RandomMiner(ranks=RANKS),
     }
-    vectors = dict(zip(texts, index.encode_queries(list(texts.values())), strict=True))
-    place = {i: n for n, i in enumerate(index.ids)}
-    _rows(
-        name.removeprefix("packaged:"),
-        found,
-        lambda pairs: {(q, i): float(vectors[q] @ index.vectors[place[i]]) for q, i in pairs},
-        corpus,
-        queries,
-        hidden,
-    )
+    resources = Resources(_scores_of_index(Encoder(model=name)))
+    _print_rows(table, planted, name.removeprefix("packaged:"), miners, {"guide": Guide()} | _filters(BASE), resources)
 
 
-def _by_cross_encoder(path: str, corpus: Corpus, queries: Sequence[Query], hidden: Mapping[str, set[str]]) -> None:
-    model = load_cross_encoder(path)
-    texts = {q.id: q.text for q in queries}
-    known: dict[tuple[str, str], float] = {}
+def _by_cross_encoder(table: Table, planted: Planted, path: str) -> None:
+    from sharpen.evaluation.models import Models
+    from sharpen.sdg import BM25Miner, CrossEncoderMiner, Margin, Resources
 
-    def score(pairs: Collection[tuple[str, str]]) -> dict[tuple[str, str], float]:
-        new = [pair for pair in pairs if pair not in known]
-        known.update(zip(new, score_pairs(model, [(texts[q], corpus[i].content) for q, i in new]), strict=True))
-        return {pair: known[pair] for pair in pairs}
-
-    found = {
-        "bm25": bm25.mine(queries, corpus, RESCORED).run,
-        "cross_encoder of bm25": cross_encoder.mine(queries, corpus, RESCORED, score=score, of=bm25.mine).run,
+    miners = {
+        "bm25": BM25Miner(ranks=RANKS),
+        "cross_encoder of bm25": CrossEncoderMiner(model=path, depth=RESCORED, ranks=RANKS),
     }
-    _rows("cross-encoder", found, score, corpus, queries, hidden)
+    # a guide is an encoder; by a cross-encoder, a margin of 0 is the same
+    filters = {"margin 0": Margin(scorer=path, min=0.0)} | _filters(path)
+    _print_rows(table, planted, "cross-encoder", miners, filters, Resources(Models(remember_scores=True)))
 
 
-def _rows(
-    shown: str,
-    found: Mapping[str, Run],
-    score: Score,
-    corpus: Corpus,
-    queries: Sequence[Query],
-    hidden: Mapping[str, set[str]],
-) -> None:
-    """The table's rows of some miners whose candidates ``score`` filters."""
-    rows = {miner: candidates(queries, run, corpus, (), miner, RANKS, SEED) for miner, run in found.items()}
-    by_chance = [(q.id, i) for q in queries for i in random.Random(f"{SEED}/{q.id}").sample(sorted(corpus), 5)]
-    offered = [(n.query_id, n.doc_id) for own in rows.values() for found_rows in own.values() for n in found_rows]
-    scores = score(
-        dict.fromkeys([*offered, *((q.id, i) for q in queries for i in q.metadata["positives"]), *by_chance])
-    )
-    known = calibrate(queries, scores, [scores[pair] for pair in by_chance])
-    for miner, own in rows.items():
-        copies = sum(n.reason == "same text as a positive" for found_rows in own.values() for n in found_rows)
-        for label, limit in limits(known).items():
-            _row(shown, miner, label, own, drop_above(own, scores, limit, label) if limit else own, hidden, copies)
+def _filters(scorer: str) -> dict[str, NegativeFilter]:
+    from sharpen.sdg import Absolute, Margin, Percentage
 
-
-def limits(known: Calibration) -> dict[str, Limit | None]:
     return {
-        "none": None,
-        "guide": known.positives.__getitem__,
-        "percentage 0.95": lambda q: 0.95 * known.positives[q],
-        "percentage auto": known.near_positive,
-        "margin 0.05": lambda q: known.positives[q] - 0.05,
-        "margin auto": lambda q: known.positives[q] - known.margin(),
-        "absolute 0.7": lambda _q: 0.7,
-        "absolute auto": lambda _q: known.absolute(),
+        "percentage 0.95": Percentage(scorer=scorer, max=0.95),
+        "percentage auto": Percentage(scorer=scorer),
+        "margin 0.05": Margin(scorer=scorer, min=0.05),
+        "margin auto": Margin(scorer=scorer),
+        "absolute 0.7": Absolute(scorer=scorer, max=0.7),
+        "absolute auto": Absolute(scorer=scorer),
     }
 
 
-def _row(
-    model: str, miner: str, label: str, before: Rows, after: Rows, hidden: Mapping[str, set[str]], copies: int
+def _scores_of_index(encoder: Encoder) -> Models:
+    """Models whose scores of the base come from its index: seven filters ask for the same ones."""
+    from sharpen.evaluation.models import Models
+
+    class IndexScores(Models):
+        def score(self, scorer: str, pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
+            index = self.index(corpus)
+            if "places" not in self.cache:
+                vectors = index.encode_queries([query.text for query in queries.values()])
+                self.cache["vectors"] = dict(zip(queries, vectors, strict=True))
+                self.cache["places"] = {doc_id: place for place, doc_id in enumerate(index.ids)}
+            vectors, places = self.cache["vectors"], self.cache["places"]
+            return {(q, i): float(vectors[q] @ index.vectors[places[i]]) for q, i in pairs}
+
+    return IndexScores(encoder)
+
+
+def _print_rows(
+    table: Table,
+    planted: Planted,
+    scorer: str,
+    miners: Mapping[str, Miner],
+    filters: Mapping[str, NegativeFilter],
+    resources: Resources,
 ) -> None:
-    is_hidden = lambda rows: [n.doc_id in hidden[q] for q, own in rows.items() for n in own if n.verdict == "candidate"]  # noqa: E731
-    given, left = is_hidden(before), is_hidden(after)
+    """A row for each miner and filter. The filters see the candidates of all miners, as in a recipe."""
+    rows = {name: _candidates(planted, name, miner, resources) for name, miner in miners.items()}
+    queries = {query.id: query for query in planted.queries}
+    filtered = {NONE: rows} | {
+        name: each.apply(rows, queries, planted.corpus, resources, SEED).rows for name, each in filters.items()
+    }
+    for miner, before in rows.items():
+        for name, after in filtered.items():
+            table.row(scorer, miner, name, *_cells(planted, before, after[miner], name == NONE))
+
+
+def _candidates(planted: Planted, name: str, miner: Miner, resources: Resources) -> Rows:
+    from sharpen.sdg.negatives import depth_for
+    from sharpen.sdg.negatives.candidates import candidates
+
+    corpus, queries = planted.corpus, planted.queries
+    run = miner.mine(queries, corpus, depth_for(RANKS[1], len(corpus)), resources, SEED).run
+    return candidates(queries, run, corpus, (), name, RANKS, SEED)
+
+
+def _cells(planted: Planted, before: Rows, after: Rows, unfiltered: bool) -> Sequence[str]:
+    given, left = _hidden(planted, before), _hidden(planted, after)
     dropped, caught = len(given) - len(left), sum(given) - sum(left)
-    numbers = [
+    never_offered = _copies(before) if unfiltered else 0
+    cells = [
         f"{len(given):,}",
-        f"{sum(left):,}"
-        + (f" (and {copies:,} copies word for word never offered)" if label == "none" and copies else ""),
+        f"{sum(left):,}" + (f" (and {never_offered:,} copies word for word never offered)" if never_offered else ""),
         f"{sum(left) / max(1, len(left)):.2%}",
     ]
-    numbers += (
-        ["", "", ""]
-        if label == "none"
-        else [
-            f"{caught / max(1, sum(given)):.2f}",
-            f"{caught / dropped:.2f}" if dropped else "",
-            f"{dropped / max(1, len(given)):.1%}",
-        ]
-    )
-    print("| " + " | ".join([model, miner, label, *numbers]) + " |", flush=True)
+    if unfiltered:
+        return [*cells, "", "", ""]
+    precision = f"{caught / dropped:.2f}" if dropped else ""
+    return [*cells, f"{caught / max(1, sum(given)):.2f}", precision, f"{dropped / max(1, len(given)):.1%}"]
+
+
+def _hidden(planted: Planted, rows: Rows) -> list[bool]:
+    """Of each candidate, whether it is hidden."""
+    return [n.doc_id in planted.hidden[q] for q, of_query in rows.items() for n in of_query if n.verdict == "candidate"]
+
+
+def _copies(rows: Rows) -> int:
+    from sharpen.sdg.negatives import Reason
+
+    return sum(n.reason == Reason.COPY_OF_POSITIVE for of_query in rows.values() for n in of_query)
 
 
 if __name__ == "__main__":
-    main()
+    app()

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import json_repair
 from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
+from sharpen.sdg.rejections import Problem
+
 Form = Literal["line", "list", "json"]
 """``line``: one query, on one line. ``list``: several, each on a line after a dash (Wen et al. 2025). ``json``: an
 object ``{"queries": [...]}``, by JSON schema where the server takes one."""
 
 
 @dataclass(frozen=True)
-class Item:
+class ParsedQuery:
     """One query of an answer. ``evidence``: IDs of the documents that answer it, where these are fewer than were shown;
     ``metadata``: more about it; ``problem``: why it cannot be used."""
 
@@ -25,14 +27,14 @@ class Item:
     answer: str = ""
     evidence: tuple[str, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    problem: str = ""
+    problem: Problem | None = None
 
 
 @dataclass(frozen=True)
-class Read:
-    """The items of an answer; ``error``: why there are none."""
+class ParsedAnswer:
+    """The queries of an answer; ``error``: why there are none."""
 
-    items: tuple[Item, ...] = ()
+    queries: tuple[ParsedQuery, ...] = ()
     error: str = ""
 
 
@@ -50,7 +52,7 @@ def instruction(form: Form, count: int, answers: bool, chat: bool) -> str:
     )
 
 
-def written(form: Form, queries: Sequence[str], answers: Sequence[str] = ()) -> str:
+def format_example(form: Form, queries: Sequence[str], answers: Sequence[str] = ()) -> str:
     """An example's answer, as it follows the colon of its label."""
     if form == "line":
         return f" {queries[0]}"
@@ -86,20 +88,20 @@ def held_to_schema(parameters: dict[str, Any], name: str, schema: dict[str, Any]
     return parameters | {"extra_body": parameters.get("extra_body", {}) | {"json_schema": schema}}
 
 
-def read(text: str, form: Form, count: int, answers: bool = False) -> Read:
+def parse_answer(text: str, form: Form, count: int, answers: bool = False) -> ParsedAnswer:
     """At most ``count`` items. Forgives labels, marks, fences, text around JSON and JSON that breaks off."""
     if form == "json":
         return _from_json(text, count)
     if form == "line":
-        return Read((Item(query=clean(text)),))
+        return ParsedAnswer((ParsedQuery(query=clean(text)),))
     lines = [clean(line) for line in text.strip().splitlines()]
     items = []
     for line in filter(None, lines):
-        query, found, answer = line.partition("Answer:")
-        items.append(Item(query=clean(query) if found else line, answer=answer.strip()))
+        query, label, answer = line.partition("Answer:")
+        items.append(ParsedQuery(query=clean(query) if label else line, answer=answer.strip()))
     if answers:
         items = [item for item in items if item.answer]
-    return Read(tuple(items[:count])) if items else Read(error="no query in it")
+    return ParsedAnswer(tuple(items[:count])) if items else ParsedAnswer(error="no query in it")
 
 
 def clean(text: str) -> str:
@@ -122,13 +124,13 @@ def _shape(queries: Sequence[str], answers: Sequence[str]) -> dict[str, Any]:
     }
 
 
-class _Written(BaseModel):
+class _QueryRow(BaseModel):
     model_config = ConfigDict(extra="ignore", str_strip_whitespace=True)
     query: str
     answer: str = ""
 
 
-_WRITTEN = TypeAdapter(list[_Written])
+_QUERY_ROWS = TypeAdapter(list[_QueryRow])
 
 
 def parse_json(text: str) -> Any:
@@ -140,18 +142,22 @@ def parse_json(text: str) -> Any:
         raise ValueError(str(error)) from error
 
 
-def _from_json(text: str, count: int) -> Read:
+def _from_json(text: str, count: int) -> ParsedAnswer:
     try:
         value = parse_json(text)
     except ValueError as error:
-        return Read(error=f"no JSON: {error}")
+        return ParsedAnswer(error=f"no JSON: {error}")
     if isinstance(value, dict):
         value = next((v for v in value.values() if isinstance(v, list)), None)
     if not isinstance(value, list):
-        return Read(error="no JSON object with a list of queries")
+        return ParsedAnswer(error="no JSON object with a list of queries")
     try:
-        items = _WRITTEN.validate_python([{"query": v} if isinstance(v, str) else v for v in value])
+        rows = _QUERY_ROWS.validate_python([{"query": v} if isinstance(v, str) else v for v in value])
     except ValidationError as error:
         first = error.errors()[0]
-        return Read(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
-    return Read(tuple(Item(w.query, w.answer) for w in items[:count])) if items else Read(error="the list is empty")
+        return ParsedAnswer(error=f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+    return (
+        ParsedAnswer(tuple(ParsedQuery(row.query, row.answer) for row in rows[:count]))
+        if rows
+        else ParsedAnswer(error="the list is empty")
+    )

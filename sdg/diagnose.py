@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
+
 from sharpen.evaluation.beir import Corpus, text_key
 from sharpen.sdg.filters.text import words
 
@@ -45,7 +45,7 @@ _YES_NO = frozenset(
 
 
 @dataclass(frozen=True)
-class Labelled:
+class JudgedTexts:
     """Query texts with the IDs of their relevant documents."""
 
     texts: Mapping[str, str]
@@ -54,9 +54,9 @@ class Labelled:
 
 @dataclass(frozen=True)
 class Profile:
-    """Of a set of queries. ``lengths``: words of each; ``overlaps``: share of each one's words that stand in its
-    documents; ``kinds``: share of each of ``KINDS``; ``coverage``: share of the corpus's documents that are some
-    query's; ``duplicates``: share of the queries that say the same as an earlier one, but for case and signs."""
+    """Of a set of queries. ``lengths``: words of each; ``overlaps``: fraction of each one's words that stand in its
+    documents; ``kinds``: fraction of each of ``KINDS``; ``coverage``: fraction of the corpus's documents that are some
+    query's; ``duplicates``: fraction of the queries that say the same as an earlier one, but for case and signs."""
 
     queries: int
     lengths: np.ndarray
@@ -67,19 +67,23 @@ class Profile:
 
 
 def kind_of(text: str) -> str:
-    """One of ``KINDS``."""
-    own = words(text)
-    first = own[0] if own else ""
+    """One of ``KINDS``.
+
+    >>> [kind_of(text) for text in ("is it done", "dough too wet", "Why?")]
+    ['yes or no', 'keywords', 'why']
+    """
+    query_words = words(text)
+    first = query_words[0] if query_words else ""
     if first in ("how", "what", "why", "when", "where", "which", "who"):
         return first
     if first in _YES_NO:
         return "yes or no"
     if text.rstrip().endswith("?"):
         return "other question"
-    return "keywords" if len(own) <= 4 else "statement"
+    return "keywords" if len(query_words) <= 4 else "statement"
 
 
-def profile(queries: Labelled, corpus: Corpus) -> Profile:
+def profile(queries: JudgedTexts, corpus: Corpus) -> Profile:
     """Describe queries whose documents are in ``corpus``; others are left out. Raises ``ValueError`` if none is
     left."""
     known = {q: [d for d in ids if d in corpus] for q, ids in queries.positives.items() if q in queries.texts}
@@ -103,8 +107,10 @@ def profile(queries: Labelled, corpus: Corpus) -> Profile:
 
 def drift(synthetic: Profile, real: Profile) -> list[str]:
     """In what the synthetic queries are clearly unlike the real ones, with the numbers and what may help."""
-    found = []
-    for name, unit, ours, theirs, advice in (
+    from scipy import stats
+
+    warnings = []
+    for name, unit, of_synthetic, of_real, advice in (
         ("length", "words", synthetic.lengths, real.lengths, "show examples of the right length in the pool"),
         (
             "overlap with the document",
@@ -114,10 +120,10 @@ def drift(synthetic: Profile, real: Profile) -> list[str]:
             "rewrite the pool's queries in words that its documents lack, or filter by filters.copying",
         ),
     ):
-        test = stats.ks_2samp(ours, theirs)
+        test = stats.ks_2samp(of_synthetic, of_real)
         if test.statistic >= DRIFT and test.pvalue < 0.01:
-            found.append(
-                f"{name}: {ours.mean():.2f} {unit} in the mean, real ones {theirs.mean():.2f} (distance"
+            warnings.append(
+                f"{name}: {of_synthetic.mean():.2f} {unit} in the mean, real ones {of_real.mean():.2f} (distance"
                 f" {test.statistic:.2f}, p {test.pvalue:.1e}); {advice}"
             )
     table = np.array(
@@ -128,20 +134,20 @@ def drift(synthetic: Profile, real: Profile) -> list[str]:
     if distance >= DRIFT and stats.chi2_contingency(table).pvalue < 0.01:
         apart = sorted(KINDS, key=lambda kind: -abs(synthetic.kinds[kind] - real.kinds[kind]))[:3]
         shown = ", ".join(f"{kind} {synthetic.kinds[kind]:.0%} against {real.kinds[kind]:.0%}" for kind in apart)
-        found.append(f"kinds: {shown} (distance {distance:.2f}); mix strategies or examples in these shares")
+        warnings.append(f"kinds: {shown} (distance {distance:.2f}); mix strategies or examples in these proportions")
     if synthetic.duplicates > real.duplicates + 0.05:
-        found.append(
+        warnings.append(
             f"duplicates: {synthetic.duplicates:.0%} of the queries say the same as another one, real ones"
             f" {real.duplicates:.0%}; use filters.near_duplicates, or a higher temperature"
         )
-    return found
+    return warnings
 
 
-def win_rates(real: Labelled, sets: Mapping[str, Labelled]) -> dict[tuple[str, str], dict[str, Any]]:
+def win_rates(real: JudgedTexts, sets: Mapping[str, JudgedTexts]) -> dict[tuple[str, str], dict[str, Any]]:
     """How often one set of synthetic queries is closer to the real ones than another (Wen et al. 2025, equation 1).
 
     A real query's closeness to a set is the largest Jaccard similarity of its words with those of a query that was
-    written for one of its documents (0 without one). For each two sets: the share of the real queries for which the
+    written for one of its documents (0 without one). For each two sets: the fraction of the real queries for which the
     first is closer (``wins``), for which the second is (``losses``), and how many real queries had a query of either
     (``queries``).
     """
@@ -161,19 +167,23 @@ def win_rates(real: Labelled, sets: Mapping[str, Labelled]) -> dict[tuple[str, s
     return rates
 
 
-def _closeness(real: Labelled, queries: Labelled) -> dict[str, float]:
+def _closeness(real: JudgedTexts, queries: JudgedTexts) -> dict[str, float]:
     written: dict[str, list[set[str]]] = {}
     for query_id, ids in queries.positives.items():
         for doc_id in ids:
             written.setdefault(doc_id, []).append(set(words(queries.texts[query_id])))
     result = {}
     for query_id, ids in real.positives.items():
-        own = set(words(real.texts[query_id]))
+        query_words = set(words(real.texts[query_id]))
         if candidates := [other for doc_id in ids for other in written.get(doc_id, [])]:
-            result[query_id] = max(len(own & other) / len(own | other) if own | other else 0.0 for other in candidates)
+            result[query_id] = max(_jaccard(query_words, other) for other in candidates)
     return result
 
 
+def _jaccard(first: set[str], second: set[str]) -> float:
+    return len(first & second) / len(first | second) if first | second else 0.0
+
+
 def _overlap(text: str, document: str) -> float:
-    own = set(words(text))
-    return len(own & set(words(document))) / len(own) if own else 0.0
+    query_words = set(words(text))
+    return len(query_words & set(words(document))) / len(query_words) if query_words else 0.0

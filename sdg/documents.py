@@ -5,9 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from bs4 import BeautifulSoup
 from sharpen.evaluation.beir import Corpus, Document, read_corpus
-from sharpen.evaluation.datasets import find_dataset
 from sharpen.evaluation.files import InputError, visible_files
 from sharpen.sdg.python_docs import read_python_docs
 
@@ -50,8 +48,8 @@ _INLINE = frozenset(
 )
 
 
-def read_documents(source: str, exclude: Path | None = None) -> Corpus:
-    """Read the documents of ``source``.
+def read_documents(source: str | Path, exclude: Path | None = None) -> Corpus:
+    r"""Read the documents of ``source``.
 
     - ``python-docs``: the documentation of the running Python;
     - a folder with ``corpus.jsonl``, or the name of a BEIR dataset: that corpus;
@@ -59,9 +57,16 @@ def read_documents(source: str, exclude: Path | None = None) -> Corpus:
       files, hidden folders and what lies below ``exclude`` are left out;
     - a ``.jsonl`` file: objects with ``_id`` and ``text``, ``title`` and ``metadata`` at will.
 
-    Empty documents are left out. Raises ``InputError`` if nothing is there or a row is bad.
+    Returns ID to document; empty documents are left out. Raises ``InputError`` if nothing is there or a row is bad.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / "beans.md").write_text("# Cooking beans\n\nSoak them overnight.")
+    ...     corpus = read_documents(folder)
+    >>> corpus["beans.md"].title, corpus["beans.md"].text
+    ('Cooking beans', 'Soak them overnight.')
     """
-    path = Path(source).expanduser()
+    path, source = Path(source).expanduser(), str(source)
     if source == PYTHON_DOCS:
         corpus = {d["_id"]: Document(d["_id"], d["text"], d["title"], d["metadata"]) for d in read_python_docs()}
     elif path.is_file():
@@ -73,6 +78,8 @@ def read_documents(source: str, exclude: Path | None = None) -> Corpus:
     elif path.is_dir() and not (path / "corpus.jsonl").exists():
         corpus = _read_folder(path, exclude)
     else:
+        from sharpen.evaluation.datasets import find_dataset
+
         corpus = read_corpus(find_dataset(source) / "corpus.jsonl")
     return {doc_id: document for doc_id, document in corpus.items() if document.content}
 
@@ -105,12 +112,14 @@ def _read_folder(folder: Path, exclude: Path | None) -> Corpus:
         doc_id = file.relative_to(folder).as_posix()
         corpus[doc_id] = Document(doc_id, text, title or file.stem, {"source": doc_id})
     if not any(d.text for d in corpus.values()):
-        found = "no files" if not files else "only empty files"
-        raise InputError(f"{folder}: {found} ending in {', '.join(TEXT_SUFFIXES)}; nothing to train on")
+        what = "only empty files" if files else "no files"
+        raise InputError(f"{folder}: {what} ending in {', '.join(TEXT_SUFFIXES)}; nothing to train on")
     return {doc_id: d for doc_id, d in corpus.items() if d.text}
 
 
 def _html(raw: str) -> tuple[str, str]:
+    from bs4 import BeautifulSoup
+
     soup = BeautifulSoup(raw, "html.parser")
     title = soup.title.get_text(" ", strip=True) if soup.title else ""
     for element in soup(["script", "style", "nav", "noscript", "template", "title"]):

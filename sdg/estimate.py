@@ -5,19 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
-from statistics import fmean as mean
+from statistics import fmean
 
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.sdg.llm.budget import Prices
-from sharpen.sdg.llm.client import Answer, Request
-from sharpen.sdg.queries import prompt
-from sharpen.sdg.strategies.base import OF_QUERIES, Strategy, Unit
+from sharpen.sdg.llm.messages import Answer, Request
+from sharpen.sdg.strategies.base import Strategy, Unit
+
+MIN_MEASURED = 5
+"""Answers in the journal from which their means are used."""
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """Of one strategy: ``calls``, the tokens of prompt and answer in the mean of a call, and ``max_tokens`` of an
-    answer."""
+class CostEstimate:
+    """Of one strategy: ``calls``, the mean tokens of prompt and answer in a call, and ``max_tokens`` of an answer.
+
+    ``seconds``: mean time of an answer; None where none was measured. ``measured``: answers in the journal that the
+    means are from; with none, tokens are counted by the tokenizer given.
+
+    >>> prices = Prices(input=Decimal("1.5"), output=Decimal(2))
+    >>> CostEstimate("document", calls=50_000, prompt_tokens=700, completion_tokens=25).cost(prices)
+    Decimal('55.0')
+    """
 
     strategy: str
     calls: int
@@ -25,9 +34,7 @@ class Estimate:
     completion_tokens: float
     max_tokens: int = 0
     seconds: float | None = None
-    """Of an answer, in the mean; None where none was measured."""
     measured: int = 0
-    """Answers in the journal that the means are from; with none, tokens are counted by the tokenizer given."""
 
     def cost(self, prices: Prices) -> Decimal:
         """What is to be expected."""
@@ -35,103 +42,96 @@ class Estimate:
 
     def cost_at_most(self, prices: Prices) -> Decimal:
         """If every answer is as long as it may be."""
-        return prices.cost(
-            round(self.calls * self.prompt_tokens), self.calls * max(self.max_tokens, round(self.completion_tokens))
-        )
+        most = max(self.max_tokens, round(self.completion_tokens))
+        return prices.cost(round(self.calls * self.prompt_tokens), self.calls * most)
+
+    def hours(self, concurrency: int) -> float | None:
+        """With so many requests under way; None where no answer was measured."""
+        return None if self.seconds is None else self.calls * self.seconds / concurrency / 3600
 
 
-def estimate(
-    strategies: Sequence[Strategy],
-    documents: Sequence[Document],
-    seed: int,
-    count_tokens: Callable[[str], int],
-    known: Callable[[Request], Answer | None] = lambda _request: None,
-    sample: int = 100,
-    corpus: Corpus | None = None,
-    given: int = 0,
-) -> list[Estimate]:
-    """Count the calls of each strategy, and the tokens of ``sample`` of its prompts, evenly spaced.
+@dataclass(frozen=True)
+class CostEstimator:
+    """How calls and tokens are counted.
 
-    ``known`` looks an answer up in the journal: where a preview or an earlier run has asked some of the same prompts,
-    the means are those of the server's own counts. Else an answer is taken to be as long as the pool's examples, since
-    they set its form, or half as long as it may be. Strategies that work on the queries of earlier ones are taken to
-    get one for each that was asked for and each of ``given``. The first step of a strategy of two has a row of its own.
+    ``count_tokens``: tokens of a text. ``known`` looks an answer up in the journal: where a preview or an earlier run
+    has asked some of the same prompts, the means are those of the server's own counts. Else an answer is taken to be as
+    long as the pool's examples, since they set its form, or half as long as it may be. ``sample``: prompts of a
+    strategy that are looked at, evenly spaced. ``chat``, ``seed``: as of ``Strategy.request``.
     """
-    result: list[Estimate] = []
-    asked = given
-    for strategy in strategies:
-        if strategy.kind in OF_QUERIES:
-            calls = asked * strategy.samples
-            # as if each query were one of the pool's
-            shown = {
-                n: Unit(str(n), example.document, Document(str(n), ""), ())
-                for n, example in enumerate((strategy.first or strategy).pool)
-            }
-        else:
-            units = list(strategy.units(documents, corpus=corpus))
-            calls = len(units)
-            # the first ones are what a preview has asked
-            shown = {
-                n: units[n] for n in sorted({*range(min(sample, calls)), *range(0, calls, max(1, calls // sample))})
-            }
-        if strategy.first:
-            told = {n: prompt(strategy.first, unit, n, seed) for n, unit in shown.items()}
-            result.append(
-                _row(
-                    strategy.first,
-                    f"{strategy.name}: {strategy.first.name}",
-                    calls,
-                    list(told.values()),
-                    count_tokens,
-                    known,
-                )
+
+    count_tokens: Callable[[str], int]
+    known: Callable[[Request], Answer | None] = lambda _request: None
+    seed: int = 13
+    chat: bool = True
+    sample: int = 100
+
+    def estimate(
+        self, strategies: Sequence[Strategy], documents: Sequence[Document], corpus: Corpus, labelled: int = 0
+    ) -> list[CostEstimate]:
+        """A row for each strategy, and one for the first step of those of two steps.
+
+        Strategies that rewrite queries are taken to get one for each that was asked for, and each of ``labelled``.
+        """
+        rows: list[CostEstimate] = []
+        asked = labelled
+        for strategy in strategies:
+            if strategy.rewrites:
+                calls = asked * getattr(strategy, "per_document", 1)
+                units = dict(enumerate(strategy.sample_units()))  # as if each query were one of the pool's
+            else:
+                every = list(strategy.units(documents, (), corpus))
+                calls = len(every)
+                units = {n: every[n] for n in self._places(calls)}
+            before = len(rows)
+            if strategy.first:
+                rows.append(self._first_step(strategy, calls, units))
+            row = self._row(strategy, strategy.name, calls, units)
+            if len(rows) > before and not strategy.rewrites and not row.measured:
+                # what the first step brings stands in the prompt
+                row = replace(row, prompt_tokens=row.prompt_tokens + rows[-1].completion_tokens)
+            rows.append(row)
+            asked += calls * strategy.queries
+        return rows
+
+    def _places(self, calls: int) -> list[int]:
+        """The first ones are what a preview has asked."""
+        return sorted({*range(min(self.sample, calls)), *range(0, calls, max(1, calls // self.sample))})
+
+    def _first_step(self, strategy: Strategy, calls: int, units: dict[int, Unit]) -> CostEstimate:
+        """The first step's row; what it has brought before goes into ``units``."""
+        first = strategy.first
+        row = self._row(first, f"{strategy.name}: {first.name}", calls, units)
+        for n, unit in units.items():
+            answer = self.known(self._request(first, n, unit))
+            if answer and (parsed := first.parse(answer.text, unit)).queries:
+                units[n] = strategy.after_first(unit, parsed)
+        return row
+
+    def _request(self, strategy: Strategy, position: int, unit: Unit) -> Request:
+        return strategy.request(unit, position=position, seed=self.seed, chat=self.chat)
+
+    def _row(self, strategy: Strategy, name: str, calls: int, units: dict[int, Unit]) -> CostEstimate:
+        requests = [self._request(strategy, n, unit) for n, unit in units.items()]
+        answers = [answer for request in requests if (answer := self.known(request))]
+        if len(answers) >= MIN_MEASURED:
+            timed = [answer.seconds for answer in answers if answer.seconds]
+            return CostEstimate(
+                name,
+                calls,
+                fmean(answer.prompt_tokens for answer in answers),
+                fmean(answer.completion_tokens for answer in answers),
+                strategy.max_tokens,
+                fmean(timed) if timed else None,
+                len(answers),
             )
-            for n, request in told.items():
-                if (answer := known(request)) and (read := strategy.first.read(answer.text, shown[n])).items:
-                    shown[n] = strategy.after_first(shown[n], read)
-        row = _row(
-            strategy,
-            strategy.name,
-            calls,
-            [prompt(strategy, unit, n, seed) for n, unit in shown.items()],
-            count_tokens,
-            known,
-        )
-        if (
-            strategy.first and strategy.kind == "multi_hop" and not row.measured
-        ):  # what the first step brings stands in the prompt
-            row = replace(row, prompt_tokens=row.prompt_tokens + result[-1].completion_tokens)
-        result.append(row)
-        asked += calls * strategy.count
-    return result
+        prompt_tokens = fmean(self.count_tokens(request.prompt) for request in requests) if requests else 0.0
+        return CostEstimate(name, calls, prompt_tokens, self._answer_tokens(strategy), strategy.max_tokens)
 
-
-def _row(
-    strategy: Strategy,
-    name: str,
-    calls: int,
-    requests: Sequence[Request],
-    count_tokens: Callable[[str], int],
-    known: Callable[[Request], Answer | None],
-) -> Estimate:
-    answers = [answer for request in requests if (answer := known(request))]
-    most = strategy.parameters.get("max_tokens", 0)
-    if len(answers) >= 5:
-        timed = [a.seconds for a in answers if a.seconds]
-        prompt_tokens, completion_tokens = (
-            mean(getattr(a, kind) for a in answers) for kind in ("prompt_tokens", "completion_tokens")
-        )
-        return Estimate(
-            name, calls, prompt_tokens, completion_tokens, most, mean(timed) if timed else None, len(answers)
-        )
-    prompt_tokens = mean(count_tokens(request.prompt) for request in requests) if requests else 0.0
-    return Estimate(name, calls, prompt_tokens, _of_an_example(strategy, count_tokens), most)
-
-
-def _of_an_example(strategy: Strategy, count_tokens: Callable[[str], int]) -> float:
-    if not strategy.pool:
-        return strategy.parameters.get("max_tokens", 0) / 2
-    lengths = [count_tokens(strategy.answer_of(example)) for example in strategy.pool]
-    # of several queries, an example of the pool may show but one
-    wanted = 1 if strategy.form == "line" or strategy.kind == "artifacts" else strategy.count
-    return mean(lengths) * max(1.0, wanted / mean(len(example.texts) for example in strategy.pool))
+    def _answer_tokens(self, strategy: Strategy) -> float:
+        examples = strategy.example_answers()
+        if not examples:
+            return strategy.max_tokens / 2
+        # of several queries, an example of the pool may show but one
+        factor = max(1.0, strategy.queries / fmean(queries for _, queries in examples))
+        return factor * fmean(self.count_tokens(answer) for answer, _ in examples)

@@ -3,12 +3,11 @@ texts."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset
 from sharpen.evaluation.beir import Corpus, Document, Qrels, Queries, write_corpus, write_qrels, write_queries
 from sharpen.evaluation.files import write_json, write_jsonl
 
@@ -17,7 +16,7 @@ MAX_POSITIVES = 5
 
 
 @dataclass(frozen=True)
-class Labelled:
+class TrainingData:
     """What is written out. ``splits``: name (train, dev, test) to qrels; ``negatives``: query ID to document IDs, best
     first, of train queries."""
 
@@ -35,11 +34,11 @@ class Labelled:
     def positives(self, split: str) -> Iterator[tuple[str, list[str]]]:
         """Query ID and IDs of its relevant documents."""
         for query_id, grades in self.splits.get(split, {}).items():
-            if found := [doc_id for doc_id, grade in grades.items() if grade > 0]:
-                yield query_id, found
+            if relevant := [doc_id for doc_id, grade in grades.items() if grade > 0]:
+                yield query_id, relevant
 
 
-def export_beir(data: Labelled, folder: Path) -> dict[str, int]:
+def export_beir(data: TrainingData, folder: Path) -> dict[str, int]:
     """``corpus.jsonl``, ``queries.jsonl`` and ``qrels/<split>.tsv``."""
     write_corpus(folder / "corpus.jsonl", data.corpus)
     write_queries(folder / "queries.jsonl", data.queries.values())
@@ -49,7 +48,7 @@ def export_beir(data: Labelled, folder: Path) -> dict[str, int]:
     return {"documents": len(data.corpus)} | {split: len(qrels) for split, qrels in data.splits.items()}
 
 
-def export_sentence_transformers(data: Labelled, folder: Path) -> dict[str, int]:
+def export_sentence_transformers(data: TrainingData, folder: Path) -> dict[str, int]:
     """``train.parquet``, ``dev.parquet``, ``test.parquet`` with columns anchor, positive, negative_1, ... as losses of
     sentence-transformers take them (negatives in train only, so load each file by itself); a row for each positive.
     Queries with fewer negatives than the most have are left out of train, as a parquet file has the same columns in all
@@ -66,40 +65,37 @@ def export_sentence_transformers(data: Labelled, folder: Path) -> dict[str, int]
             for doc_id in positives
         ]
         if rows:
-            folder.mkdir(parents=True, exist_ok=True)
-            Dataset.from_list(rows).to_parquet(folder / f"{split}.parquet")
+            _write_parquet(folder / f"{split}.parquet", rows)
         counts[split] = len(rows)
     return counts
 
 
-def export_tevatron(data: Labelled, folder: Path) -> dict[str, int]:
+def export_tevatron(data: TrainingData, folder: Path) -> dict[str, int]:
     """Tevatron's JSON lines: ``<split>.jsonl`` (query_id, query, positive_passages, negative_passages) and
     ``corpus.jsonl``."""
     write_jsonl(folder / "corpus.jsonl", (_passage(document) for document in data.corpus.values()))
 
     def row(query_id: str, positives: list[str]) -> dict[str, Any]:
-        passages = lambda ids: [_passage(data.document(i)) for i in ids]  # noqa: E731
         return {
             "query_id": query_id,
             "query": data.queries[query_id].text,
-            "positive_passages": passages(positives),
-            "negative_passages": passages(data.negatives.get(query_id, ())),
+            "positive_passages": _passages(data, positives),
+            "negative_passages": _passages(data, data.negatives.get(query_id, ())),
         }
 
     return _lines(data, folder, row)
 
 
-def export_flag_embedding(data: Labelled, folder: Path) -> dict[str, int]:
+def export_flag_embedding(data: TrainingData, folder: Path) -> dict[str, int]:
     """FlagEmbedding's JSON lines: ``<split>.jsonl`` with query, pos and neg (texts), and their IDs in pos_id and
     neg_id."""
 
     def row(query_id: str, positives: list[str]) -> dict[str, Any]:
         negatives = list(data.negatives.get(query_id, ()))
-        texts = lambda ids: [data.document(i).content for i in ids]  # noqa: E731
         return {
             "query": data.queries[query_id].text,
-            "pos": texts(positives),
-            "neg": texts(negatives),
+            "pos": _texts(data, positives),
+            "neg": _texts(data, negatives),
             "pos_id": positives,
             "neg_id": negatives,
         }
@@ -107,7 +103,7 @@ def export_flag_embedding(data: Labelled, folder: Path) -> dict[str, int]:
     return _lines(data, folder, row)
 
 
-def export_nvidia(data: Labelled, folder: Path) -> dict[str, int]:
+def export_nvidia(data: TrainingData, folder: Path) -> dict[str, int]:
     """The layout of NVIDIA's retriever toolkit: ``train.json`` and ``val.json`` (from dev), ``corpus/train.parquet``
     and ``corpus/merlin_metadata.json``, and ``eval_beir/`` with the test split, or dev where there is no test.
 
@@ -129,18 +125,16 @@ def export_nvidia(data: Labelled, folder: Path) -> dict[str, int]:
         ]
         write_json(folder / f"{name}.json", {"corpus": {"path": "./corpus/"}, "data": rows})
         counts[name] = len(rows)
-    (folder / "corpus").mkdir(parents=True, exist_ok=True)
-    Dataset.from_list(
-        [{"id": d.id, "text": d.content} for d in [*data.corpus.values(), *data.written.values()]]
-    ).to_parquet(folder / "corpus" / "train.parquet")
+    passages = [{"id": d.id, "text": d.content} for d in [*data.corpus.values(), *data.written.values()]]
+    _write_parquet(folder / "corpus" / "train.parquet", passages)
     write_json(folder / "corpus" / "merlin_metadata.json", {"corpus_id": data.name, "class": "TextQADataset"})
     held_out = next((data.splits[split] for split in ("test", "dev") if data.splits.get(split)), {})
     judged = {query_id: data.queries[query_id] for query_id in held_out}
-    export_beir(Labelled(data.name, data.corpus, judged, {"test": held_out}), folder / "eval_beir")
+    export_beir(TrainingData(data.name, data.corpus, judged, {"test": held_out}), folder / "eval_beir")
     return counts | {"eval_beir": len(held_out)}
 
 
-EXPORTS: dict[str, Callable[[Labelled, Path], dict[str, int]]] = {
+EXPORTS: dict[str, Callable[[TrainingData, Path], dict[str, int]]] = {
     "beir": export_beir,
     "nvidia": export_nvidia,
     "sentence-transformers": export_sentence_transformers,
@@ -153,7 +147,22 @@ def _passage(document: Document) -> dict[str, str]:
     return {"docid": document.id, "title": document.title, "text": document.text}
 
 
-def _lines(data: Labelled, folder: Path, row: Callable[[str, list[str]], dict[str, Any]]) -> dict[str, int]:
+def _passages(data: TrainingData, ids: Iterable[str]) -> list[dict[str, str]]:
+    return [_passage(data.document(i)) for i in ids]
+
+
+def _texts(data: TrainingData, ids: Iterable[str]) -> list[str]:
+    return [data.document(i).content for i in ids]
+
+
+def _write_parquet(path: Path, rows: list[dict[str, Any]]) -> None:
+    from datasets import Dataset
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Dataset.from_list(rows).to_parquet(path)
+
+
+def _lines(data: TrainingData, folder: Path, row: Callable[[str, list[str]], dict[str, Any]]) -> dict[str, int]:
     counts = {}
     for split in data.splits:
         rows = [row(query_id, positives) for query_id, positives in data.positives(split)]

@@ -1,4 +1,4 @@
-"""Queries written by an LLM for documents: every strategy's prompts, and what becomes of the answers."""
+"""Queries written by an LLM for documents: generate, parse, accept or reject."""
 
 from __future__ import annotations
 
@@ -7,59 +7,89 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
 from sharpen.evaluation.beir import Corpus, Document, Query, text_key
+from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.answers import Read
-from sharpen.sdg.filters.text import reject_reason, words
-from sharpen.sdg.llm.client import LLM, OVER_BUDGET, Answer, Request
+from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
+from sharpen.sdg.filters.text import text_problem, words
+from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
+from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
+from sharpen.sdg.rejections import Problem, Rejection
+from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
+from sharpen.sdg.strategies.few_shot import StrategySettings
+from sharpen.sdg.strategies.settings import LABELLED as LABELLED
+from sharpen.sdg.strategies.settings import resolve_strategy
 
-LABELLED = "labelled"
-"""Strategy of queries that people wrote."""
+if TYPE_CHECKING:
+    from sharpen.sdg.llm.client import LLMClient
+
+GENERATION = "generation"
+"""``Rejection.step`` of what is rejected here."""
 MAX_FAILED = 0.01
-"""Share of the requests that may stay without an answer; more is an outage, and the queries would be too few in
+"""Fraction of the requests that may stay without an answer; more is an outage, and the queries would be too few in
 silence."""
+SHOWN_CHARACTERS = 2000
+"""Of an answer, in a rejection."""
+
+AnyStrategy = StrategySettings | Custom | Strategy
 
 
 @dataclass
-class Tally:
-    """What became of the queries asked for by one strategy: ``asked`` is ``kept`` and all of ``rejected`` by reason."""
+class StrategyStats:
+    """What became of the queries asked for by one strategy: ``asked`` is ``kept`` and all of ``rejected`` by reason.
+
+    ``parsed``: queries that could be read from the answers, usable or not; ``repaired``: answers that could be read at
+    the second attempt only; ``tokens``: prompt, cached, completion.
+    """
 
     prompts: int = 0
     asked: int = 0
     parsed: int = 0
-    """Queries that could be read from the answers, usable or not."""
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     repaired: int = 0
-    """Answers that could be read at the second attempt only."""
     tokens: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON."""
+        return asdict(self) | {"rejected": dict(self.rejected), "tokens": dict(self.tokens)}
+
 
 @dataclass
-class Generated:
-    """Kept queries (``metadata``: the documents under ``positives``, strategy, model, prompt hash), rejected ones with
-    their reason, a tally by strategy, and what first steps brought (artifacts, translations), by unit."""
+class GeneratedQueries:
+    """Queries that an LLM wrote; looping over them is looping over ``kept``.
+
+    ``kept``: with metadata ``positives`` (IDs of the documents that answer), ``strategy``, ``model`` and
+    ``prompt_hash``. ``rejected``: with their reasons. ``stats``: by strategy. ``first_steps``: what first steps brought
+    (artifacts, translations), by unit.
+    """
 
     kept: list[Query] = field(default_factory=list)
-    rejected: list[dict[str, Any]] = field(default_factory=list)
-    tallies: dict[str, Tally] = field(default_factory=dict)
+    rejected: list[Rejection] = field(default_factory=list)
+    stats: dict[str, StrategyStats] = field(default_factory=dict)
     first_steps: list[dict[str, Any]] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Query]:
+        return iter(self.kept)
+
+    def __len__(self) -> int:
+        return len(self.kept)
 
     def counts(self) -> dict[str, Any]:
         """All strategies together."""
-        tallies = self.tallies.values()
-        tokens = sum((t.tokens for t in tallies), Counter())
+        stats = self.stats.values()
+        tokens = sum((s.tokens for s in stats), Counter())
         total = {
-            "asked": sum(t.asked for t in tallies),
-            "kept": sum(t.kept for t in tallies),
-            "rejected": dict(sum((t.rejected for t in tallies), Counter()).most_common()),
+            "asked": sum(s.asked for s in stats),
+            "kept": sum(s.kept for s in stats),
+            "rejected": dict(sum((s.rejected for s in stats), Counter()).most_common()),
         }
-        if repaired := sum(t.repaired for t in tallies):
+        if repaired := sum(s.repaired for s in stats):
             total["repaired"] = repaired
         return total | {f"{kind}_tokens": n for kind, n in tokens.items()}
 
@@ -70,6 +100,10 @@ def sample_documents(
     """At most ``limit`` documents in an order drawn by ``seed``, of at least ``min_words`` words, no text twice.
 
     A larger limit of the same seed begins with the smaller one's documents, so their answers are found in the journal.
+
+    >>> documents = [Document(name, f"five words on topic {name}") for name in "abc"]
+    >>> sample_documents(documents, 2, seed=1) == sample_documents(documents, 3, seed=1)[:2]
+    True
     """
     unique = {d.copy_key: d for d in reversed(documents) if len(d.content.split()) >= min_words}
     chosen = sorted(unique.values(), key=lambda d: d.id)
@@ -78,237 +112,253 @@ def sample_documents(
 
 
 def generate_queries(
-    documents: Sequence[Document],
-    llm: LLM,
-    strategies: Sequence[Strategy],
-    seed: int,
-    warm_up: bool = False,
-    progress: Callable[[Answer], None] | None = None,
-    corpus: Corpus | None = None,
-    given: Sequence[Query] = (),
-) -> Generated:
-    """Ask ``llm`` for queries that ``documents`` answer, by each of ``strategies``, and drop what is unusable.
+    corpus: Corpus,
+    llm: LLM | LLMSettings | LLMClient,
+    strategies: Sequence[AnyStrategy],
+    *,
+    seed: int = 13,
+    documents: int | None = None,
+    labelled: Sequence[Query] = (),
+    progress: Callable[[Answer], None] = lambda _answer: None,
+) -> GeneratedQueries:
+    """Ask ``llm`` for queries that the documents of ``corpus`` answer, and drop what is unusable.
 
-    ``corpus``: all documents, for strategies that show several of them together (default: ``documents``).
-    ``given``: queries that there are already, for strategies that rewrite queries; none of them is written again.
-    ``warm_up``: send each group's shared prefix ahead of its first new request (for a local server of one slot, whose
-    answers then do not depend on where an earlier run was killed). Those of the kinds ``OF_QUERIES`` work on what those
-    before them brought. Raises ``InputError`` as ``LLM.ask`` does, and if more than ``MAX_FAILED`` of a strategy's
-    requests got no answer after all retries.
+    ``documents``: write for so many, drawn by ``seed`` (default: all that have 5 words). ``labelled``: queries that
+    there are already, for strategies that rewrite queries; none of them is written again. ``progress`` is given each
+    answer as it comes.
+
+    With the same corpus, strategies, seed and answers the queries and their IDs are the same. Every answer is in the
+    LLM's journal and is not asked for again. An LLM that is not open is opened, and closed at the end. Raises
+    ``InputError`` if no document has enough words, if a pool is bad, as ``LLMClient.ask`` does, and if more than 1 % of
+    a strategy's requests got no answer after all retries.
+
+    Needs a server::
+
+        llm = LLM("http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507")
+        queries = generate_queries(corpus, llm, [Document(pool="pool.yaml"), Sentence(pool="sentences.yaml")])
     """
-    result = Generated()
-    seen = {query_key(query.text) for query in given}
-    for strategy in strategies:
-        examples = {query_key(text) for example in strategy.pool for text in example.texts}
+    drawn = sample_documents(list(corpus.values()), documents, seed)
+    if not drawn:
+        raise InputError(f"no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
+    resolved = [resolve_strategy(strategy) for strategy in strategies]
+    with opened(llm) as client:
+        generation = Generation(drawn, client, seed, corpus, labelled, progress)
+        for strategy in resolved:
+            generation.run(strategy)
+    return generation.result
+
+
+def expected_prompts(strategies: Sequence[Strategy], documents: Sequence[Document], corpus: Corpus) -> int:
+    """For a progress bar: about how many prompts there will be, as far as that can be known."""
+    return sum(strategy.expected_prompts(documents, corpus) for strategy in strategies)
+
+
+class Generation:
+    """One run of ``generate_queries``: every strategy adds to ``result``, and works on what those before it brought.
+
+    ``documents``: those to write for. ``corpus``: all of them, for strategies that show several together.
+    """
+
+    def __init__(
+        self,
+        documents: Sequence[Document],
+        client: LLMClient,
+        seed: int,
+        corpus: Corpus | None = None,
+        labelled: Sequence[Query] = (),
+        progress: Callable[[Answer], None] = lambda _answer: None,
+    ) -> None:
+        self.documents = documents
+        self.client = client
+        self.seed = seed
+        self.corpus = {d.id: d for d in documents} if corpus is None else corpus
+        self.labelled = labelled
+        self.progress = progress
+        self.result = GeneratedQueries()
+        self._known = {query_key(query.text) for query in labelled}
+
+    def run(self, strategy: Strategy) -> None:
+        """Ask for everything that ``strategy`` wants. Raises ``InputError`` as ``generate_queries`` does."""
         started = time.monotonic()
-        tally = result.tallies[strategy.name] = Tally()
-        units = dict(enumerate(strategy.units(documents, [*result.kept, *given], corpus)))
-        said: dict[int, _Said] = {}
-        if strategy.first:
-            for n, first in _ask(strategy.first, units, llm, seed, warm_up, tally, progress).items():
-                if problem := _first_problem(strategy.first, first):  # nothing more to ask: this is the answer
-                    said[n] = replace(first, found=Read(error=problem))
-                else:
-                    units[n] = strategy.after_first(units[n], first.found)
-                    result.first_steps.append(
-                        {
-                            "unit": units[n].key,
-                            "strategy": strategy.name,
-                            "documents": list(units[n].positives),
-                            strategy.first.name: first.found.items[0].query,
-                        }
-                    )
-        said |= _ask(
-            strategy, {n: unit for n, unit in units.items() if n not in said}, llm, seed, warm_up, tally, progress
-        )
-        failed = [s.answer.error for s in said.values() if s.answer.failed]
-        if len(failed) > MAX_FAILED * len(said):
-            raise InputError(
-                f"llm: {len(failed)} of {len(said)} requests failed, the last with {failed[-1]!r}. What was answered is"
-                " kept; run again to ask for the rest"
-            )
+        stats = self.result.stats[strategy.name] = StrategyStats()
+        examples = {query_key(text) for text in strategy.example_texts()}
+        units = dict(enumerate(strategy.units(self.documents, [*self.result.kept, *self.labelled], self.corpus)))
+        replies = self._first_step(strategy, units, stats)
+        left = {n: unit for n, unit in units.items() if n not in replies}
+        replies |= self._ask(strategy, left, stats)
+        _raise_if_outage(list(replies.values()))
         for n, unit in units.items():
-            metadata = {
-                "positives": list(unit.positives),
-                "strategy": strategy.name,
-                "model": llm.identity,
-                "prompt_hash": said[n].prompt_hash,
-            } | unit.metadata
-            _sort_out(strategy, unit, said[n].answer, said[n].found, metadata, seed, seen, examples, result)
-        tally.seconds = round(time.monotonic() - started, 2)
-    return result
+            self._accept_answer(strategy, unit, replies[n], examples)
+        stats.seconds = round(time.monotonic() - started, 2)
+
+    def _first_step(self, strategy: Strategy, units: dict[int, Unit], stats: StrategyStats) -> dict[int, _Reply]:
+        """Put what the first step brings into ``units``. Returns the replies with which nothing more is to be asked."""
+        first, final = strategy.first, {}
+        if first is None:
+            return final
+        for n, reply in self._ask(first, units, stats).items():
+            if error := _first_step_error(first, reply):
+                final[n] = replace(reply, parsed=ParsedAnswer(error=error))
+                continue
+            units[n] = strategy.after_first(units[n], reply.parsed)
+            self.result.first_steps.append(
+                {
+                    "unit": units[n].key,
+                    "strategy": strategy.name,
+                    "documents": list(units[n].positives),
+                    first.name: reply.parsed.queries[0].query,
+                }
+            )
+        return final
+
+    def _ask(self, strategy: Strategy, units: Mapping[int, Unit], stats: StrategyStats) -> dict[int, _Reply]:
+        """Ask for each unit, by its number, and once more for what was to be JSON and is not."""
+
+        def parse(unit: Unit, request: Request, answer: Answer) -> _Reply:
+            stats.prompts += 1
+            stats.tokens += Counter(
+                prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens
+            )
+            self.progress(answer)
+            parsed = ParsedAnswer() if answer.error else strategy.parse(answer.text, unit)
+            return _Reply(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, parsed)
+
+        asked = list(units.items())
+        answers = self.client.ask(
+            self._requests(strategy, asked), lambda place, request, answer: parse(asked[place][1], request, answer)
+        )
+        replies = dict(zip(units, answers, strict=True))
+        broken = [(n, unit) for n, unit in asked if replies[n].parsed.error and strategy.json_answers]
+        repairs = [
+            (n, unit, request)
+            for n, unit in broken
+            if (request := self._repair(strategy, unit, replies[n])) is not None
+        ]
+        if repairs:
+            again = self.client.ask(
+                (request for _, _, request in repairs),
+                lambda place, request, answer: parse(repairs[place][1], request, answer),
+            )
+            for (n, _, _), repaired in zip(repairs, again, strict=True):
+                if repaired.parsed.queries:
+                    stats.repaired += 1
+                    replies[n] = repaired
+        return replies
+
+    def _repair(self, strategy: Strategy, unit: Unit, reply: _Reply) -> Request | None:
+        return strategy.repair(unit, reply.answer.text, reply.parsed.error, seed=self.seed, chat=self.client.chat)
+
+    def _requests(self, strategy: Strategy, units: Sequence[tuple[int, Unit]]) -> Iterator[Request]:
+        warmed: set[int] = set()
+        for position, unit in units:
+            how = {"position": position, "seed": self.seed, "chat": self.client.chat}
+            request, group = strategy.request(unit, **how), position // strategy.examples_group
+            if self.client.warm_up and group not in warmed and self.client.known(request) is None:
+                warmed.add(group)
+                request = replace(request, warm_up=strategy.shared_prefix(**how))
+            yield request
+
+    def _accept_answer(self, strategy: Strategy, unit: Unit, reply: _Reply, examples: set[str]) -> None:
+        """Keep or reject each of the queries that were asked for: those that did not come are rejected, too, so that
+        the counts add up."""
+        stats = self.result.stats[strategy.name]
+        stats.asked += strategy.queries
+        parsed = reply.parsed.queries
+        for sample in range(strategy.queries):
+            if sample >= len(parsed):
+                text = reply.answer.text or reply.answer.error
+                self._reject(strategy, unit, sample, text, reply.problem())
+                continue
+            query = parsed[sample]
+            stats.parsed += bool(query.query)
+            cut_off = reply.answer.finish_reason == "length" and sample == len(parsed) - 1
+            problem = self._problem(strategy, unit, query, examples, cut_off)
+            if problem is None:
+                self._keep(strategy, unit, reply, query, sample)
+            else:
+                self._reject(strategy, unit, sample, query.query, problem)
+
+    def _problem(
+        self, strategy: Strategy, unit: Unit, query: ParsedQuery, examples: set[str], cut_off: bool
+    ) -> Problem | None:
+        """Why the query is not kept: the first reason that holds."""
+        if problem := query.problem or text_problem(query.query, unit.document, strategy.language):
+            return problem
+        if cut_off:
+            return Problem(Reason.TRUNCATED)
+        if problem := strategy.problem_of(query, unit):
+            return problem
+        key = query_key(query.query)
+        if key in examples:
+            return Problem(Reason.COPIED_FROM_EXAMPLE)
+        return Problem(Reason.DUPLICATE) if key in self._known else None
+
+    def _keep(self, strategy: Strategy, unit: Unit, reply: _Reply, query: ParsedQuery, sample: int) -> None:
+        self._known.add(query_key(query.query))
+        self.result.stats[strategy.name].kept += 1
+        query_id, text = _query_id(unit.key, sample), query.query
+        metadata = {
+            "positives": list(unit.positives),
+            "strategy": strategy.name,
+            "model": self.client.identity,
+            "prompt_hash": reply.prompt_hash,
+            **unit.metadata,
+            **query.metadata,
+        }
+        if query.answer:
+            metadata["answer"] = query.answer
+        if query.evidence:
+            metadata["positives"] = list(query.evidence)
+        if strategy.typos and (rng := random.Random(f"{self.seed}/{query_id}")).random() < strategy.typos:
+            metadata["typed_for"], text = text, with_typo(text, rng)
+        self.result.kept.append(Query(query_id, text, metadata))
+
+    def _reject(self, strategy: Strategy, unit: Unit, sample: int, text: str, problem: Problem) -> None:
+        self.result.stats[strategy.name].rejected[str(problem.reason)] += 1
+        shown, document = text[:SHOWN_CHARACTERS], unit.document.id
+        self.result.rejected.append(
+            Rejection(problem, shown, document, strategy.name, GENERATION, unit=unit.key, sample=sample)
+        )
 
 
 @dataclass(frozen=True)
-class _Said:
+class _Reply:
     """The answer to a prompt, and what could be read of it."""
 
     prompt_hash: str
     answer: Answer
-    found: Read
+    parsed: ParsedAnswer
+
+    def problem(self) -> Problem:
+        """Why a query that was asked for is not there."""
+        if self.answer.error_kind == OVER_BUDGET:
+            return Problem(Reason.OVER_BUDGET)
+        if self.answer.error:
+            return Problem(Reason.LLM_ERROR, detail=self.answer.error_kind)
+        if not self.answer.text.strip():
+            return Problem(Reason.EMPTY)
+        if self.parsed.error:
+            return Problem(Reason.UNREADABLE, detail=self.parsed.error)
+        return Problem(Reason.MISSING)
 
 
-def _ask(
-    strategy: Strategy,
-    units: Mapping[int, Unit],
-    llm: LLM,
-    seed: int,
-    warm_up: bool,
-    tally: Tally,
-    progress: Callable[[Answer], None] | None,
-) -> dict[int, _Said]:
-    """Ask for each unit, by its number, and once more for what was to be JSON and is not."""
-
-    def use(unit: Unit, request: Request, answer: Answer) -> _Said:
-        tally.prompts += 1
-        tally.tokens += Counter(
-            prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens
-        )
-        if progress:
-            progress(answer)
-        found = Read() if answer.error else strategy.read(answer.text, unit)
-        return _Said(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, found)
-
-    asked = list(units.items())
-    said = dict(
-        zip(
-            units,
-            llm.ask(
-                _requests(strategy, asked, llm, seed, warm_up),
-                lambda place, request, answer: use(asked[place][1], request, answer),
-            ),
-            strict=True,
-        )
-    )
-    broken = [(n, unit) for n, unit in asked if said[n].found.error and strategy.asks_for_json]
-    if broken:
-        again = llm.ask(
-            (_repair(strategy, unit, said[n], seed) for n, unit in broken),
-            lambda place, request, answer: use(broken[place][1], request, answer),
-        )
-        for (n, _), repaired in zip(broken, again, strict=True):
-            if repaired.found.items:
-                tally.repaired += 1
-                said[n] = repaired
-    return said
-
-
-def _first_problem(first: Strategy, said: _Said) -> str:
+def _first_step_error(first: Strategy, reply: _Reply) -> str:
     """Why nothing should be asked with what a first step brought."""
-    if not said.found.items or not said.found.items[0].query.strip():
-        return said.found.error or f"no {first.name}"
-    return (
-        f"{first.name} cut off at max_tokens"
-        if said.answer.finish_reason == "length" and not first.asks_for_json
-        else ""
-    )
+    queries = reply.parsed.queries
+    if not queries or not queries[0].query.strip():
+        return reply.parsed.error or f"no {first.name}"
+    if reply.answer.finish_reason == "length" and not first.json_answers:
+        return f"{first.name} cut off at max_tokens"
+    return ""
 
 
-def _requests(
-    strategy: Strategy, units: Sequence[tuple[int, Unit]], llm: LLM, seed: int, warm_up: bool
-) -> Iterator[Request]:
-    warmed: set[int] = set()
-    for position, unit in units:
-        request, group = prompt(strategy, unit, position, seed), position // strategy.group
-        if warm_up and group not in warmed and llm.known(request) is None:
-            warmed.add(group)
-            examples = strategy.draw(seed, group)
-            request = replace(request, warm_up=strategy.request(None, examples, len(examples)))
-        yield request
-
-
-def prompt(strategy: Strategy, unit: Unit, position: int, seed: int) -> Request:
-    """The request for the unit at ``position``."""
-    examples = strategy.draw(seed, position // strategy.group)
-    # Two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the examples
-    # come
-    # from the server's prefix cache, whichever document was asked before.
-    return strategy.request(unit, examples, len(examples) + 1 + position % 2, seed)
-
-
-def _repair(strategy: Strategy, unit: Unit, said: _Said, seed: int) -> Request:
-    request = strategy.request(unit, [], 1, seed)
-    return replace(
-        request,
-        prompt=(
-            f"{request.prompt} {said.answer.text[:2000].strip()}\n\nThat cannot be read ({said.found.error}). Once"
-            " more, as JSON and nothing else:"
-        ),
-    )
-
-
-def _sort_out(
-    strategy: Strategy,
-    unit: Unit,
-    answer: Answer,
-    found: Read,
-    metadata: dict[str, Any],
-    seed: int,
-    seen: set[str],
-    examples: set[str],
-    result: Generated,
-) -> None:
-    tally = result.tallies[strategy.name]
-    tally.asked += strategy.count
-    # a query that was asked for and did not come is one that is rejected: so the counts add up
-    problem = _problem(answer) or (found.error and f"not readable: {found.error}") or "missing from the answer"
-    for sample in range(strategy.count):
-        item = found.items[sample] if sample < len(found.items) else None
-        text = item.query if item else ""
-        tally.parsed += item is not None and bool(text)
-        reason = problem if item is None else item.problem or reject_reason(text, unit.document, strategy.language)
-        if item and answer.finish_reason == "length" and sample == len(found.items) - 1:
-            reason = reason or "cut off at max_tokens"
-        if item and reason is None and strategy.fields and not (named := _named(text, unit.metadata["constraints"])):
-            reason = "names none of the metadata"
-        key = query_key(text)
-        if reason is None and key in examples:
-            reason = "copied from an example of the prompt"
-        if reason is None and key in seen:
-            reason = "duplicate of another query"
-        if reason:
-            tally.rejected[reason] += 1
-            shown = text if item else answer.text or answer.error
-            result.rejected.append(
-                {
-                    "document": unit.document.id,
-                    "strategy": strategy.name,
-                    "unit": unit.key,
-                    "sample": sample,
-                    "text": shown[:2000],
-                    "reason": reason,
-                }
-            )
-            continue
-        seen.add(key)
-        tally.kept += 1
-        query_id = _query_id(unit.key, sample)
-        more: dict[str, Any] = {**item.metadata, **({"answer": item.answer} if item.answer else {})}
-        if item.evidence:
-            more["positives"] = list(item.evidence)
-        if strategy.fields:
-            more["constraints"] = named
-        if strategy.typos and (rng := random.Random(f"{seed}/{query_id}")).random() < strategy.typos:
-            more["typed_for"], text = text, with_typo(text, rng)
-        result.kept.append(Query(query_id, text, metadata | more))
-
-
-def _problem(answer: Answer) -> str | None:
-    if answer.error.startswith(OVER_BUDGET):
-        return OVER_BUDGET
-    if answer.error:
-        return f"LLM error: {answer.error.partition(':')[0]}"
-    return None if answer.text.strip() else "empty"
-
-
-def _named(text: str, constraints: dict[str, str]) -> dict[str, str]:
-    """Those of the constraints whose value the query has, in these words or all but one of them."""
-    have = set(words(text))
-    return {
-        name: value
-        for name, value in constraints.items()
-        if (wanted := set(words(value))) and len(wanted - have) <= (len(wanted) > 2)
-    }
+def _raise_if_outage(replies: Sequence[_Reply]) -> None:
+    failed = [reply.answer.error for reply in replies if reply.answer.failed]
+    if len(failed) > MAX_FAILED * len(replies):
+        raise InputError(
+            f"llm: {len(failed)} of {len(replies)} requests failed, the last with {failed[-1]!r}. What was answered is"
+            " kept; run again to ask for the rest"
+        )
 
 
 def with_typo(text: str, rng: random.Random) -> str:
@@ -337,7 +387,11 @@ _NEIGHBOURS = {c: row[max(0, i - 1) : i] + row[i + 1 : i + 2] for row in _ROWS f
 
 
 def query_key(text: str) -> str:
-    """Equal for queries that differ in signs and case only."""
+    """Equal for queries that differ in signs and case only.
+
+    >>> query_key("What is it?") == query_key("what is it")
+    True
+    """
     return text_key(" ".join(words(text)))
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models, ProgressBar, no_progress
-from sharpen.sdg.llm.client import LLM
-from sharpen.sdg.llm.settings import LLMSettings, open_llm
+from sharpen.sdg.llm.client import LLMClient
+from sharpen.sdg.llm.settings import JOURNAL, LLM, LLMSettings, open_llm
 
 
 @dataclass
@@ -18,15 +18,19 @@ class Resources:
     """Models, LLMs, and how to tell the person what goes on.
 
     ``models``: encoders and cross-encoders. ``llm``: who is asked where a part names no LLM of its own (None: whatever
-    asks for it is an ``InputError``). ``journal``: the SQLite file that keeps every answer. ``warn``: is given a sentence
-    that a person should read.
+    asks for it is an ``InputError``); an ``LLM`` brings its journal. ``journal``: the SQLite file that keeps every
+    answer. ``warn``: is given a sentence that a person should read.
     """
 
     models: Models = field(default_factory=Models)
-    llm: LLMSettings | None = None
-    journal: Path = Path("llm_answers.sqlite")
+    llm: LLMSettings | LLM | None = None
+    journal: Path = Path(JOURNAL)
     progress: ProgressBar = no_progress
     warn: Callable[[str], None] = lambda _sentence: None
+
+    def __post_init__(self) -> None:
+        if isinstance(self.llm, LLM):
+            self.llm, self.journal = self.llm.settings, self.llm.journal
 
     def llm_settings(self, other: LLMSettings | None = None) -> LLMSettings:
         """The LLM of a part, or that of all. Raises ``InputError`` if there is neither."""
@@ -34,6 +38,6 @@ class Resources:
             raise InputError("no LLM is given, and a strategy, miner or filter asks one; give llm")
         return chosen
 
-    def open_llm(self, other: LLMSettings | None = None) -> AbstractContextManager[LLM]:
+    def open_llm(self, other: LLMSettings | None = None) -> AbstractContextManager[LLMClient]:
         """A block that yields the LLM with its journal; on the first process only, so that nothing is asked twice."""
         return open_llm(self.llm_settings(other), self.journal)

@@ -20,6 +20,7 @@ if (worker := os.environ.get("PYTEST_XDIST_WORKER")) and hasattr(os, "sched_seta
     os.sched_setaffinity(0, {allowed[int(worker.removeprefix("gw")) % len(allowed)]})
 
 import torch
+
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.encoders.load import load_encoder
 

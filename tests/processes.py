@@ -87,3 +87,9 @@ def sharpen(*arguments: str, cwd: Path, process: bool = False) -> subprocess.Com
 
 def environment(**more: str) -> dict[str, str]:
     return os.environ | {"HF_HUB_OFFLINE": "1"} | more
+
+
+def environment_with_tests(**more: str) -> dict[str, str]:
+    """The same, for a program that imports from ``tests``."""
+    paths = [str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return environment(PYTHONPATH=os.pathsep.join(paths), **more)

@@ -11,8 +11,9 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 from safetensors.torch import load_model, save_model
-from sharpen.evaluation.files import InputError, sha256_file, write_json
 from torch import nn
+
+from sharpen.evaluation.files import InputError, sha256_file, write_json
 
 SEAL = "sealed.json"
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, split
 

@@ -10,11 +10,12 @@ import torch
 from sentence_transformers import SentenceTransformer, util
 from sentence_transformers.base.losses.merged_forward import column_merging_disabled
 from sentence_transformers.sentence_transformer import losses as st
+from torch import Tensor, nn
+
 from sharpen.evaluation.files import InputError
 from sharpen.training.micro_batches import MicroBatches
 from sharpen.training.precision import autocast
 from sharpen.training.settings import RetrieverSettings, misfit
-from torch import Tensor, nn
 
 
 def make_loss(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
+
 from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.encoders.settings import Precision
 

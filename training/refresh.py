@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError, write_json

@@ -11,6 +11,7 @@ import torch
 import transformers
 from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import InputError

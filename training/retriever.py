@@ -11,6 +11,7 @@ from typing import Any
 import transformers
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterator, Sequence
 
 from sentence_transformers.base.sampler import DefaultBatchSampler
+
 from sharpen.evaluation.beir import Corpus
 from sharpen.training.triplets import Triplet
 

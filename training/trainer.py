@@ -13,6 +13,8 @@ import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_model, save_model
+from torch import nn
+
 from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
@@ -21,7 +23,6 @@ from sharpen.training.micro_batches import accelerated
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.settings import RerankerSettings, RetrieverSettings
 from sharpen.training.validation import Validation
-from torch import nn
 
 WEIGHTS = "model.safetensors"
 TeacherScores = Mapping[tuple[str, str], float]

@@ -10,6 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, chunks_by_document
 from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.files import InputError

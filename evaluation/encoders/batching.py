@@ -1,4 +1,4 @@
-"""Texts of like length go through a model together."""
+"""Texts of similar length go through a model together, so that a batch has little padding."""
 
 from __future__ import annotations
 
@@ -9,160 +9,163 @@ import numpy as np
 import torch
 from accelerate.utils import gather_object
 from sentence_transformers import CrossEncoder, SentenceTransformer
+
 from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, split
 from sharpen.evaluation.processes import process_state, workers
 
 CHARACTERS_PER_TOKEN = 4
 
-
 SORTED_AT_ONCE = 4096
-"""Texts, the longest first by their characters, that are tokenised and sorted by their tokens before the next are: what
-is kept of these takes some 50 MiB at most. Measured with functions of code, sorted by characters alone: a quarter of
-all was padding."""
-
+"""Texts, the longest first by characters, that are tokenised and sorted by tokens before the next ones: their token IDs
+take about 50 MiB. Measured on functions of code, sorted by characters alone: a quarter of all tokens was padding."""
 
 SORTED_FIRST = 512
-"""Of the longest of all, fewer: nothing is computed until these are tokenised."""
-
+"""Of the longest texts, fewer: nothing is computed until these are tokenised."""
 
 TOKENISED_AT_ONCE = 256
 
-
 CHARACTERS_EACH = 4096
-"""In the mean: where texts have more, fewer are taken, as a tokenizer holds all of a text, also what it cuts off."""
-
+"""Where texts have more on average, fewer are tokenised at once: a tokenizer holds all of a text, also what it cuts."""
 
 WIDTH_STEP = 8
-"""Widths of batches are multiples of this, and those of the same width have as many texts: for each shape, the CPU's
-matrix library keeps some 0.4 MiB."""
-
+"""Widths of batches are multiples of this, and batches of one width have equally many rows: for each shape, the CPU's
+matrix library keeps about 0.4 MiB."""
 
 TOKENS_AT_ONCE = 3072
-"""On a CPU. Measured on 2 cores with texts of 240 tokens in int8: half as many take some tenth longer, twice as many
-are no faster and take 0.1 GiB."""
+"""On a CPU. Measured on 2 cores with texts of 240 tokens: half as many take about a tenth longer, and twice as many are
+no faster and take 0.1 GiB."""
+
+MIN_BATCHES = 16
+"""A few texts are still divided into so many batches, so that no core waits long for the last batch of another."""
+
+Batch = Callable[[np.ndarray, dict[str, Any]], None]
+"""Called with the rows of some inputs and the features that the model reads of them."""
 
 
-SHARES = 16
-"""Batches that few texts are still divided into, so that no core waits long for another's last."""
-
-
-def _order(inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of all inputs, the longest first, and those that are for this process."""
+def length_order(inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Rows of all inputs, the longest first, and of them those that this process computes."""
     state = process_state()
     order = np.argsort([-_characters(each) for each in inputs], kind="stable")
     return order, order[state.process_index :: state.num_processes]
 
 
-def _exchange(values: np.ndarray, mine: np.ndarray) -> None:
-    """Give the other processes the rows of ``values`` that are this one's, and put theirs beside them."""
+def exchange_rows(values: np.ndarray, rows: np.ndarray) -> None:
+    """Send ``values[rows]``, which this process computed, to the others, and fill in what they computed."""
     if process_state().num_processes > 1:
-        for rows, share in gather_object([(mine, values[mine])]):
-            values[rows] = share
+        for other_rows, other_values in gather_object([(rows, values[rows])]):
+            values[other_rows] = other_values
 
 
-class _Inputs:
-    """Texts, or pairs of them, the longest first, as a model reads them; tokenised once, unless it reads more than
-    token IDs that are padded on the right."""
+class TokenisedInputs:
+    """Texts, or pairs of texts, the longest first, as a model reads them.
+
+    They are tokenised once, unless the model reads more than token IDs that are padded on the right.
+    """
 
     def __init__(self, model: SentenceTransformer | CrossEncoder, inputs: Sequence[Any], prompt: str = "") -> None:
         self._model, self._inputs, self._prompt = model, inputs, prompt or None
         self._tokens: list[Tokens] | None = None
-        # two of them tell, as unlike as there are: where they are padded, if at all
+        # the longest and the shortest input show on which side the model pads
         if (
             inputs
             and getattr(getattr(model, "tokenizer", None), "padding_side", "") == "right"
-            and is_right_padded_text(self._read([inputs[0], inputs[-1]]))
+            and is_right_padded_text(self._preprocess([inputs[0], inputs[-1]]))
         ):
-            self._tokens = [row for part in _runs(inputs, TOKENISED_AT_ONCE) for row in split(self._read(inputs[part]))]
+            self._tokens = [
+                row
+                for part in slices_by_size(inputs, TOKENISED_AT_ONCE)
+                for row in split(self._preprocess(inputs[part]))
+            ]
             self._lengths = [len(row["input_ids"]) for row in self._tokens]
         else:
-            self._lengths = [
-                min(_characters(each) / CHARACTERS_PER_TOKEN, model.max_seq_length or np.inf) for each in inputs
-            ]
+            limit = model.max_seq_length or np.inf
+            self._lengths = [min(_characters(each) / CHARACTERS_PER_TOKEN, limit) for each in inputs]
 
     def batches(self, batch_size: int | None) -> list[np.ndarray]:
-        """The numbers of those that are taken at once."""
-        down = np.argsort(-np.asarray(self._lengths), kind="stable")
-        return [
-            down[rows.start : rows.stop] for rows in _batches(self._model, [self._lengths[i] for i in down], batch_size)
-        ]
+        """Rows of the inputs that are computed together."""
+        order = np.argsort(-np.asarray(self._lengths), kind="stable")
+        ranges = _batch_ranges(self._model, [self._lengths[i] for i in order], batch_size)
+        return [order[rows.start : rows.stop] for rows in ranges]
 
     def features(self, rows: Sequence[int]) -> dict[str, Any]:
-        """What the model reads of some of them, on its device."""
+        """What the model reads of these rows, on its device."""
         if self._tokens is None:
-            found = self._read([self._inputs[i] for i in rows])
+            features = self._preprocess([self._inputs[i] for i in rows])
         else:
-            found = join([self._tokens[i] for i in rows], self._model.tokenizer.pad_token_id or 0, WIDTH_STEP)
-        return {key: value.to(self._model.device) if torch.is_tensor(value) else value for key, value in found.items()}
+            features = join([self._tokens[i] for i in rows], self._model.tokenizer.pad_token_id or 0, WIDTH_STEP)
+        return {k: value.to(self._model.device) if torch.is_tensor(value) else value for k, value in features.items()}
 
-    def _read(self, inputs: Sequence[Any]) -> dict[str, Any]:
+    def _preprocess(self, inputs: Sequence[Any]) -> dict[str, Any]:
         return self._model.preprocess(list(inputs), **({"prompt": self._prompt} if self._prompt else {}))
+
+
+def run_batches(
+    model: SentenceTransformer | CrossEncoder,
+    inputs: Sequence[Any],
+    order: np.ndarray,
+    compute: Batch,
+    batch_size: int | None = None,
+    progress: Callable[[int], None] | None = None,
+    prompt: str = "",
+) -> None:
+    """Call ``compute`` in inference mode, batch by batch, until all rows of ``order`` are computed.
+
+    On a CPU, each core computes a batch of its own, which stays in its cache: measured a tenth faster than all cores at
+    one batch. The result is then the same for any number of cores, too.
+    """
+
+    def run_one(batch: tuple[TokenisedInputs, np.ndarray, np.ndarray]) -> int:
+        tokenised, numbers, rows = batch
+        with torch.inference_mode():
+            compute(numbers[rows], tokenised.features(rows))
+        return len(rows) * process_state().num_processes
+
+    def finish(running: Iterable[int]) -> None:
+        for done in running:
+            if progress:
+                progress(done)
+
+    with workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
+        running: Iterable[int] = ()
+        ordered = [inputs[i] for i in order]
+        for part in slices_by_size(ordered, SORTED_AT_ONCE, SORTED_FIRST):
+            tokenised = TokenisedInputs(model, ordered[part], prompt)
+            following = run(run_one, [(tokenised, order[part], rows) for rows in tokenised.batches(batch_size)])
+            finish(running)  # only now, so that no core waited for the tokenizer
+            running = following
+        finish(running)
+
+
+def slices_by_size(inputs: Sequence[Any], most: int, first: int | None = None) -> Iterator[slice]:
+    """Consecutive slices of ``most`` inputs (the first one: of ``first``), or of fewer where these have more than
+    ``CHARACTERS_EACH`` characters on average.
+
+    >>> [inputs.stop - inputs.start for inputs in slices_by_size(["text"] * 10, 4, first=3)]
+    [3, 4, 3]
+    """
+    start = characters = 0
+    limit = min(most, first or most)
+    for i, each in enumerate(inputs):
+        characters += _characters(each)
+        if i + 1 - start == limit or characters >= CHARACTERS_EACH * limit:
+            yield slice(start, i + 1)
+            start, characters, limit = i + 1, 0, most
+    if start < len(inputs):
+        yield slice(start, len(inputs))
 
 
 def _characters(given: str | tuple[str, str]) -> int:
     return len(given) if isinstance(given, str) else sum(map(len, given))
 
 
-def _runs(inputs: Sequence[Any], most: int, first: int | None = None) -> Iterator[slice]:
-    """Inputs one after the other: as many as ``most`` (``first`` the first time, if given), or fewer where these have
-    more than ``CHARACTERS_EACH`` for each."""
-    start = characters = 0
-    now = min(most, first or most)
-    for i, each in enumerate(inputs):
-        characters += _characters(each)
-        if i + 1 - start == now or characters >= CHARACTERS_EACH * now:
-            yield slice(start, i + 1)
-            start, characters, now = i + 1, 0, most
-    if start < len(inputs):
-        yield slice(start, len(inputs))
-
-
-def _batches(model: torch.nn.Module, lengths: Sequence[float], batch_size: int | None) -> list[range]:
-    """Which of the inputs, whose ``lengths`` in tokens go down, are taken at once."""
+def _batch_ranges(model: torch.nn.Module, lengths: Sequence[float], batch_size: int | None) -> list[range]:
+    """Ranges of inputs that are computed together; their ``lengths`` in tokens are descending."""
     batches, start = [], 0
     while start < len(lengths):
         rows = batch_size or 256
         if not batch_size and model.device.type == "cpu":
             width = max(1, -(-int(lengths[start]) // WIDTH_STEP)) * WIDTH_STEP  # the same rows for the same width
-            rows = min(256, max(8, min(len(lengths) // SHARES, TOKENS_AT_ONCE // width)))
+            rows = min(256, max(8, min(len(lengths) // MIN_BATCHES, TOKENS_AT_ONCE // width)))
         batches.append(range(start, min(start + rows, len(lengths))))
         start += rows
     return batches
-
-
-def _each(
-    model: SentenceTransformer | CrossEncoder,
-    inputs: Sequence[Any],
-    order: np.ndarray,
-    compute: Callable[[np.ndarray, dict[str, Any]], None],
-    batch_size: int | None,
-    progress: Callable[[int], None] | None,
-    prompt: str = "",
-) -> None:
-    """Call ``compute``, in inference mode, with the numbers of some inputs and what the model reads of them, until all
-    of ``order`` had their turn.
-
-    On a CPU, each core computes a batch of its own, which stays in its cache: measured a tenth faster than all cores at
-    one batch. It also makes the result the same for any number of cores.
-    """
-
-    def one(batch: tuple[_Inputs, np.ndarray, np.ndarray]) -> int:
-        read, numbers, rows = batch
-        with torch.inference_mode():
-            compute(numbers[rows], read.features(rows))
-        return len(rows) * process_state().num_processes
-
-    def finish(under_way: Iterable[int]) -> None:
-        for done in under_way:
-            if progress:
-                progress(done)
-
-    with workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
-        under_way: Iterable[int] = ()
-        ordered = [inputs[i] for i in order]
-        for part in _runs(ordered, SORTED_AT_ONCE, SORTED_FIRST):
-            read = _Inputs(model, ordered[part], prompt)
-            following = run(one, [(read, order[part], rows) for rows in read.batches(batch_size)])
-            finish(under_way)  # only now, so that no core waited for what was tokenised
-            under_way = following
-        finish(under_way)

@@ -1,14 +1,17 @@
-"""Encoders: what a name stands for, loading without running anybody's code, and encoding."""
+"""Texts to unit vectors, and pairs of texts to a cross-encoder's scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
-from sharpen.evaluation.encoders.batching import _each, _exchange, _order
+
+from sharpen.evaluation.encoders.batching import exchange_rows, length_order, run_batches
+from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.files import InputError
@@ -26,22 +29,24 @@ def encode(
     """Encode to unit vectors: float32 of shape (len(texts), dimension), in the order of ``texts``.
 
     ``prompt`` is put before every text. ``batch_size``: texts at once (default: 256; on a CPU, 8 and as many more as
-    make some 3,000 tokens). Texts are taken in order of length, so that a batch has little padding. Under ``accelerate
-    launch`` every process encodes a share and all of them get the whole. ``progress`` is called with the number of
-    texts of each finished batch. ``precision``: what the model computes in.
+    make about 3,000 tokens). ``precision``: what the model computes in; on a CPU, many texts are encoded by OpenVINO
+    where it is installed, and by torch otherwise. Texts are taken in order of length, so that a batch has little
+    padding. Under ``accelerate launch`` every process encodes a part of the texts, and all processes get all vectors.
+    ``progress`` is called with the number of texts of each finished batch.
     """
-    _, mine = _order(texts)
+    _, rows_here = length_order(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    model.eval()
+    compiled = openvino_forward(model, texts, prompt, precision)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
-        output = model(features)["sentence_embedding"].float()
+        output = compiled(features) if compiled else model(features)["sentence_embedding"]
         # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
-        vectors[rows] = torch.nn.functional.normalize(output, dim=-1).cpu().numpy()
+        vectors[rows] = torch.nn.functional.normalize(output.float(), dim=-1).cpu().numpy()
 
-    model.eval()
-    with in_precision(model, precision):
-        _each(model, texts, mine, compute, batch_size, progress, prompt)
-    _exchange(vectors, mine)
+    with nullcontext() if compiled else in_precision(model, precision):
+        run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
+    exchange_rows(vectors, rows_here)
     return vectors
 
 
@@ -52,12 +57,15 @@ def score_pairs(
     batch_size: int | None = None,
     precision: Precision = "auto",
 ) -> list[float]:
-    """A reranker's scores of (query, document) pairs, in their order: logits, without the sigmoid that a model may end
-    in, as that makes all that is far from the threshold the same. Under ``accelerate launch`` every process scores a
-    share and all of them get the whole. Raises ``InputError`` for a model with several outputs."""
+    """A cross-encoder's scores of (query, document) pairs, in their order.
+
+    They are logits, without the sigmoid that a model may end in: far from the threshold, a sigmoid makes all scores the
+    same. Under ``accelerate launch`` every process scores a part of the pairs, and all processes get all scores. Raises
+    ``InputError`` for a model with several outputs.
+    """
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
-    _, mine = _order(pairs)
+    _, rows_here = length_order(pairs)
     scores = np.empty(len(pairs), dtype=np.float32)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
@@ -65,6 +73,6 @@ def score_pairs(
 
     model.eval()
     with in_precision(model, precision):
-        _each(model, pairs, mine, compute, batch_size, progress)
-    _exchange(scores, mine)
+        run_batches(model, pairs, rows_here, compute, batch_size, progress)
+    exchange_rows(scores, rows_here)
     return scores.tolist()

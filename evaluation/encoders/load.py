@@ -6,10 +6,11 @@ from pathlib import Path
 
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
+from transformers import AutoConfig
+
 from sharpen.evaluation.encoders.packaged import PACKAGED, packaged_encoder
 from sharpen.evaluation.files import InputError, sha256_tree
 from sharpen.evaluation.processes import process_state
-from transformers import AutoConfig
 
 
 def resolve_encoder(name: str) -> str:
@@ -31,7 +32,8 @@ def load_encoder(
 ) -> SentenceTransformer:
     """Load a sentence-transformers model, or any Hugging Face encoder with mean pooling on top.
 
-    Weights are read from safetensors only (a pickle can run code), and code that a model brings is never run.
+    Weights are read from safetensors only (a pickle can run code), and code that a model brings is never run. Of a hub
+    model, the commit is loaded that ``model_digest`` names.
     ``max_seq_length``: tokens a text is cut to (default: the model's own). ``device``: default as torch sees fit.
     ``attention``: as transformers names it (``eager``, ``sdpa``, ``flash_attention_2``, ...; default: the model's own).
     Raises ``InputError`` if the name cannot be loaded.
@@ -43,7 +45,11 @@ def load_encoder(
     )
     try:
         model = SentenceTransformer(
-            source, device=device or str(process_state().device), trust_remote_code=False, model_kwargs=arguments
+            source,
+            device=device or str(process_state().device),
+            trust_remote_code=False,
+            revision=_hub_commit(source),
+            model_kwargs=arguments,
         )
     except (OSError, ValueError, ImportError) as error:  # ImportError: an attention whose package is not installed
         raise InputError(f"the encoder {name!r} could not be loaded: {error}") from error
@@ -62,7 +68,9 @@ def load_cross_encoder(
     """
     source = resolve_encoder(name)
     try:
-        architectures = AutoConfig.from_pretrained(source, trust_remote_code=False).architectures or []
+        revision = _hub_commit(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
+        architectures = config.architectures or []
         if not new_head and not any(a.endswith("ForSequenceClassification") for a in architectures):
             raise InputError(
                 f"{name}: an encoder, not a reranker (its architecture is {', '.join(architectures) or 'not given'}),"
@@ -73,6 +81,7 @@ def load_cross_encoder(
             source,
             device=device or str(process_state().device),
             trust_remote_code=False,
+            revision=revision,
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             **arguments,
         )
@@ -84,9 +93,27 @@ def load_cross_encoder(
 
 
 def model_digest(name: str) -> str:
-    """What stands for a model in a fingerprint: the sum of its files, where it is a folder here.
+    """What stands for a model in a fingerprint.
 
+    Of a folder: the sum of its files. Of a hub model: its name and commit, as ``hub:<name>@<commit>``, or
+    ``hub:<name>@main`` where the commit is not known, as the model is neither in the cache nor is the hub reachable.
     Raises ``InputError`` as ``resolve_encoder`` does.
     """
     source = resolve_encoder(name)
-    return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}"
+    return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}@{_hub_commit(source) or 'main'}"
+
+
+def _hub_commit(source: str) -> str | None:
+    """The commit of a hub model in the local cache, else the one that the hub has now; None for folders, and where
+    neither is known."""
+    from huggingface_hub import HfApi, constants, try_to_load_from_cache
+
+    if Path(source).is_dir():
+        return None
+    try:
+        for file in ("config.json", "modules.json"):
+            if isinstance(cached := try_to_load_from_cache(source, file), str):
+                return Path(cached).parent.name  # .../snapshots/<commit>/config.json
+        return None if constants.HF_HUB_OFFLINE else HfApi().model_info(source, timeout=10).sha
+    except Exception:  # the network's and the hub's errors are of many kinds; loading says what is wrong
+        return None

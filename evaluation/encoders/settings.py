@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import Field
+
 from sharpen.evaluation.settings import Count, Marker, ModelName, Settings
 
 Precision = Literal["float32", "bf16", "auto"]

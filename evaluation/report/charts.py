@@ -1,141 +1,161 @@
-"""Charts as SVG to be put into a page, in the page's own colours, so that they are right in the dark, too."""
+"""Charts as SVG for a page, in the colours of its CSS, so that they are right in the dark, too."""
 
 from __future__ import annotations
 
-import io
-import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil, floor, log10
 
-import numpy as np
 from sharpen.evaluation.report.comparison import Comparison
+from sharpen.evaluation.report.rendering import render, source
 
-# matplotlib wants colours; the page's are put in their place
-_COLOURS = {"text": "#010101", "line": "#010102", "before": "#010103", "after": "#010104"}
-_CSS = {"text": "currentColor", "line": "var(--line)", "before": "var(--before)", "after": "var(--after)"}
+CHARACTER = 7
+"""Width of one in labels, in the units of the drawing."""
+PADDING = 18
+STANDALONE = "svg { color: #222; background: #fff; --line: #bbb; --before: #7a5c9e; --after: #1f6fb2; }\n"
+"""Colours of a chart that is not in a page."""
+
+
+@dataclass(frozen=True)
+class Scale:
+    """An axis: values from ``low`` to ``high`` lie from ``start`` to ``end`` in the drawing.
+
+    >>> scale = Scale(0, 1, 100, 300)
+    >>> scale(0.5), scale.ticks(5)
+    (200.0, [(100.0, '0'), (140.0, '0.2'), (180.0, '0.4'), (220.0, '0.6'), (260.0, '0.8'), (300.0, '1')])
+    """
+
+    low: float
+    high: float
+    start: float
+    end: float
+
+    def __call__(self, value: float) -> float:
+        return round(self.start + (value - self.low) / (self.high - self.low) * (self.end - self.start), 2)
+
+    def ticks(self, number: int = 5) -> list[tuple[float, str]]:
+        """Places and labels of about so many round values."""
+        step = _round_step((self.high - self.low) / number)
+        first, last = ceil(self.low / step - 1e-9), floor(self.high / step + 1e-9)
+        return [(self(n * step), f"{n * step:.6g}") for n in range(first, last + 1)]
+
+
+def scale_around(values: Sequence[float], start: float, end: float) -> Scale:
+    """A scale from a round value below all values to a round value above them."""
+    low, high = min(values), max(values)
+    step = _round_step((high - low or abs(high) or 1) / 5)
+    low, high = floor(low / step) * step, ceil(high / step) * step
+    return Scale(low, high if high > low else low + step, start, end)
 
 
 def intervals(comparison: Comparison) -> str:
     """Each metric before and after, with its 95 % interval."""
-    names = list(comparison.before)
-    figure, axes = _figure(4.6, 0.5 * len(names) + 0.9)
-    for offset, (side, values) in zip(
-        (0.17, -0.17), (("before", comparison.before), ("after", comparison.after)), strict=True
-    ):
-        places = [len(names) - row + offset for row in range(len(names))]
-        middle = [values[m].value for m in names]
-        lengths = [(v - values[m].interval[0], values[m].interval[1] - v) for m, v in zip(names, middle, strict=True)]
-        ends = np.maximum(0, lengths).T  # a rounding can make one negative, which is an error
-        axes.errorbar(
-            middle, places, xerr=ends, fmt="o", capsize=3, color=_COLOURS[side], label=comparison.names[side == "after"]
-        )
-    axes.set_yticks([len(names) - row for row in range(len(names))], names)
-    axes.set_xlim(0, 1)
-    axes.grid(axis="x", color=_COLOURS["line"])
-    _legend(figure)
-    return _svg(figure, "Metrics of both systems with their intervals")
+    metrics = list(comparison.before)
+    left, row, top = CHARACTER * max(map(len, metrics)) + PADDING, 36, 34
+    width, bottom = 460, top + 36 * len(metrics)
+    x = Scale(0, 1, left, width - PADDING)
+    bars = [
+        (side, x(estimate.value), *map(x, estimate.interval), top + row * (number + 0.5) + offset)
+        for side, estimates, offset in (("before", comparison.before, -6), ("after", comparison.after, 6))
+        for number, estimate in enumerate(estimates[metric] for metric in metrics)
+    ]
+    return render(
+        "intervals.svg.j2",
+        title="Metrics of both systems with their intervals",
+        width=width,
+        height=bottom + 24,
+        frame=(left, top, width - PADDING, bottom),
+        ticks=x.ticks(),
+        labels=[(metric, top + row * (number + 0.5)) for number, metric in enumerate(metrics)],
+        bars=bars,
+        legend=_legend([("before", comparison.names[0]), ("after", comparison.names[1])], left),
+        zero=None,
+        caption="",
+        style="",
+    )
 
 
 def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> str:
     """A point for each query, before to the right and after upwards; ``points`` by the anchor that each leads to."""
-    figure, axes = _figure(4.6, 4.6)
-    axes.plot([0, 1], [0, 1], color=_COLOURS["line"])
-    marks = axes.scatter(*zip(*points.values(), strict=True), s=26, color=_COLOURS["after"], alpha=0.45, linewidths=0)
-    marks.set_urls([f"#{anchor}" for anchor in points])
-    axes.set(
-        xlim=(-0.03, 1.03),
-        ylim=(-0.03, 1.03),
-        xlabel=f"nDCG@10 of the {names[0]}",
-        ylabel=f"nDCG@10 of the {names[1]}",
-        aspect="equal",
+    frame = (46, PADDING, 446, 400 + PADDING)
+    x, y = Scale(-0.03, 1.03, frame[0], frame[2]), Scale(-0.03, 1.03, frame[3], frame[1])
+    return render(
+        "scatter.svg.j2",
+        title="nDCG@10 of each query: above the line it was won, below it lost",
+        width=460,
+        height=460,
+        frame=frame,
+        x_ticks=x.ticks(6),
+        y_ticks=y.ticks(6),
+        line=(x(0), y(0), x(1), y(1)),
+        points=[(anchor, x(before), y(after)) for anchor, (before, after) in points.items()],
+        names=names,
     )
-    return _svg(figure, "nDCG@10 of each query: above the line it was won, below it lost")
 
 
 def curves(
     losses: Sequence[tuple[float, float]], validated: Sequence[tuple[float, float]], kept: float | None, metric: str
 ) -> str:
-    """The training's loss by step, and what validation said."""
-    figure, axes = _figure(7, 2.8)
-    axes.plot(*zip(*losses, strict=True), color=_COLOURS["before"], label="loss")
-    axes.set(xlabel="step", ylabel="loss")
-    axes.xaxis.get_major_locator().set_params(integer=True)
-    if validated:
-        right = axes.twinx()
-        right.plot(*zip(*validated, strict=True), color=_COLOURS["after"], marker="o", label=metric)
-        right.set_ylabel(metric, color=_COLOURS["text"])
-        right.tick_params(colors=_COLOURS["text"])
-        for side in right.spines.values():
-            side.set_color(_COLOURS["line"])
-    if kept is not None and validated:
-        axes.axvline(kept, color=_COLOURS["line"], linestyle=":", label="kept")
-    _legend(figure)
-    return _svg(figure, "Learning curve")
+    """The training's loss by step, and the validation's ``metric``; ``kept``: the step whose weights the model has."""
+    frame = (60, 34, 640, 240)
+    steps = [step for step, _ in (*losses, *validated)]
+    x = scale_around(steps, frame[0], frame[2])
+    left = scale_around([loss for _, loss in losses], frame[3], frame[1])
+    right = scale_around([value for _, value in validated], frame[3], frame[1]) if validated else None
+    named = [("before", "loss"), *([("after", metric)] if validated else [])]
+    return render(
+        "curves.svg.j2",
+        title="Learning curve",
+        width=700,
+        height=284,
+        frame=frame,
+        x_ticks=[tick for tick in x.ticks(8) if "." not in tick[1]],
+        left_ticks=left.ticks(),
+        right_ticks=right.ticks() if right else [],
+        losses=[(x(step), left(loss)) for step, loss in losses],
+        validated=[(x(step), right(value)) for step, value in validated],
+        kept=x(kept) if kept is not None and validated else None,
+        legend=_legend([*named, *([("kept", "kept")] if kept is not None and validated else [])], frame[0]),
+    )
 
 
 def arms_chart(rows: Sequence[tuple[str, float, tuple[float, float]]], baseline: str) -> str:
-    """Differences to a baseline with their intervals: name, value, interval; the first on top. A picture of its own, so
-    in its own colours."""
-    figure, axes = _figure(7, 0.42 * len(rows) + 1.1)
-    places = list(range(len(rows), 0, -1))
-    values = [value for _, value, _ in rows]
-    ends = np.maximum(0, [(value - low, high - value) for _, value, (low, high) in rows]).T
-    axes.axvline(0, color=_COLOURS["line"])
-    axes.errorbar(values, places, xerr=ends, fmt="o", capsize=3, color=_COLOURS["after"])
-    axes.set_yticks(places, [name for name, _, _ in rows])
-    axes.set_xlabel(f"nDCG@10, difference to: {baseline} (95 % intervals)")
-    axes.grid(axis="x", color=_COLOURS["line"])
-    svg = _svg(figure, "Differences to the baseline with their intervals")
-    style = "<style>svg { color: #222; background: #fff; --line: #bbb; --after: #1f6fb2 }</style>"
-    return svg.replace(">", f">{style}", 1)
+    """Differences to a baseline with their intervals: name, value, interval; the first on top.
 
-
-def _figure(width: float, height: float):
-    from matplotlib.backends.backend_svg import FigureCanvasSVG
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    FigureCanvasSVG(figure)
-    figure.patch.set_alpha(0)
-    axes = figure.subplots()
-    axes.patch.set_alpha(0)
-    axes.tick_params(colors=_COLOURS["text"])
-    for label in (axes.xaxis.label, axes.yaxis.label):
-        label.set_color(_COLOURS["text"])
-    for side in axes.spines.values():
-        side.set_color(_COLOURS["line"])
-    return figure, axes
-
-
-def _legend(figure) -> None:
-    lines = [line for axes in figure.axes for line in zip(*axes.get_legend_handles_labels(), strict=True)]
-    figure.legend(
-        *zip(*lines, strict=True), loc="outside upper center", ncols=3, frameon=False, labelcolor=_COLOURS["text"]
+    It is a picture of its own, so it has its colours in it.
+    """
+    left, row, top = CHARACTER * max(len(name) for name, *_ in rows) + PADDING, 30, PADDING
+    width, bottom = left + 460, top + 30 * len(rows)
+    x = scale_around([0.0, *(end for _, _, interval in rows for end in interval)], left, width - PADDING)
+    return render(
+        "intervals.svg.j2",
+        title="Differences to the baseline with their intervals",
+        width=width,
+        height=bottom + 44,
+        frame=(left, top, width - PADDING, bottom),
+        ticks=x.ticks(),
+        labels=[(name, top + row * (number + 0.5)) for number, (name, *_) in enumerate(rows)],
+        bars=[
+            ("after", x(value), *map(x, interval), top + row * (number + 0.5))
+            for number, (_, value, interval) in enumerate(rows)
+        ],
+        legend=[],
+        zero=x(0),
+        caption=f"nDCG@10, difference to: {baseline} (95 % intervals)",
+        style=STANDALONE + source("charts.css"),
     )
 
 
-def _svg(figure, title: str) -> str:
-    import matplotlib
+def _legend(entries: Sequence[tuple[str, str]], start: float) -> list[tuple[str, str, float]]:
+    """Class, text and place of each entry."""
+    places = []
+    for css_class, text in entries:
+        places.append((css_class, text, start))
+        start += CHARACTER * len(text) + 40
+    return places
 
-    buffer = io.StringIO()
-    with matplotlib.rc_context(
-        {"svg.fonttype": "none", "svg.hashsalt": title, "font.family": "sans-serif", "font.size": 9.5}
-    ):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()[buffer.getvalue().index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    for name, colour in _COLOURS.items():
-        svg = svg.replace(colour, _CSS[name])
-    # several charts stand in one page: IDs of their own where something refers to them, and no others
-    own = {
-        i: f"{re.sub(r'[^a-z]+', '-', title.lower())}-{i}" for i in re.findall(r'(?:url\(|xlink:href=")#([\w.-]+)', svg)
-    }
-    svg = re.sub(r' id="([\w.-]+)"', lambda m: f' id="{own[m.group(1)]}"' if m.group(1) in own else "", svg)
-    drawn = set(re.findall(r' id="([\w.-]+)"', svg))
-    svg = re.sub(
-        r'(url\(|xlink:href=")#([\w.-]+)',
-        lambda m: f"{m.group(1)}#{own[m.group(2)] if own[m.group(2)] in drawn else m.group(2)}",
-        svg,
-    )
-    svg = svg.replace("<a ", '<a tabindex="-1" ')  # the table below has the same by keyboard
-    svg = re.sub(r' (width|height)="[\d.]+pt"', "", svg, count=2)
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{title}" ', 1)
+
+def _round_step(step: float) -> float:
+    """1, 2 or 5 times a power of ten: the least that is not below ``step``."""
+    power = 10.0 ** floor(log10(step))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= step * (1 - 1e-9))

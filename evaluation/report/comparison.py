@@ -1,12 +1,29 @@
-"""Before and after: what is in ``metrics.json``, and the page that a person reads."""
+"""Two systems compared: the numbers, as ``metrics.json`` has them, in words, as text, Markdown and LaTeX."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
+
+from sharpen.evaluation.files import write_text
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
-from sharpen.evaluation.significance import LEVEL, Difference, Estimate, Groups, Verdict, compare, estimate, holm
+from sharpen.evaluation.significance import (
+    LEVEL,
+    Difference,
+    Estimate,
+    Groups,
+    Verdict,
+    estimate,
+    holm,
+    paired_difference,
+)
+
+if TYPE_CHECKING:
+    from sharpen.evaluation.report.by_query import QueryChange
 
 BEFORE_AFTER = ("base", "tuned model")
 
@@ -14,7 +31,8 @@ BEFORE_AFTER = ("base", "tuned model")
 class Comparison(BaseModel):
     """The content of ``metrics.json``: every metric lies between 0 and 1.
 
-    ``verdict`` is that of ``primary``; ``queries`` is how many there are, ``queries_of`` where they come from.
+    ``verdict`` is that of the metric ``primary``; ``queries`` is how many there are, ``queries_of`` where they come
+    from.
     """
 
     primary: str = PRIMARY
@@ -26,7 +44,7 @@ class Comparison(BaseModel):
     delta: dict[str, Difference]
     bm25: dict[str, Estimate] | None = None
     names: tuple[str, str] = BEFORE_AFTER
-    """What is compared: the first and the second."""
+    """Of the first system and of the second."""
 
 
 def make_comparison(
@@ -39,9 +57,14 @@ def make_comparison(
     bm25: PerQuery | None = None,
     names: tuple[str, str] = BEFORE_AFTER,
 ) -> Comparison:
-    """Compare two systems' scores per query, metric by metric. ``groups``: which queries hang together, as
-    ``document_groups`` says. Raises ``ValueError`` if the queries of the two differ."""
-    delta = {metric: compare(before[metric], after[metric], seed, groups) for metric in before if metric in after}
+    """Compare two systems' scores by query, metric by metric.
+
+    ``groups``: queries that are resampled together, as ``document_groups`` gives them. Raises ``ValueError`` if the
+    queries of the two differ.
+    """
+    delta = {
+        metric: paired_difference(before[metric], after[metric], seed, groups) for metric in before if metric in after
+    }
     return Comparison(
         verdict=delta[PRIMARY].verdict,
         queries=len(before[PRIMARY]),
@@ -52,6 +75,59 @@ def make_comparison(
         bm25=_estimates(bm25, seed, groups) if bm25 else None,
         names=names,
     )
+
+
+@dataclass(frozen=True)
+class Report:
+    """The comparison of two systems on one task; ``print(report)`` gives the table and the verdict.
+
+    ``changes``: the queries, those that changed most first. ``kinds``: the comparison for kinds of queries.
+    """
+
+    title: str
+    comparison: Comparison
+    changes: Sequence[QueryChange] = ()
+    kinds: Mapping[str, Comparison] | None = None
+
+    @property
+    def verdict(self) -> Verdict:
+        """``better``, ``worse`` or ``not distinguishable``, of nDCG@10."""
+        return self.comparison.verdict
+
+    def __str__(self) -> str:
+        header, rows = table(self.comparison)
+        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+        lines = [
+            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)
+        ]
+        return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", _plain(sentence(self.comparison))])
+
+    def _repr_markdown_(self) -> str:
+        return self.to_markdown()
+
+    def to_dict(self) -> dict[str, Any]:
+        """All numbers, as ``metrics.json`` has them."""
+        return self.comparison.model_dump(mode="json")
+
+    def to_markdown(self) -> str:
+        """The verdict, the table, how to read it, and kinds of queries."""
+        sections = {} if self.kinds is None else {"Kinds of queries": kinds_table(self.kinds)}
+        return markdown(self.title, self.comparison, sections)
+
+    def to_latex(self) -> str:
+        """A table for the package ``booktabs``: a row for each system, a column for each metric.
+
+        A dagger marks values of the second system that differ from the first's: an interval of the difference without
+        zero, and p < 0.05.
+        """
+        return latex(self.comparison)
+
+    def to_html(self, path: str | Path) -> Path:
+        """Write one page that needs no other file and no network, and return its path."""
+        from sharpen.evaluation.report.page import page  # imports this module
+
+        write_text(Path(path), page(self.title, self.comparison, self.changes, self.kinds or {}))
+        return Path(path)
 
 
 def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
@@ -94,37 +170,35 @@ def _sides(comparison: Comparison) -> tuple[str, str]:
     return ("before", "after") if comparison.names == BEFORE_AFTER else comparison.names
 
 
-HOW = (
+METHOD = (
     "Differences are the second minus the first on the same queries. Intervals are percentile bootstraps, p is from a"
-    " paired permutation test (10,000 resamples each); queries about the same document are drawn together. *Better* or"
-    " *worse* needs an interval without zero and p < 0.05."
+    " paired permutation test (10,000 resamples each); queries about the same document are resampled together. *Better*"
+    " or *worse* needs an interval that excludes zero and p < 0.05."
 )
 
-
-MOST_NEEDED = 1_000_000
-"""Queries; nobody has more, and how many more is of no use."""
+MAX_QUERIES_NEEDED = 1_000_000
+"""Nobody has more, so how many more is of no use."""
 
 
 def power(comparison: Comparison) -> str:
-    """What these queries could have found, in words."""
+    """Which difference these queries could have shown, in words."""
     d = comparison.delta[comparison.primary]
     if d.detectable is None:
-        return "No query changed, so nothing can be said of how many would be needed."
-    said = f"With these queries a difference of {d.detectable:.4f} would be found four times of five"
+        return "No query changed, so it cannot be said how many would be needed."
+    text = f"With these queries a difference of {d.detectable:.4f} would be found with a probability of 0.8"
     if d.needed and d.verdict == "not distinguishable":
-        how_many = f"some {d.needed:,}" if d.needed <= MOST_NEEDED else f"more than {MOST_NEEDED:,}"
-        return f"{said}; for one of {abs(d.value):.4f} it would take {how_many} like them."
-    return (
-        f"{said}. The effect is {d.effect:+.2f} standard deviations of a query's difference."
-        if d.effect is not None
-        else f"{said}."
-    )
+        within = d.needed <= MAX_QUERIES_NEEDED
+        number = f"about {d.needed:,}" if within else f"more than {MAX_QUERIES_NEEDED:,}"
+        return f"{text}; for one of {abs(d.value):.4f} it would take {number} like them."
+    if d.effect is None:
+        return f"{text}."
+    return f"{text}. The effect is {d.effect:+.2f} standard deviations of a query's difference."
 
 
 def markdown(name: str, comparison: Comparison, sections: Mapping[str, Sequence[str]]) -> str:
     """The report: verdict, table, how to read it, then ``sections`` (heading to paragraphs or list lines)."""
     lines = [f"# {_escape(name)}", "", sentence(comparison), "", *markdown_table(comparison), ""]
-    lines += [HOW, "", power(comparison), ""]
+    lines += [METHOD, "", power(comparison), ""]
     for heading, paragraphs in sections.items():
         lines += [f"## {heading}", "", *paragraphs, ""]
     return "\n".join(lines)
@@ -136,9 +210,38 @@ def markdown_table(comparison: Comparison) -> list[str]:
     return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
 
 
+def latex(comparison: Comparison) -> str:
+    """A LaTeX table: systems by metrics, with a dagger where the second differs from the first."""
+    metrics, (first, second) = list(comparison.delta), map(_latex, _sides(comparison))
+    systems = [(first, comparison.before), (second, comparison.after)]
+    if comparison.bm25:
+        systems.insert(0, ("BM25", comparison.bm25))
+    marks = {m: "" if d.verdict == "not distinguishable" else "$^{\\dagger}$" for m, d in comparison.delta.items()}
+    rows = [
+        " & ".join([name, *(f"{values[m].value:.4f}{marks[m] if values is comparison.after else ''}" for m in metrics)])
+        for name, values in systems
+    ]
+    return "\n".join(
+        [
+            f"\\begin{{tabular}}{{l{'r' * len(metrics)}}}",
+            "\\toprule",
+            " & ".join(["system", *map(_latex, metrics)]) + r" \\",
+            "\\midrule",
+            *(row + r" \\" for row in rows),
+            "\\bottomrule",
+            "\\end{tabular}",
+            f"% {comparison.queries} {comparison.queries_of}; dagger: differs from {first} (interval of the paired"
+            " difference without zero, and p < 0.05 in a paired permutation test)",
+            "",
+        ]
+    )
+
+
 def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
-    """A line of ``PRIMARY`` for each of several comparisons; ``what`` heads their names. p and verdict are as ``holm``
-    adjusts them for so many."""
+    """A line of nDCG@10 for each of several comparisons; ``what`` is the heading of their names.
+
+    p and verdict are adjusted for the number of comparisons by ``holm``.
+    """
     adjusted = holm([c.delta[c.primary].p for c in rows.values()])
     lines = [
         _row([what, "queries", *next(iter(rows.values())).names, "difference", "95 % interval", "p (Holm)", "verdict"]),
@@ -165,8 +268,8 @@ def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
 
 
 def kinds_table(kinds: Mapping[str, Comparison]) -> list[str]:
-    """The same for the kinds of queries that ``slices`` tells apart."""
-    return difference_table("kind", kinds) if kinds else ["None has enough queries to say anything of."]
+    """The same for kinds of queries, as ``slices`` gives them."""
+    return difference_table("kind", kinds) if kinds else ["No kind has enough queries."]
 
 
 def code(text: str) -> str:
@@ -181,6 +284,14 @@ def _estimates(scores: PerQuery, seed: int, groups: Groups | None) -> dict[str, 
 
 def _value(e: Estimate) -> str:
     return f"{e.value:.4f} ± {(e.interval[1] - e.interval[0]) / 2:.3f}"
+
+
+def _latex(text: str) -> str:
+    return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
+
+
+def _plain(text: str) -> str:
+    return text.replace("**", "")
 
 
 def _row(cells: Sequence[str]) -> str:

@@ -6,15 +6,16 @@ import base64
 import hashlib
 from collections.abc import Mapping, Sequence
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markdown_it import MarkdownIt
 from markupsafe import Markup
-from sharpen.evaluation.report import charts
-from sharpen.evaluation.report.by_query import QueryChange
-from sharpen.evaluation.report.comparison import HOW, Comparison, kinds_table, power, sentence, table
 
-MOST_QUERIES = 2000
-"""Queries that a page shows: more would make it slow to open."""
+from sharpen.evaluation.report import charts
+from sharpen.evaluation.report.by_query import TOP_K, QueryChange
+from sharpen.evaluation.report.comparison import METHOD, Comparison, kinds_table, power, sentence, table
+from sharpen.evaluation.report.rendering import render, source
+
+MAX_QUERIES = 2000
+"""On a page: with more, it is slow to open."""
 
 
 def page(
@@ -27,36 +28,38 @@ def page(
 ) -> str:
     """HTML of a comparison.
 
-    ``changes``: of ``query_changes``, those that moved most first. ``kinds``: of ``slices``. ``sections``: heading to
+    ``changes``: of ``query_changes``, those that changed most first. ``kinds``: of ``slices``. ``sections``: heading to
     lines of Markdown, as in ``markdown``; HTML in them stays text. ``figures``: SVG to be put below the heading of that
     name; it is trusted.
     """
-    environment = Environment(
-        loader=PackageLoader("sharpen.evaluation.report"), autoescape=True, undefined=StrictUndefined, trim_blocks=True
-    )
-    source, _, _ = environment.loader.get_source(environment, "report.js")
-    script = source.strip()
-    shown = changes[:MOST_QUERIES]
+    script = source("report.js")
+    listed = changes[:MAX_QUERIES]
+    points = {f"q-{n}": (c.before, c.after) for n, c in enumerate(listed, start=1)}
     header, rows = table(comparison)
-    as_html = lambda lines: Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render("\n".join(lines)))  # noqa: E731
-    return environment.get_template("report.html.j2").render(
+    return render(
+        "report.html.j2",
         title=title,
         comparison=comparison,
         summary=sentence(comparison).replace("**", ""),
-        how=HOW.replace("*", ""),
+        method=METHOD.replace("*", ""),
         power=power(comparison),
         header=header,
         rows=rows,
         intervals=Markup(charts.intervals(comparison)),
-        scatter=Markup(
-            charts.scatter({f"q-{n}": (c.before, c.after) for n, c in enumerate(shown, start=1)}, comparison.names)
-        ),
-        changes=shown,
+        scatter=Markup(charts.scatter(points, comparison.names)),
+        changes=listed,
         total=len(changes),
-        slices=as_html(kinds_table(kinds)),
+        top_k=TOP_K,
+        slices=_as_html(kinds_table(kinds)),
         sections={
-            name: (as_html(lines), Markup((figures or {}).get(name, ""))) for name, lines in (sections or {}).items()
+            name: (_as_html(lines), Markup((figures or {}).get(name, ""))) for name, lines in (sections or {}).items()
         },
+        style=Markup(source("report.css") + "\n" + source("charts.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
     )
+
+
+def _as_html(lines: Sequence[str]) -> Markup:
+    """Of Markdown; HTML in it stays text."""
+    return Markup(MarkdownIt("commonmark", {"html": False}).enable("table").render("\n".join(lines)))

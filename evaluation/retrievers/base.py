@@ -1,4 +1,4 @@
-"""What a retriever is."""
+"""What a retriever is, and the run that it gives for a task."""
 
 from __future__ import annotations
 
@@ -9,24 +9,39 @@ from sharpen.evaluation.beir import Run
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.runs import ranking, to_documents
 
-Progress = Callable[[int], None]
-
+Advance = Callable[[int], None]
+"""Called with the number of texts or queries that were done."""
 
 RUN_DEPTH = 100
+"""Documents of a run for each query: as deep as ``recall@100`` looks."""
 
 
 class Retriever(Protocol):
-    """What gives a run; ``queries`` are ID to text."""
+    """Whatever has this method: ours, or a user's own for any search engine.
 
-    def search(self, queries: Mapping[str, str], k: int) -> Run: ...
+    >>> class Everything:
+    ...     def __init__(self, ids):
+    ...         self.ids = ids
+    ...     def search(self, queries, k):
+    ...         return {q: {i: 1.0 for i in self.ids[:k]} for q in queries}
+    >>> Everything(["a", "b"]).search({"q1": "text"}, k=1)
+    {'q1': {'a': 1.0}}
+    """
+
+    def search(self, queries: Mapping[str, str], k: int) -> Run:
+        """The ``k`` best documents of each query, as query ID to document ID to score; ``queries``: ID to text."""
+        ...
 
 
 def search_task(task: Task, retriever: Retriever, depth: int = RUN_DEPTH) -> Run:
-    """The ``depth`` best documents of each of the task's queries, without a document of the query's own ID, as in BEIR:
-    of ArguAna and Quora the queries stand in the corpus, too."""
-    cut = task.by_document and any(d.doc_id != i for i, d in task.corpus.items())
-    # the chunks of a hundred documents may be many, and a hit of the query's own ID is none: search deeper, cut after
-    run = retriever.search(task.texts, depth * 10 if cut else depth + 1)
-    if cut:
+    """The ``depth`` best documents of each of the task's queries.
+
+    A document with the ID of the query is left out, as in BEIR: the queries of ArguAna and Quora are also documents.
+    Where documents were cut into chunks, and the qrels name documents, a document has the score of its best chunk.
+    """
+    chunked = task.by_document and any(d.doc_id != i for i, d in task.corpus.items())
+    # deeper than asked: a hundred documents may have many chunks, and a hit with the query's ID is left out
+    run = retriever.search(task.texts, depth * 10 if chunked else depth + 1)
+    if chunked:
         run = to_documents(run, task.corpus)
     return {q: {d: scores[d] for d in [d for d in ranking(scores) if d != q][:depth]} for q, scores in run.items()}

@@ -1,4 +1,10 @@
-"""Search by words."""
+"""Search by words.
+
+The index is that of ``bm25s``; the search is our product of sparse matrices, which looks only at documents that share a
+word with the query. Measured with 1,000 queries on SciFact (5,183 documents), 2 cores, the 100 best: 0.12 to 0.20
+seconds here, 0.17 to 0.27 by ``bm25s.BM25.retrieve`` and its result as a run; the 1,000 best: 0.42 to 0.56, and 0.50 to
+0.69. Its numba backend takes 0.11 for the 100 best, after ten seconds of compiling.
+"""
 
 from __future__ import annotations
 
@@ -13,23 +19,45 @@ import Stemmer
 from bm25s.tokenization import Tokenized
 from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array
+
 from sharpen.evaluation.beir import Corpus, Run
-from sharpen.evaluation.retrievers.base import Progress
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.retrievers.base import Advance
 
 MOST_SCORES = 8_000_000
-"""Of a block of queries with all documents that have one of their words: some 100 MB."""
+"""Of a block of queries with all documents that have one of their words: about 100 MB."""
+
+
+def check_language(name: str | None) -> None:
+    """Raise ``InputError`` that names the languages there are, if Snowball has no stemmer of this name.
+
+    >>> check_language("german")
+    >>> check_language("slovak")
+    Traceback (most recent call last):
+    sharpen.evaluation.files.InputError: language: no stemmer for 'slovak'; there are arabic, armenian, ...
+    """
+    if name is not None and name not in (languages := Stemmer.algorithms()):
+        raise InputError(
+            f"language: no stemmer for {name!r}; there are {', '.join(sorted(languages))}; null is without stemming"
+        )
 
 
 class BM25:
-    """BM25 (Lucene's variant) by ``bm25s``, over title and text.
+    """BM25 (Lucene's variant), over title and text.
 
     ``k1`` 0.9 and ``b`` 0.4 are Anserini's, which BEIR's published BM25 uses. ``language``: a Snowball stemmer's name,
-    or None for no stemming; English also loses its stop words.
+    or None for no stemming; English also loses its stop words. Raises ``InputError`` for a language without a stemmer.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> corpus = {"a": Document("a", "Bake the bread."), "b": Document("b", "Ice flows downhill.")}
+    >>> list(BM25(corpus).search({"q": "how ice flows"}, k=10)["q"])
+    ['b']
     """
 
     name = "bm25"
 
     def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = "english") -> None:
+        check_language(language)
         self._stemmer = Stemmer.Stemmer(language) if language else None
         self._stop_words = "english" if language == "english" else None
         self.ids = list(corpus)
@@ -42,14 +70,14 @@ class BM25:
             return
         index = bm25s.BM25(k1=k1, b=b, method="lucene")
         index.index(tokens, show_progress=False)
-        found = index.scores
+        by_word = index.scores
         # a row for each word with the score that it gives each document
         self._scores = csr_array(
-            (found["data"], found["indices"], found["indptr"]), shape=(len(found["indptr"]) - 1, len(self.ids))
+            (by_word["data"], by_word["indices"], by_word["indptr"]), shape=(len(by_word["indptr"]) - 1, len(self.ids))
         )
         self._rows = index.vocab_dict
 
-    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
+    def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Documents that share no word with the query are left out."""
         words = [
             [self._rows[word] for word in row if word in self._rows] for row in self._words(list(queries.values()))
@@ -68,13 +96,13 @@ class BM25:
             yield from ((np.empty(0, dtype=int), np.empty(0)) for _ in words)
             return
         ends = np.cumsum([0, *map(len, words)])
-        asked = csr_array(
+        counts = csr_array(
             (np.ones(ends[-1], dtype=np.float32), np.fromiter((w for row in words for w in row), dtype=np.int32), ends),
             shape=(len(words), self._scores.shape[0]),
         )
-        found = asked @ self._scores
-        for start, end in pairwise(found.indptr):
-            scores, documents = found.data[start:end], found.indices[start:end]
+        products = counts @ self._scores
+        for start, end in pairwise(products.indptr):
+            scores, documents = products.data[start:end], products.indices[start:end]
             if k < len(scores):
                 best = np.argpartition(-scores, k)[:k]
                 scores, documents = scores[best], documents[best]
@@ -115,7 +143,7 @@ class RankBM25(BM25):
             _OkapiAsLucene([[names[number] for number in row] for row in tokens.ids], k1=k1, b=b) if names else None
         )
 
-    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
+    def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query, as ``BM25`` does."""
         run: Run = {}
         for query_id, words in zip(queries, self._words(list(queries.values())), strict=True):

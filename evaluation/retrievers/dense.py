@@ -1,4 +1,4 @@
-"""Retrieval: a corpus is indexed once, then queries give a run. All have the same two verbs."""
+"""Search by embeddings."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from copy import copy
 import faiss
 import numpy as np
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.settings import Precision
-from sharpen.evaluation.retrievers.base import Progress
+from sharpen.evaluation.retrievers.base import Advance
 
-CELLS_LOOKED_AT = 32
+CELLS_SEARCHED = 32
 """Of an approximate index, for each query."""
 
 
 class Dense:
     """Search by cosine with a bi-encoder. The corpus is encoded when the index is made.
 
-    ``query_prompt`` and ``document_prompt`` are put before the texts; None takes the model's own prompts of the names
-    ``query`` and ``document``, where it has them. ``approximate``: by FAISS, among the documents of the cells of a
-    k-means that are nearest to the query, for corpora of many millions; else all are compared, in blocks.
+    ``model``: a folder, a hub name, ``packaged:<name>`` or a loaded model. ``query_prompt`` and ``document_prompt`` are
+    put before the texts; None takes the model's prompts of the names ``query`` and ``document``, where it has them.
+    ``precision``: what the model computes in, for documents and queries alike. ``approximate``: by FAISS, among the
+    documents in the 32 cells of a k-means that are nearest to the query, for corpora of many millions; else all are
+    compared, in blocks. Raises ``InputError`` if the model cannot be loaded.
     """
 
     name = "dense"
@@ -35,7 +38,7 @@ class Dense:
         query_prompt: str | None = None,
         document_prompt: str | None = None,
         precision: Precision = "auto",
-        progress: Progress | None = None,
+        progress: Advance | None = None,
         approximate: bool = False,
     ) -> None:
         self.ids = list(corpus)
@@ -51,7 +54,7 @@ class Dense:
             progress=progress,
         )
 
-    def search(self, queries: Mapping[str, str], k: int, progress: Progress | None = None) -> Run:
+    def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
         scores, rows = nearest(
             self.encode_queries(list(queries.values()), progress), self.vectors, k, self._approximate
@@ -68,7 +71,7 @@ class Dense:
         other.vectors = _cut(self.vectors, dimensions)
         return other
 
-    def encode_queries(self, texts: Sequence[str], progress: Progress | None = None) -> np.ndarray:
+    def encode_queries(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
         """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
         vectors = encode(self._model, texts, prompt=self._query_prompt, precision=self._precision, progress=progress)
         return _cut(vectors, self._dimensions)
@@ -80,7 +83,7 @@ def similarities(
     query_prompt: str | None = None,
     document_prompt: str | None = None,
     precision: Precision = "auto",
-    progress: Progress | None = None,
+    progress: Advance | None = None,
 ) -> list[float]:
     """Cosine of each (query, document); the prompts are as in ``Dense``."""
     queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
@@ -98,32 +101,31 @@ def nearest(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` rows of ``vectors`` with the largest inner products with each query, by FAISS.
 
-    Both float32 of shape (rows, dimension); returns products and places of shape (len(queries), k), best first, -1
-    where there are no more. Exact, in blocks, so that no matrix of all products is in memory; or ``approximate``, where
-    of some 4 times the root of so many cells, 32 are looked at.
+    Both are float32 of shape (rows, dimension). Returns products and row numbers of shape (len(queries), k), best
+    first, -1 where there are no more. Exact, in blocks, so that no matrix of all products is in memory; ``approximate``
+    searches 32 of about 4 * sqrt(len(vectors)) cells.
+
+    >>> nearest(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), k=1)[1].tolist()
+    [[0], [1]]
     """
     k = min(k, len(vectors))
     if not approximate:
         return faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(vectors), k, faiss.METRIC_INNER_PRODUCT)
-    cells = cell_index(vectors, CELLS_LOOKED_AT)
+    cells = cell_index(vectors, CELLS_SEARCHED)
     cells.add(vectors)
     return cells.search(queries, k)
 
 
-def cell_index(sample: np.ndarray, looked_at: int) -> faiss.Index:
-    """An empty index by inner product with cells learned from ``sample``, of which ``looked_at`` are searched. The same
-    vectors give the same cells."""
+def cell_index(sample: np.ndarray, cells_searched: int) -> faiss.Index:
+    """An empty index by inner product with cells learned from ``sample``, of which ``cells_searched`` are searched. The
+    same vectors give the same cells."""
     _, dimension = sample.shape
     flat = faiss.IndexFlatIP(dimension)
     index = faiss.IndexIVFFlat(flat, dimension, max(1, 4 * int(len(sample) ** 0.5)), faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = looked_at
-    learning = index.cp
-    learning.spherical, learning.niter, learning.max_points_per_centroid, learning.min_points_per_centroid = (
-        True,
-        4,
-        32,
-        1,
-    )
+    index.nprobe = cells_searched
+    clustering = index.cp
+    clustering.spherical, clustering.niter = True, 4
+    clustering.max_points_per_centroid, clustering.min_points_per_centroid = 32, 1
     index.train(np.ascontiguousarray(sample))
     return index
 

@@ -10,7 +10,16 @@ from sharpen.evaluation.runs import fuse, ranking
 
 
 class Hybrid:
-    """Several retrievers' best ``depth`` documents by reciprocal rank fusion."""
+    """Several retrievers' best ``depth`` documents by reciprocal rank fusion, as ``fuse`` computes it.
+
+    >>> class Fixed:
+    ...     def __init__(self, **scores):
+    ...         self.scores = scores
+    ...     def search(self, queries, k):
+    ...         return {q: self.scores for q in queries}
+    >>> list(Hybrid(Fixed(a=9.0, b=8.0), Fixed(b=0.2, c=0.1)).search({"q": "text"}, k=2)["q"])
+    ['b', 'a']
+    """
 
     name = "hybrid"
 
@@ -20,4 +29,4 @@ class Hybrid:
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """Return the ``k`` best documents of each query."""
         fused = fuse([r.search(queries, max(k, self._depth)) for r in self._retrievers])
-        return {q: {d: own[d] for d in ranking(own)[:k]} for q, own in fused.items()}
+        return {q: {d: scores[d] for d in ranking(scores)[:k]} for q, scores in fused.items()}

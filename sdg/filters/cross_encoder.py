@@ -3,28 +3,45 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Query
-from sharpen.evaluation.encoders.load import load_cross_encoder
-from sharpen.sdg.filters import rejection
+from sharpen.evaluation.settings import ModelName, Settings
+from sharpen.sdg.filters.base import FilterResult
+from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
+
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
 
 
-def cross_encoder(
-    queries: Sequence[Query], corpus: Corpus, model: str, min_score: float
-) -> tuple[list[Query], list[dict[str, Any]]]:
-    """Keep the queries that ``model`` gives ``min_score`` or more with the best of their documents.
+class CrossEncoderFilter(Settings):
+    """Keeps the queries whose best document has a high score by a cross-encoder.
 
-    The scale is the model's own (0 to 1 where it ends in a sigmoid), so the scores are in the rejected rows to choose
-    by. Raises ``InputError`` if the model cannot be loaded.
+    Scores are logits, as in the negatives' filter, whether or not the model ends in a sigmoid; they stand with the
+    rejected queries to choose ``min_score`` by.
     """
-    pairs = [(query.text, corpus[doc_id].content) for query in queries for doc_id in query.metadata["positives"]]
-    scores = iter(load_cross_encoder(model).predict(pairs, show_progress_bar=False).tolist() if pairs else [])
-    kept, rejected = [], []
-    for query in queries:
-        score = max(next(scores) for _ in query.metadata["positives"])
-        if score >= min_score:
-            kept.append(query)
-        else:
-            rejected.append(rejection(query, f"cross-encoder: below {min_score:g}", score=round(score, 4)))
-    return kept, rejected
+
+    name: ClassVar[str] = "cross_encoder"
+    first_process_only: ClassVar[bool] = False
+    """Every process scores a part of the pairs."""
+
+    model: ModelName = Field(description="A reranker: a folder or a hub name; safetensors only.")
+    min_score: float = Field(
+        0.0, description="Least logit of query and document; 0 is 0.5 on the scale of models that end in a sigmoid."
+    )
+
+    def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources) -> FilterResult:
+        """Raises ``InputError`` if the model cannot be loaded or has several outputs."""
+        pairs = [(query.id, doc_id) for query in queries for doc_id in query.metadata["positives"]]
+        scores = resources.models.score(self.model, pairs, {query.id: query for query in queries}, corpus)
+        result = FilterResult()
+        for query in queries:
+            score = max(scores[query.id, doc_id] for doc_id in query.metadata["positives"])
+            if score >= self.min_score:
+                result.kept.append(query)
+            else:
+                problem = Problem(RejectionReason.LOW_CROSS_ENCODER_SCORE, round(score, 4), self.min_score)
+                result.rejected.append(Rejection.of(query, self.name, problem))
+        return result

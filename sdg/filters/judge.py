@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, Field
+
 from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
-from sharpen.sdg.filters import rejection
+from sharpen.sdg.filters.base import FilterResult
 from sharpen.sdg.filters.text import first_words
-from sharpen.sdg.llm.client import LLM, Answer, Request
+from sharpen.sdg.llm.client import LLMClient
+from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
+from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.prompts import template
+from sharpen.sdg.rejections import Problem, Rejection
+from sharpen.sdg.rejections import RejectionReason as Reason
+
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
 
 Score = Annotated[float, Field(ge=0, le=10)]
-MISMATCH = "judge: its answer does not match its pairs"
 
 
-class Scores(BaseModel):
+class JudgeScores(BaseModel):
     """From 0 (worst) to 10 (best)."""
 
     relevance: Score = Field(description="somebody who types the query wants this document")
@@ -30,40 +38,66 @@ class Scores(BaseModel):
     overall: Score = Field(description="how much you would like to have this pair for training a search engine")
 
 
-def judge(
-    queries: Sequence[Query],
-    corpus: Corpus,
-    llm: LLM,
-    *,
-    threshold: float = 7.0,
-    per_prompt: int = 5,
-    max_words: int = 400,
-    chat: bool = True,
-    progress: Callable[[Answer], None] | None = None,
-) -> tuple[list[Query], list[dict[str, Any]]]:
-    """Keep the queries whose overall score is ``threshold`` or more (7.0, as in NVIDIA's toolkit).
+class Judge(Settings):
+    """An LLM that gives each query points, from 0 to 10.
 
     Queries of the same documents are judged together, ``per_prompt`` at once. The scores go into the kept queries'
-    metadata and into the rejected ones. An answer without exactly one set of scores for each of its pairs drops them
-    all, as nobody can say which is whose. Raises ``InputError`` as ``LLM.ask`` does.
+    metadata and stand with the rejected ones. An answer without exactly one set of scores for each of its pairs drops
+    them all, as nobody can say which is whose.
     """
-    batches = list(_batches(queries, per_prompt))
-    answers = llm.ask(
-        (_request(batch, corpus, max_words, chat) for batch in batches),
-        lambda _n, _r, answer: (progress and progress(answer), answer)[1],
+
+    name: ClassVar[str] = "judge"
+    first_process_only: ClassVar[bool] = True
+    """An LLM is to be asked once."""
+
+    threshold: Annotated[float, Field(ge=0, le=10)] = Field(
+        7.0, description="Overall score that is enough (7.0 in NVIDIA's toolkit)."
     )
-    kept, rejected = [], []
-    for batch, answer in zip(batches, answers, strict=True):
-        scores = None if answer.error else _read(answer.text, len(batch))
-        for n, query in enumerate(batch):
-            if scores is None:
-                reason = f"judge: LLM error: {answer.error.partition(':')[0]}" if answer.error else MISMATCH
-                rejected.append(rejection(query, reason, judge_said=answer.text[:500]))
-            elif scores[n].overall < threshold:
-                rejected.append(rejection(query, f"judge: overall below {threshold:g}", scores=scores[n].model_dump()))
-            else:
-                kept.append(Query(query.id, query.text, query.metadata | {"scores": scores[n].model_dump()}))
-    return kept, rejected
+    per_prompt: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Queries of one document judged together.")
+    max_document_words: Count = Field(400, description="Words of the document in the prompt.")
+    llm: LLMSettings | None = Field(None, description="The judge, if it is another than the recipe's llm.")
+
+    def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources) -> FilterResult:
+        """Raises ``InputError`` if there is no LLM to ask, or as ``LLMClient.ask`` does."""
+        with resources.progress("judging", 0) as advance, resources.open_llm(self.llm) as client:
+            return self.judge(queries, corpus, client, lambda _answer: advance())
+
+    def judge(
+        self,
+        queries: Sequence[Query],
+        corpus: Corpus,
+        client: LLMClient,
+        progress: Callable[[Answer], None] = lambda _answer: None,
+    ) -> FilterResult:
+        """As ``apply``, by an LLM that is open already. ``progress`` is given each answer."""
+
+        def use(_number: int, _request: Request, answer: Answer) -> Answer:
+            progress(answer)
+            return answer
+
+        batches = list(_batches(queries, self.per_prompt))
+        answers = client.ask((_request(batch, corpus, self.max_document_words, client.chat) for batch in batches), use)
+        result = FilterResult()
+        for batch, answer in zip(batches, answers, strict=True):
+            self._sort(batch, answer, result)
+        return result
+
+    def _sort(self, batch: Sequence[Query], answer: Answer, result: FilterResult) -> None:
+        if answer.error:
+            reason = Reason.OVER_BUDGET if answer.error_kind == OVER_BUDGET else Reason.LLM_ERROR
+            problem = Problem(reason, detail=answer.error_kind)
+        elif (scores := _parse(answer.text, len(batch))) is None:
+            problem = Problem(Reason.JUDGE_MISMATCH)
+        else:
+            for query, score in zip(batch, scores, strict=True):
+                if score.overall >= self.threshold:
+                    metadata = query.metadata | {"scores": score.model_dump()}
+                    result.kept.append(Query(query.id, query.text, metadata))
+                else:
+                    low = Problem(Reason.LOW_JUDGE_SCORE, score.overall, self.threshold)
+                    result.rejected.append(Rejection.of(query, self.name, low, scores=score.model_dump()))
+            return
+        result.rejected += [Rejection.of(query, self.name, problem, answer=answer.text[:500]) for query in batch]
 
 
 def _batches(queries: Sequence[Query], per_prompt: int) -> Iterator[list[Query]]:
@@ -77,7 +111,7 @@ def _batches(queries: Sequence[Query], per_prompt: int) -> Iterator[list[Query]]
 
 def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> Request:
     documents = [first_words(corpus[doc_id].content, max_words) for doc_id in batch[0].metadata["positives"]]
-    criteria = {name: field.description for name, field in Scores.model_fields.items()}
+    criteria = {name: field.description for name, field in JudgeScores.model_fields.items()}
     prompt = template("judge.j2").render(
         documents=documents,
         queries=[(q.text, q.metadata.get("answer", "")) for q in batch],
@@ -93,11 +127,11 @@ def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> 
     )
 
 
-def _read(text: str, count: int) -> list[Scores] | None:
+def _parse(text: str, count: int) -> list[JudgeScores] | None:
     try:
         value = parse_json(text)
         rows = value.get("scores") if isinstance(value, dict) else value
-        scores = [Scores.model_validate(row) for row in rows] if isinstance(rows, list) else []
+        scores = [JudgeScores.model_validate(row) for row in rows] if isinstance(rows, list) else []
     except ValueError:  # pydantic's ValidationError is one, too
         return None
     return scores if len(scores) == count else None

@@ -1,38 +1,86 @@
-"""Which generated pairs are kept: the round trip."""
+"""The round trip: a query is kept if a retriever finds its document with it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+from pydantic import Field, WrapValidator
 
 from sharpen.evaluation.beir import Corpus, Query, Run
-from sharpen.evaluation.runs import ranking
-from sharpen.sdg.filters import rejection
+from sharpen.evaluation.runs import fuse, ranking
+from sharpen.evaluation.settings import Count, Settings
+from sharpen.sdg.filters.base import FilterResult
+from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
+
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
 
 
-def round_trip(
-    queries: Sequence[Query], run: Run, corpus: Corpus, top_k: int
-) -> tuple[list[Query], list[dict[str, Any]]]:
-    """Keep the queries whose document comes back among the first ``top_k`` of ``run`` (Promptagator's consistency
-    filter).
+def _name_or_retriever(value: Any, validate: Any) -> Any:
+    return value if hasattr(value, "search") else validate(value)
 
-    ``run`` is what a retriever found for these queries, to a depth of ``top_k`` at least. A document of the same text
-    under another ID counts as the document, and of several that answer together, one is enough. Returns the kept
-    queries and the rejected ones with rank and reason.
+
+class RoundTrip(Settings):
+    """Promptagator's consistency filter.
+
+    ``retriever``: its name, or any object with ``search(queries, k) -> run``. A document of the same text under another
+    ID counts as the document, and of several that answer together, one is enough.
+
+    >>> class Titles:
+    ...     def search(self, queries, k):
+    ...         return {"q": {"a": 2.0, "b": 1.0}}
+    >>> from sharpen.evaluation.beir import Document
+    >>> corpus = {"a": Document("a", "on salt"), "b": Document("b", "on tea")}
+    >>> asked = [Query("q", "what of tea", {"positives": ["b"], "strategy": "document"})]
+    >>> RoundTrip(Titles(), top_k=1).apply(asked, corpus).rejected[0].message
+    'its document is not among the first 1 retrieved (rank 2)'
     """
-    keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
-    kept, rejected = [], []
-    for query in queries:
-        wanted = {keys[doc_id] for doc_id in query.metadata["positives"]}
-        found = [keys[doc_id] in wanted for doc_id in ranking(run.get(query.id, {}))]
-        rank = found.index(True) + 1 if True in found else None
-        if rank is not None and rank <= top_k:
-            kept.append(query)
-        else:
-            rejected.append(rejection(query, f"round trip: its document is not among the first {top_k}", rank=rank))
-    return kept, rejected
 
+    name: ClassVar[str] = "round_trip"
+    first_process_only: ClassVar[bool] = False
 
-def positives(queries: Sequence[Query]) -> Mapping[str, list[str]]:
-    """Query ID to the IDs of the documents that it was written for."""
-    return {query.id: query.metadata["positives"] for query in queries}
+    retriever: Annotated[Literal["bm25", "dense", "fused"], WrapValidator(_name_or_retriever)] = Field(
+        "fused", description="bm25, the base encoder, or both by reciprocal rank fusion."
+    )
+    top_k: Count = Field(10, description="A query is kept if its document is among the first top_k. Promptagator: 1.")
+
+    def __init__(self, retriever: Any = "fused", **settings: Any) -> None:
+        super().__init__(retriever=retriever, **settings)
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether the base encoder retrieves."""
+        return isinstance(self.retriever, str) and self.retriever in ("dense", "fused")
+
+    def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources | None = None) -> FilterResult:
+        """Raises ``InputError`` if the base encoder retrieves and ``resources`` have none."""
+        run = self._search(queries, corpus, resources)
+        keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
+        result = FilterResult()
+        for query in queries:
+            wanted = {keys[doc_id] for doc_id in query.metadata["positives"]}
+            ranks = (n for n, doc_id in enumerate(ranking(run.get(query.id, {})), start=1) if keys[doc_id] in wanted)
+            rank = next(ranks, None)
+            if rank is not None and rank <= self.top_k:
+                result.kept.append(query)
+            else:
+                problem = Problem(RejectionReason.NOT_RETRIEVED, rank, self.top_k)
+                result.rejected.append(Rejection.of(query, self.name, problem))
+        return result
+
+    def _search(self, queries: Sequence[Query], corpus: Corpus, resources: Resources | None) -> Run:
+        from sharpen.evaluation.retrievers.base import RUN_DEPTH
+
+        texts = {query.id: query.text for query in queries}
+        depth = max(RUN_DEPTH, self.top_k)
+        if not isinstance(self.retriever, str):
+            return self.retriever.search(texts, depth)
+        runs: list[Run] = []
+        if self.retriever in ("bm25", "fused"):
+            from sharpen.evaluation.retrievers.bm25 import BM25
+
+            runs.append(BM25(corpus).search(texts, depth))
+        if self.needs_base:
+            runs.append(resources.models.index(corpus).search(texts, depth))
+        return fuse(runs) if len(runs) > 1 else runs[0]

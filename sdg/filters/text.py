@@ -5,12 +5,23 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query
-from sharpen.sdg.filters import rejection
+from sharpen.evaluation.settings import Count, Fraction, Settings
+from sharpen.sdg.filters.base import FilterResult
+from sharpen.sdg.rejections import Problem, Rejection
+from sharpen.sdg.rejections import RejectionReason as Reason
 
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
+
+MIN_WORDS = 2
 MAX_WORDS = 32
+COPIED_RUN = 8
+"""Words in a row from which a query is the document's own."""
 
 _WORD = re.compile(r"\w+")
 _SELF_REFERENCE = re.compile(
@@ -36,63 +47,92 @@ def first_words(text: str, n: int) -> str:
     return " ".join(text.split()[:n])
 
 
-def reject_reason(text: str, document: Document, language: str | None = None) -> str | None:
+def text_problem(text: str, document: Document, language: str | None = None) -> Problem | None:
     """Why a query is unusable, or None: empty, too short (under 2 words), too long (over 32), no words, refers to the
     document as a document, is the document's own words (8 in a row, or the title), or is in another ``language``
-    (two-letter code)."""
-    own_words = words(text)
+    (two-letter code).
+
+    >>> text_problem("what does this passage say", Document("d", "Beans are soaked overnight.")).reason.value
+    'self_reference'
+    """
+    query_words = words(text)
     if not text:
-        return "empty"
-    if not own_words:
-        return "no words"
-    if len(own_words) < 2:
-        return "too short"
-    if len(own_words) > MAX_WORDS:
-        return "too long"
+        return Problem(Reason.EMPTY)
+    if not query_words:
+        return Problem(Reason.NO_WORDS)
+    if len(query_words) < MIN_WORDS:
+        return Problem(Reason.TOO_SHORT, len(query_words), MIN_WORDS)
+    if len(query_words) > MAX_WORDS:
+        return Problem(Reason.TOO_LONG, len(query_words), MAX_WORDS)
     if _SELF_REFERENCE.search(text):
-        return "refers to the document itself"
-    theirs = " ".join(words(document.content))
-    title = set(words(document.title))
-    if title.issuperset(own_words) or any(" ".join(own_words[i : i + 8]) in theirs for i in range(len(own_words) - 7)):
-        return "copied from the document"
+        return Problem(Reason.SELF_REFERENCE)
+    if _is_copied(query_words, document):
+        return Problem(Reason.COPIED_FROM_DOCUMENT)
     if language and is_another_language(text, language):
-        return f"not in the language {language}"
+        return Problem(Reason.WRONG_LANGUAGE, detail=language)
     return None
 
 
-def copied_share(text: str, document: Document, n: int = 3) -> float:
-    """Share of the query's ``n``-grams of words that stand in the document; of a shorter query, of its words."""
-    own = words(text)
-    size = min(n, len(own))
+def _is_copied(query_words: list[str], document: Document) -> bool:
+    if set(words(document.title)).issuperset(query_words):
+        return True
+    document_words = " ".join(words(document.content))
+    runs = (" ".join(query_words[i : i + COPIED_RUN]) for i in range(len(query_words) - COPIED_RUN + 1))
+    return any(run in document_words for run in runs)
+
+
+def copied_fraction(text: str, document: Document, n: int = 3) -> float:
+    """Fraction of the query's ``n``-grams of words that stand in the document; of a shorter query, of its words.
+
+    >>> copied_fraction("beans are soaked in oil", Document("d", "Beans are soaked overnight."), n=2)
+    0.5
+    """
+    query_words = words(text)
+    size = min(n, len(query_words))
     if not size:
         return 0.0
-    theirs = set(_grams(words(document.content), size))
-    mine = _grams(own, size)
-    return sum(gram in theirs for gram in mine) / len(mine)
+    document_grams = set(_grams(words(document.content), size))
+    query_grams = _grams(query_words, size)
+    return sum(gram in document_grams for gram in query_grams) / len(query_grams)
 
 
 def _grams(sequence: list[str], size: int) -> list[tuple[str, ...]]:
     return [tuple(sequence[i : i + size]) for i in range(len(sequence) - size + 1)]
 
 
-def copying(
-    queries: Sequence[Query], corpus: Corpus, n: int, max_share: float
-) -> tuple[list[Query], list[dict[str, Any]]]:
-    """Drop the queries of whose ``n``-grams more than ``max_share`` stand in one of their documents."""
-    kept, rejected = [], []
-    for query in queries:
-        share = max(copied_share(query.text, corpus[doc_id], n) for doc_id in query.metadata["positives"])
-        if share <= max_share:
-            kept.append(query)
-        else:
-            rejected.append(rejection(query, "copying: the document's own words", share=round(share, 3)))
-    return kept, rejected
+class Copying(Settings):
+    """Drops the queries that are written in their document's own words.
+
+    >>> corpus = {"d": Document("d", "Beans are soaked overnight and boiled for an hour.")}
+    >>> asked = [Query("q", "are beans soaked overnight and boiled", {"positives": ["d"]})]
+    >>> Copying(ngram=2, max_fraction=0.5).apply(asked, corpus, None).rejected[0].problem.value
+    0.6
+    """
+
+    name: ClassVar[str] = "copying"
+    first_process_only: ClassVar[bool] = False
+
+    ngram: Count = Field(3, description="Words in a row.")
+    max_fraction: Fraction = Field(0.5, description="Fraction of the query's n-grams that may stand in its document.")
+
+    def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources | None = None) -> FilterResult:
+        result = FilterResult()
+        for query in queries:
+            fraction = max(
+                copied_fraction(query.text, corpus[doc_id], self.ngram) for doc_id in query.metadata["positives"]
+            )
+            if fraction <= self.max_fraction:
+                result.kept.append(query)
+            else:
+                problem = Problem(Reason.COPYING, round(fraction, 3), self.max_fraction)
+                result.rejected.append(Rejection.of(query, self.name, problem))
+        return result
 
 
 def is_another_language(text: str, language: str) -> bool:
     """Whether the text is clearly in another language; of few words nothing is clear."""
-    found, probability = _identifier().classify(text)
-    return found != language and probability > 0.95
+    identified, probability = _identifier().classify(text)
+    return identified != language and probability > 0.95
 
 
 @cache

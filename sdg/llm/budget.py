@@ -7,6 +7,7 @@ from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated
 
 from pydantic import Field
+
 from sharpen.evaluation.settings import Settings
 
 MILLION = Decimal(1_000_000)
@@ -16,7 +17,7 @@ class Prices(Settings):
     """Money for a million tokens.
 
     >>> Prices(input=Decimal("0.10"), output=Decimal("0.40")).cost(1_000_000, 500_000)
-    Decimal('0.300000')
+    Decimal('0.30')
     """
 
     input: Annotated[Decimal, Field(ge=0)] = Decimal(0)

@@ -56,7 +56,9 @@ START_TIMEOUT_S = 120
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class ServedLLM:
+    """Where a served model answers, and the key that it asks for."""
+
     base_url: str
     api_key: str
 
@@ -108,7 +110,7 @@ def _check_sum(path: Path, llm: PackagedLLM) -> None:
 
 
 @contextmanager
-def serve(gguf: Path, slots: int = 1, context: int = 4096, threads: int | None = None) -> Iterator[Endpoint]:
+def serve(gguf: Path, slots: int = 1, context: int = 4096, threads: int | None = None) -> Iterator[ServedLLM]:
     """Serve ``gguf`` for the length of the block.
 
     ``slots``: requests at once. One is the default, as it makes an answer a function of the request alone: with more, a
@@ -122,21 +124,12 @@ def serve(gguf: Path, slots: int = 1, context: int = 4096, threads: int | None =
     if importlib.util.find_spec("xllamacpp") is None:
         raise InputError("llm: embedded needs the package xllamacpp; run: pip install 'sharpen[embedded]'")
     key = secrets.token_urlsafe(24)
-    command = [
-        sys.executable,
-        "-m",
-        "sharpen.sdg.llm.embedded",
-        str(gguf),
-        str(slots),
-        str(context),
-        str(threads or _cores()),
-    ]
+    # -P: a folder of the user beside the run, say one named json, shadows nothing
+    command = [sys.executable, "-P", "-m", "sharpen.sdg.llm.embedded", str(gguf), str(slots), str(context)]
+    command.append(str(threads or _cores()))
     log: list[str] = []
     # the key travels in the environment: arguments can be read by every user of the machine
-    environment = os.environ | {
-        "SHARPEN_SERVER_KEY": key,
-        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent.parent), os.environ.get("PYTHONPATH", "")]),
-    }
+    environment = os.environ | {"SHARPEN_SERVER_KEY": key}
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -156,7 +149,7 @@ def serve(gguf: Path, slots: int = 1, context: int = 4096, threads: int | None =
         if not address:
             process.wait(timeout=10)
             raise InputError(f"the embedded LLM server did not start ({gguf}). Its last words:\n" + "\n".join(log[-8:]))
-        yield Endpoint(f"{address}/v1", key)
+        yield ServedLLM(f"{address}/v1", key)
     finally:
         watchdog.cancel()
         process.stdin.close()  # the server ends when its standard input does

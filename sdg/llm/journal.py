@@ -18,13 +18,14 @@ class Journal:
     """A durable map from request to answer in one SQLite file.
 
     The key is a hash of the request (model, messages or prompt, parameters); the answer is any JSON object. ``put``
-    returns after the answer is on disk. Use from one thread.
+    returns after the answer is on disk. Use from one thread at a time.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
+        path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None)
+            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(

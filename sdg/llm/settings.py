@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager, nullcontext
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
+
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Prices, Spending
-from sharpen.sdg.llm.client import LLM, Answer, EndpointSettings, Request, api_key_from
+from sharpen.sdg.llm.client import LLMClient, api_key_from
 from sharpen.sdg.llm.embedded import PACKAGED_LLMS, locate_llm, serve
 from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.llm.messages import Answer, EndpointSettings, Request
+
+JOURNAL = "llm_answers.sqlite"
 
 
-class Endpoint(Settings):
+class RemoteEndpoint(Settings):
+    """One of several servers of the same model."""
+
     base_url: str = Field(description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
     model: str | None = Field(None, description="The model's name there, if it is another than llm.model.")
     api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
@@ -37,16 +43,22 @@ class LLMSettings(Settings):
     base_url: str | None = Field(None, description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
     model: str | None = Field(None, description="The model's name at base_url.")
     api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
-    endpoints: tuple[Endpoint, ...] = Field((), description="In place of base_url: several that serve the same model.")
+    endpoints: tuple[RemoteEndpoint, ...] = Field(
+        (), description="In place of base_url: several that serve the same model."
+    )
     chat: bool | None = Field(
         None,
-        description="Ask by chat (true) or have the prompt continued (false, for base models). Default: what the embedded "
-        "model is made for; true at a base_url.",
+        description=(
+            "Ask by chat (true) or have the prompt continued (false, for base models). Default: what the embedded model"
+            " is made for; true at a base_url."
+        ),
     )
     concurrency: Count = Field(
         32,
-        description="Requests at once at most at an endpoint; how many there are adapts to it. An embedded server takes "
-        "one at a time, so that answers can be repeated.",
+        description=(
+            "Requests at once at most at an endpoint; how many there are adapts to it. An embedded server takes one at"
+            " a time, so that answers can be repeated."
+        ),
     )
     timeout: Annotated[float, Field(gt=0)] = Field(120, description="Seconds for one try.")
     max_retries: Annotated[int, Field(ge=0)] = Field(
@@ -89,11 +101,11 @@ class LLMSettings(Settings):
             return self.chat
         return self.embedded not in PACKAGED_LLMS or PACKAGED_LLMS[self.embedded].chat
 
-    def remote(self) -> tuple[Endpoint, ...]:
+    def remote(self) -> tuple[RemoteEndpoint, ...]:
         """The endpoints outside of this machine, with every default filled in."""
         if self.embedded:
             return ()
-        given = self.endpoints or (Endpoint(base_url=self.base_url, api_key_env=self.api_key_env),)
+        given = self.endpoints or (RemoteEndpoint(base_url=self.base_url, api_key_env=self.api_key_env),)
         return tuple(
             e.model_copy(update={"model": e.model or self.model, "concurrency": e.concurrency or self.concurrency})
             for e in given
@@ -111,8 +123,59 @@ class LLMSettings(Settings):
             api_key_from(endpoint.api_key_env)
 
 
+class LLM:
+    """An LLM with the journal of its answers: what the verbs of this package ask.
+
+    ``base_url`` and ``model``: an OpenAI-compatible endpoint; ``embedded``: a packaged model or a .gguf file, served on
+    this machine for as long as a verb needs it; ``settings`` in place of these: everything that a recipe can say.
+    ``journal``: the SQLite file that keeps every answer, so that none is asked or paid for twice. Nothing is opened
+    before it is used. Raises pydantic's ``ValidationError`` if what is given does not fit together.
+
+    >>> llm = LLM("http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507", journal="answers.sqlite")
+    >>> llm.identity, llm.settings.asks_by_chat
+    ('Qwen/Qwen3-4B-Instruct-2507', True)
+
+    A verb opens and closes the LLM by itself. To keep an embedded one running over several, open it yourself::
+
+        with LLM(embedded="gemma-3-270m").open() as client:
+            queries = generate_queries(corpus, client, strategies)
+    """
+
+    def __init__(
+        self,
+        base_url: str | None = None,
+        model: str | None = None,
+        *,
+        embedded: str | None = None,
+        settings: LLMSettings | None = None,
+        journal: str | Path = JOURNAL,
+    ) -> None:
+        if settings is None:
+            settings = LLMSettings(base_url=base_url, model=model, embedded=embedded)
+        elif base_url or model or embedded:
+            raise ValueError("give settings, or base_url with model, or embedded; not several of them")
+        self.settings = settings
+        self.journal = Path(journal)
+
+    @property
+    def identity(self) -> str:
+        """What answers depend on: an embedded model by the sum of its weights, any other by its name."""
+        return self.settings.identity
+
+    def open(self) -> AbstractContextManager[LLMClient]:
+        """A block that yields the client; an embedded model is served until its end."""
+        return open_llm(self.settings, self.journal)
+
+
+def opened(llm: LLM | LLMSettings | LLMClient) -> AbstractContextManager[LLMClient]:
+    """A block that yields the client of whatever stands for an LLM; a client that is open already stays open."""
+    if isinstance(llm, LLMSettings):
+        llm = LLM(settings=llm)
+    return llm.open() if isinstance(llm, LLM) else nullcontext(llm)
+
+
 @contextmanager
-def open_llm(settings: LLMSettings, journal: Path) -> Iterator[LLM]:
+def open_llm(settings: LLMSettings, journal: Path) -> Iterator[LLMClient]:
     """The LLM with its journal of answers; an embedded one is served for the length of the block."""
     with ExitStack() as stack:
         answers = stack.enter_context(closing(Journal(journal)))
@@ -127,7 +190,10 @@ def open_llm(settings: LLMSettings, journal: Path) -> Iterator[LLM]:
                 for e in settings.remote()
             ]
         spending = Spending(settings.prices or Prices(), settings.budget)
-        yield LLM(endpoints, answers, settings.identity, settings.timeout, settings.max_retries, spending)
+        chat = settings.asks_by_chat
+        yield LLMClient(
+            endpoints, answers, settings.identity, settings.timeout, settings.max_retries, spending, chat=chat
+        )
 
 
 @contextmanager
@@ -137,4 +203,4 @@ def known_answers(settings: LLMSettings, journal: Path) -> Iterator[Callable[[Re
         yield lambda _request: None
         return
     with closing(Journal(journal)) as answers:
-        yield LLM([], answers, settings.identity).known
+        yield LLMClient([], answers, settings.identity).known

@@ -3,24 +3,50 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import Stemmer
+from pydantic import AfterValidator, Field
 
 from sharpen.evaluation.beir import Corpus, Query
-from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
-from sharpen.sdg.negatives.candidates import Found
+from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 
-Backend = Literal["bm25s", "rank_bm25"]
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
 
 
-def mine(
-    queries: Sequence[Query],
-    corpus: Corpus,
-    depth: int,
-    seed: int = 0,
-    *,
-    language: str | None = "english",
-    backend: Backend = "bm25s",
-) -> Found:
-    """The ``depth`` best documents of each query. ``language``: of stemmer and stop words, None for neither."""
-    index = (BM25 if backend == "bm25s" else RankBM25)(corpus, language=language)
-    return Found(index.search({q.id: q.text for q in queries}, depth))
+def _known_language(language: str) -> str:
+    if language not in Stemmer.algorithms():
+        raise ValueError(f"no Snowball stemmer for {language!r}; there are {', '.join(sorted(Stemmer.algorithms()))}")
+    return language
+
+
+Language = Annotated[str, AfterValidator(_known_language)]
+"""A language of the Snowball stemmers."""
+
+
+class BM25Miner(MinerSettings):
+    """The best documents of each query by BM25.
+
+    >>> from sharpen.evaluation.beir import Document, Query
+    >>> corpus = {"a": Document("a", "ice on a river"), "b": Document("b", "bread and salt")}
+    >>> BM25Miner().mine([Query("q", "thick ice")], corpus, depth=2, resources=None, seed=0).run["q"].keys()
+    dict_keys(['a'])
+    """
+
+    kind: Literal["bm25"] = "bm25"
+    language: Language | None = Field(
+        "english", description="Of the Snowball stemmer, and of the stop words (English only); null: neither."
+    )
+    backend: Literal["bm25s", "rank_bm25"] = Field(
+        "bm25s", description="The same scores by either; rank_bm25 takes many times as long."
+    )
+
+    def mine(
+        self, queries: Sequence[Query], corpus: Corpus, depth: int, resources: Resources, seed: int
+    ) -> MiningResult:
+        """The ``depth`` best documents of each query; those that share no word with it are left out."""
+        from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
+
+        index = (BM25 if self.backend == "bm25s" else RankBM25)(corpus, language=self.language)
+        return MiningResult(index.search({q.id: q.text for q in queries}, depth))

@@ -2,44 +2,96 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Literal
 
-from sentence_transformers import SentenceTransformer
+from pydantic import Field
+
 from sharpen.evaluation.beir import Corpus, Query, Run
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.runs import ranking
-from sharpen.sdg.negatives.candidates import Found
+from sharpen.evaluation.settings import MODEL, Count
+from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 
-BLOCK = 100_000
-"""Documents whose embeddings are in memory at once: some 150 MB of 384 numbers each."""
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
 
 
-def mine(
-    queries: Sequence[Query],
-    corpus: Corpus,
-    depth: int,
-    seed: int = 0,
-    *,
-    model: SentenceTransformer,
-    query_prompt: str | None = None,
-    document_prompt: str | None = None,
-    block: int = BLOCK,
-    approximate: bool = False,
-    progress: Callable[[int], None] | None = None,
-) -> Found:
-    """The ``depth`` nearest documents of each query by cosine.
+class DenseOptions(MinerSettings):
+    """What miners that search by cosine have in common."""
 
-    The corpus is encoded and searched ``block`` documents after ``block``, of which the best are kept, so memory does
-    not grow with it. ``approximate``: each block's cells of a k-means that are nearest to the query only (FAISS).
-    Prompts as in ``Dense``.
-    """
-    ids = list(corpus)
-    texts = {q.id: q.text for q in queries}
-    best: Run = {q: {} for q in texts}
-    for start in range(0, len(ids), block):
-        part = {i: corpus[i] for i in ids[start : start + block]}
-        found = Dense(part, model, query_prompt, document_prompt, progress, approximate).search(texts, depth)
-        for q, scores in found.items():
-            merged = best[q] | scores
-            best[q] = {i: merged[i] for i in ranking(merged)[:depth]}
-    return Found(best)
+    model: Annotated[str | None, MODEL] = Field(
+        None, description="An encoder's folder or name; null: the base of the training."
+    )
+    query_prompt: str | None = Field(
+        None, description="Of model; null: the model's own (for the base, those of training)."
+    )
+    document_prompt: str | None = Field(None, description="As query_prompt.")
+    block: Count = Field(100_000, description="Documents whose embeddings are in memory at once.")
+    approximate: bool = Field(
+        False, description="Search only the cells of a k-means that are nearest to a query (FAISS)."
+    )
+
+    def needs_base(self) -> bool:
+        return self.model is None
+
+    def encoder(self, resources: Resources) -> Encoder | None:
+        """The model with its prompts; None: the base, or the model in training."""
+        if self.model is None:
+            return None
+        return Encoder(
+            model=self.model,
+            query_prompt=self.query_prompt,
+            document_prompt=self.document_prompt,
+            precision=resources.models.precision,
+        )
+
+    def nearest(self, queries: Sequence[Query], corpus: Corpus, depth: int, resources: Resources) -> Run:
+        """The ``depth`` nearest documents of each query by cosine.
+
+        A corpus of at most ``block`` documents is searched by the index that other steps use, too. A larger one is
+        encoded and searched block after block, of which the best are kept, so that memory does not grow with it.
+        """
+        texts = {q.id: q.text for q in queries}
+        encoder = self.encoder(resources)
+        if len(corpus) <= self.block:
+            # another encoder's index is asked for again only where several runs mine with it
+            keep = encoder is None or resources.models.remember_scores
+            return resources.models.index(corpus, encoder, self.approximate, keep).search(texts, depth)
+        return self._in_blocks(texts, corpus, depth, resources)
+
+    def _in_blocks(self, texts: dict[str, str], corpus: Corpus, depth: int, resources: Resources) -> Run:
+        from sharpen.evaluation.retrievers.dense import Dense  # loads torch
+
+        encoder = self.encoder(resources)
+        options = encoder or resources.models.need_base()
+        model = resources.models.load(encoder)
+        ids = list(corpus)
+        best: Run = {q: {} for q in texts}
+        with resources.progress("encoding to mine", len(corpus)) as advance:
+            for start in range(0, len(ids), self.block):
+                index = Dense(
+                    {i: corpus[i] for i in ids[start : start + self.block]},
+                    model,
+                    options.query_prompt,
+                    options.document_prompt,
+                    precision=options.precision,
+                    progress=advance,
+                    approximate=self.approximate,
+                )
+                for q, scores in index.search(texts, depth).items():
+                    merged = best[q] | scores
+                    best[q] = {i: merged[i] for i in ranking(merged)[:depth]}
+        return best
+
+
+class DenseMiner(DenseOptions):
+    """The nearest documents of each query by cosine."""
+
+    kind: Literal["dense"] = "dense"
+
+    def mine(
+        self, queries: Sequence[Query], corpus: Corpus, depth: int, resources: Resources, seed: int
+    ) -> MiningResult:
+        """The ``depth`` nearest documents of each query. Raises ``InputError`` if the model cannot be loaded."""
+        return MiningResult(self.nearest(queries, corpus, depth, resources))

@@ -1,5 +1,6 @@
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sharpen.evaluation.contamination import overlap
 
 
@@ -17,9 +18,9 @@ def test_copies_and_near_copies_are_counted_apart():
         "d": "",
         "e": "vpn drops after lunch!",
     }
-    found = overlap(test, train)
-    assert (found.of, found.exact, found.near) == (5, 2, 2)  # the empty one is a copy of the empty one
-    assert dict(found.examples) == {"a": "t1", "d": "t3", "b": "t1", "e": "t2"}
+    result = overlap(test, train)
+    assert (result.of, result.exact, result.near) == (5, 2, 2)  # the empty one is a copy of the empty one
+    assert dict(result.examples) == {"a": "t1", "d": "t3", "b": "t1", "e": "t2"}
     assert overlap(test, {}).exact == overlap({}, train).near == overlap(test, {}).near == 0
 
 
@@ -33,12 +34,14 @@ def test_near_is_jaccard_of_runs_of_four(test, train, threshold):
     def runs(text):
         return {w[i : i + 4] for word in text.split() for w in [f" {word} "] for i in range(max(1, len(w) - 3))}
 
-    named = lambda texts: {str(n): text for n, text in enumerate(texts)}  # noqa: E731
+    def named(texts):
+        return {str(n): text for n, text in enumerate(texts)}
+
     copies = {" ".join(t.split()) for t in train}
     rest = [t for t in test if " ".join(t.split()) not in copies and t.strip()]
     near = sum(
         any(runs(t) & runs(o) and len(runs(t) & runs(o)) / len(runs(t) | runs(o)) >= threshold - 1e-6 for o in train)
         for t in rest
     )
-    found = overlap(named(test), named(train), threshold)
-    assert found.near == near and found.exact == sum(" ".join(t.split()) in copies for t in test)
+    result = overlap(named(test), named(train), threshold)
+    assert result.near == near and result.exact == sum(" ".join(t.split()) in copies for t in test)

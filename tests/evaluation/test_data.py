@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.beir import Document, read_corpus, read_qrels, read_queries, text_key, write_corpus, write_qrels
 from sharpen.evaluation.files import InputError, atomic_file, atomic_folder
 
@@ -12,7 +13,7 @@ def _error(function, *arguments) -> str:
 
 
 @pytest.mark.parametrize(
-    ("lines", "said"),
+    ("lines", "parts"),
     [
         ('{"_id": "a", "text": "x"}\n{"_id": "b", text}\n', ["corpus.jsonl, line 2", "not valid JSON"]),
         ('{"_id": "a", "text": "x"}\n\n{"_id": "a", "text": "y"}\n', ["line 3", "'a'", "unique"]),
@@ -24,12 +25,12 @@ def _error(function, *arguments) -> str:
         ('{"_id": "a\\tb", "text": "x"}\n', ["line 1", "tab"]),
     ],
 )
-def test_bad_corpus_rows_are_named_by_file_and_line(tmp_path: Path, lines: str, said: list[str]):
+def test_bad_corpus_rows_are_named_by_file_and_line(tmp_path: Path, lines: str, parts: list[str]):
     path = tmp_path / "corpus.jsonl"
     path.write_text(lines)
     message = _error(read_corpus, path)
     assert str(path) in message
-    assert all(part in message for part in said)
+    assert all(part in message for part in parts)
 
 
 def test_missing_and_binary_files(tmp_path: Path):
@@ -39,20 +40,31 @@ def test_missing_and_binary_files(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("rows", "said"),
+    ("rows", "parts"),
     [
-        ("q1\td1\t1\nq9\td1\t1\n", ["line 3", "query 'q9'"]),
         ("q1\td9\t1\n", ["line 2", "document 'd9'"]),
         ("q1\td1\tyes\n", ["line 2", "whole-number"]),
         ("q1 d1 1\n", ["line 2", "tabs"]),
         ("q1\td1\t0\n", ["no relevant document"]),
     ],
 )
-def test_bad_qrels(tmp_path: Path, rows: str, said: list[str]):
+def test_bad_qrels(tmp_path: Path, rows: str, parts: list[str]):
     path = tmp_path / "test.tsv"
     path.write_text("query-id\tcorpus-id\tscore\n" + rows)
     message = _error(read_qrels, path, {"q1": None}, ["d1"])
-    assert all(part in message for part in said)
+    assert all(part in message for part in parts)
+
+
+def test_rows_that_repeat_others_or_are_of_unknown_queries_are_counted_in_a_warning(tmp_path: Path):
+    path = tmp_path / "test.tsv"
+    path.write_text("query-id\tcorpus-id\tscore\nq1\td1\t1\nq9\td1\t1\nq1\td1\t2\nq8\td1\t1\n")
+    with pytest.warns(UserWarning) as caught:
+        assert read_qrels(path, {"q1": None}, ["d1"]) == {"q1": {"d1": 2}}
+    messages = [str(warning.message) for warning in caught]
+    assert "2 rows are of queries that are not in queries.jsonl, as 'q9'" in messages[0]
+    assert "1 rows repeat a query and a document" in messages[1] and all(str(path) in m for m in messages)
+    with pytest.warns(UserWarning, match="4 rows"), pytest.raises(InputError, match="no relevant document"):
+        read_qrels(path, {})
 
 
 def test_a_missing_split_names_those_that_there_are(tmp_path: Path):
@@ -70,6 +82,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, corpus):
 
 def test_beir_reads_what_we_write(tmp_path: Path, corpus):
     from beir.datasets.data_loader import GenericDataLoader
+
     from sharpen.evaluation.beir import Query, write_queries
 
     write_corpus(tmp_path / "corpus.jsonl", corpus)

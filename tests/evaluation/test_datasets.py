@@ -6,9 +6,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation import datasets
 from sharpen.evaluation.beir import Document, Query, read_corpus, write_corpus, write_qrels, write_queries
-from sharpen.evaluation.datasets import CQADUPSTACK_PARTS, find_dataset, load_task, load_tasks, read_judged
+from sharpen.evaluation.datasets import CQADUPSTACK_PARTS, Task, find_dataset, load_task, load_tasks, read_judged
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
@@ -132,7 +133,7 @@ def test_a_file_of_questions(tmp_path: Path, corpus, name: str):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("question,text\na,b\n", "line 1: the header lacks document"),
         ("question,document\na,\n", "line 2: expected a question and a document"),
@@ -142,12 +143,24 @@ def test_a_file_of_questions(tmp_path: Path, corpus, name: str):
         ("", "line 1: the header lacks document, question"),
     ],
 )
-def test_bad_files_of_questions(tmp_path: Path, corpus, text: str, said: str):
+def test_bad_files_of_questions(tmp_path: Path, corpus, text: str, message: str):
     (tmp_path / "q.csv").write_text(text)
-    assert said in _error(load_task, str(tmp_path / "q.csv"), "test", corpus)
+    assert message in _error(load_task, str(tmp_path / "q.csv"), "test", corpus)
     assert "no such file" in _error(load_task, str(tmp_path / "none.csv"))
 
 
 def test_a_folder_without_a_corpus_needs_one(tmp_path: Path, dataset: Path):
     (dataset / "corpus.jsonl").unlink()
     assert "no other corpus to search was given" in _error(load_task, str(dataset))
+
+
+def test_a_task_of_ones_own(corpus):
+    chunks = [Document(f"{i}/{n}", d.text, metadata={"chunk_of": i}) for i, d in corpus.items() for n in range(2)]
+    queries = [Query("q1", "dough", {"positives": ["bread/1"]}), Query("q2", "nothing answers this")]
+    task = Task(chunks, queries)
+    assert list(task.queries) == ["q1"] and task.qrels == {"q1": {"bread": 1}} and task.groups == {"q1": "bread"}
+    assert next(iter(search_task(task, BM25(task.corpus))["q1"])) == "bread"
+    exact = Task(corpus=task.corpus, queries=queries, by_document=False, name="chunks")
+    assert exact.qrels == {"q1": {"bread/1": 1}} and "bread/1" in search_task(exact, BM25(exact.corpus))["q1"]
+    with pytest.raises(InputError, match="none: no query has a relevant document"):
+        Task(corpus, queries[1:], name="none")

@@ -6,10 +6,10 @@ import pytest
 import pytrec_eval
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
 from sharpen.evaluation.metrics import METRICS, evaluate
 from sharpen.evaluation.retrievers.bm25 import BM25
-
 from tests.conftest import shared_dataset
 
 DEPTHS = (1, 3, 5, 10, 100)
@@ -54,12 +54,12 @@ RUN = st.dictionaries(st.sampled_from([f"q{n}" for n in range(5)]), st.dictionar
 @given(QRELS, RUN)
 def test_as_pytrec_eval_has_them(qrels, run):
     """With ties, grades, queries that are missing on either side, and documents that nobody judged."""
-    mine = evaluate(qrels, run, ALL)
+    scores = evaluate(qrels, run, ALL)
     relevant = {q for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
-    assert all(set(values) == relevant for values in mine.values())
+    assert all(set(values) == relevant for values in scores.values())
     answered = {q: scores for q, scores in run.items() if q in relevant and scores}
     depths = ",".join(map(str, DEPTHS))
-    theirs = (
+    reference = (
         pytrec_eval.RelevanceEvaluator(
             {q: qrels[q] for q in relevant}, {f"{name}.{depths}" for name in TREC.values()} | {"recip_rank"}
         ).evaluate(answered)
@@ -69,13 +69,13 @@ def test_as_pytrec_eval_has_them(qrels, run):
     for query in relevant:
         for metric in ALL:
             kind, depth = metric.split("@")
-            expected = theirs.get(query, {})
+            expected = reference.get(query, {})
             if kind == "mrr":
                 first = expected.get("recip_rank", 0.0)
                 value = first if first * int(depth) >= 1 - 1e-9 else 0.0
             else:
                 value = expected.get(f"{TREC[kind]}_{depth}", 0.0)
-            assert mine[metric][query] == pytest.approx(value, abs=1e-6)
+            assert scores[metric][query] == pytest.approx(value, abs=1e-6)
 
 
 @pytest.fixture(scope="module", params=[("scifact", "test"), ("cranfield", "test")], ids=lambda p: p[0])
@@ -94,18 +94,18 @@ def test_as_beir_and_ranx_have_them(judged, monkeypatch):
     name, qrels, run = judged
     answered = {q: scores for q, scores in run.items() if scores}
     assert len(answered) == len(qrels)
-    mine = {metric: fmean(values.values()) for metric, values in evaluate(qrels, run, ALL).items()}
-    theirs = EvaluateRetrieval.evaluate(qrels, answered, list(DEPTHS), ignore_identical_ids=False)
+    scores = {metric: fmean(values.values()) for metric, values in evaluate(qrels, run, ALL).items()}
+    reference = EvaluateRetrieval.evaluate(qrels, answered, list(DEPTHS), ignore_identical_ids=False)
     mrr = EvaluateRetrieval.evaluate_custom(qrels, answered, list(DEPTHS), metric="mrr")
     for kind, name_there, values in (
-        ("ndcg", "NDCG", theirs[0]),
-        ("map", "MAP", theirs[1]),
-        ("recall", "Recall", theirs[2]),
-        ("precision", "P", theirs[3]),
+        ("ndcg", "NDCG", reference[0]),
+        ("map", "MAP", reference[1]),
+        ("recall", "Recall", reference[2]),
+        ("precision", "P", reference[3]),
         ("mrr", "MRR", mrr),
     ):
         for depth in DEPTHS:
-            assert mine[f"{kind}@{depth}"] == pytest.approx(values[f"{name_there}@{depth}"], abs=1e-5), (
+            assert scores[f"{kind}@{depth}"] == pytest.approx(values[f"{name_there}@{depth}"], abs=1e-5), (
                 name,
                 kind,
             )  # BEIR rounds to five digits
@@ -121,7 +121,7 @@ def test_as_beir_and_ranx_have_them(judged, monkeypatch):
             assert per_query[query] == pytest.approx(value, abs=1e-6)
 
 
-def test_bm25_on_scifact_is_where_it_is_published(judged):
+def test_bm25_is_where_it_is_published_on_scifact_and_where_it_was_measured_on_cranfield(judged):
     name, qrels, run = judged
-    if name == "scifact":
-        assert 0.66 <= fmean(evaluate(qrels, run)["ndcg@10"].values()) <= 0.69
+    low, high = {"scifact": (0.66, 0.69), "cranfield": (0.33, 0.36)}[name]
+    assert low <= fmean(evaluate(qrels, run)["ndcg@10"].values()) <= high

@@ -1,21 +1,20 @@
 import re
-import shutil
 
 import numpy as np
 import pytest
 import torch
 from rank_bm25 import BM25Okapi
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16, in_precision
-from sharpen.evaluation.files import InputError, sha256_file
-from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.retrievers.bm25 import BM25, check_language
 from sharpen.evaluation.retrievers.dense import Dense, nearest
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import fuse, ranking
-
 from tests.conftest import cores
 
 
@@ -44,6 +43,14 @@ def test_bm25_leaves_out_documents_that_share_no_word_and_stems(corpus):
     assert BM25(corpus).search({"q": "zzz"}, 10) == {"q": {}}
 
 
+def test_a_language_without_a_stemmer_is_refused_and_those_there_are_named(corpus):
+    check_language("danish")
+    check_language(None)
+    for refused in (lambda: check_language("slovak"), lambda: BM25(corpus, language="slovak")):
+        with pytest.raises(InputError, match=r"no stemmer for 'slovak'; there are arabic, .*english, .*turkish"):
+            refused()
+
+
 def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
     texts = [("word " * n).strip() + f" number {n}" for n in (1, 90, 3, 40, 200, 2, 7)]
     by_cores = {}
@@ -51,12 +58,12 @@ def test_encoding_is_in_order_of_the_texts_and_close_to_float32(minilm):
         with cores(number):
             by_cores[number] = encode(minilm, texts, batch_size=3)
             assert torch.get_num_threads() == number
-    mine = by_cores[1]
-    assert np.array_equal(by_cores[3], mine)
-    theirs = minilm.encode(texts, normalize_embeddings=True)
-    assert mine.dtype == np.float32 and mine.shape == (7, 384)
-    assert np.allclose(np.linalg.norm(mine, axis=1), 1, atol=1e-5)
-    assert (mine * theirs).sum(1).min() > 0.999
+    vectors = by_cores[1]
+    assert np.array_equal(by_cores[3], vectors)
+    expected = minilm.encode(texts, normalize_embeddings=True)
+    assert vectors.dtype == np.float32 and vectors.shape == (7, 384)
+    assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    assert (vectors * expected).sum(1).min() > 0.999
 
 
 def test_dense_search_is_exact(corpus, minilm):
@@ -104,9 +111,9 @@ def test_nearest_is_exact_or_almost():
     products = queries @ vectors.T
     assert np.allclose(scores, -np.sort(-products, axis=1)[:, :10], atol=1e-5)
     assert np.allclose(np.take_along_axis(products, rows, axis=1), scores, atol=1e-5)
-    _, found = nearest(queries, vectors, 10, approximate=True)
-    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), found.tolist(), strict=True)]) > 0.95
-    assert np.array_equal(found, nearest(queries, vectors, 10, approximate=True)[1])
+    _, approximate = nearest(queries, vectors, 10, approximate=True)
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), approximate.tolist(), strict=True)]) > 0.95
+    assert np.array_equal(approximate, nearest(queries, vectors, 10, approximate=True)[1])
     assert nearest(queries, vectors[:3], 10)[1].shape == (100, 3)
 
 
@@ -116,52 +123,17 @@ def test_a_corpus_of_stop_words_finds_nothing():
     }
 
 
-def test_the_encoder_rebuilt_from_onnx_computes_what_the_file_computes(tmp_path, monkeypatch):
-    from onnx.reference import ReferenceEvaluator
-    from sharpen.evaluation.encoders import packaged
-
-    monkeypatch.setenv("SHARPEN_CACHE", str(tmp_path))
-    model = load_encoder("packaged:paraphrase-MiniLM-L3-v2").to("cpu")
-    assert model.max_seq_length == 128 and list((tmp_path / "encoders").glob("*/model.safetensors"))
-    file = packaged._locate("packaged:paraphrase-MiniLM-L3-v2")
-    features = model.tokenizer(["A flat tyre has to be patched.", "Tea."], padding=True, return_tensors="np")
-    reference = ReferenceEvaluator(str(file)).run(None, {k: features[k] for k in ("input_ids", "attention_mask")})
-    ours = model.encode(["A flat tyre has to be patched.", "Tea."], convert_to_numpy=True)
-    assert any(r.shape == ours.shape and np.allclose(r, ours, atol=1e-4) for r in reference)
-    first = next((tmp_path / "encoders").glob("*/model.safetensors"))
-    digest = sha256_file(first)
-    shutil.rmtree(tmp_path / "encoders")
-    packaged.packaged_encoder("packaged:paraphrase-MiniLM-L3-v2")
-    assert sha256_file(first) == digest
-
-
-@pytest.mark.parametrize(
-    ("name", "said"), [("packaged:bert", "no such packaged encoder"), ("./nowhere", "no such model folder")]
-)
-def test_names_that_are_no_model(name: str, said: str):
-    with pytest.raises(InputError, match=said):
-        resolve_encoder(name)
-
-
-def test_pickled_weights_are_not_loaded(tmp_path, minilm):
-    minilm.save_pretrained(str(tmp_path / "model"), create_model_card=False)
-    (tmp_path / "model" / "model.safetensors").unlink()
-    torch.save(minilm[0].auto_model.state_dict(), tmp_path / "model" / "pytorch_model.bin")
-    with pytest.raises(InputError, match="could not be loaded"):
-        load_encoder(str(tmp_path / "model"))
-
-
 def test_weights_are_bf16_while_encoding_and_as_they_were_after_it(minilm, corpus):
     before = {name: tensor.clone() for name, tensor in minilm.state_dict().items()}
-    seen = []
-    hook = minilm[0].register_forward_hook(lambda *_: seen.append(next(minilm.parameters()).dtype))
+    dtypes = []
+    hook = minilm[0].register_forward_hook(lambda *_: dtypes.append(next(minilm.parameters()).dtype))
     try:
         vectors = encode(minilm, [d.content for d in corpus.values()])
         with pytest.raises(RuntimeError, match="stop"), in_precision(minilm):
             raise RuntimeError("stop")
     finally:
         hook.remove()
-    assert set(seen) == {torch.bfloat16 if has_bf16("cpu") else torch.float32}
+    assert set(dtypes) == {torch.bfloat16 if has_bf16("cpu") else torch.float32}
     assert all(torch.equal(tensor, before[name]) for name, tensor in minilm.state_dict().items())
     plain = minilm.encode([d.content for d in corpus.values()], normalize_embeddings=True)
     assert (vectors * plain).sum(axis=1).min() > 0.999
@@ -178,13 +150,13 @@ def test_a_cut_index_ranks_by_the_first_numbers(minilm, corpus):
     assert index.search(queries, 12) != cut
 
 
-def test_a_reranker_shares_the_order_with_the_first_stage(corpus):
+def test_the_order_of_a_reranker_is_mixed_with_that_of_the_first_stage(corpus):
     model = load_cross_encoder("packaged:tiny-bert", new_head=True)
     queries = {"q": "water the ice slowly", "nothing": "xyzzy"}
     bm25 = BM25(corpus).search(queries, 12)
     alone, both, nearly = (
-        Reranked(BM25(corpus), corpus, model, 5, first_share=share).search(queries, 12)
-        for share in (0.0, 0.5, 0.999999)
+        Reranked(BM25(corpus), corpus, model, 5, first_stage_weight=weight).search(queries, 12)
+        for weight in (0.0, 0.5, 0.999999)
     )
     first = ranking(bm25["q"])
     assert (
@@ -193,7 +165,7 @@ def test_a_reranker_shares_the_order_with_the_first_stage(corpus):
         and set(ranking(alone["q"])[:5]) == set(first[:5])
         and ranking(alone["q"])[5:] == first[5:]
     )
-    z = lambda values: (np.array(values) - np.mean(values)) / np.std(values)  # noqa: E731
-    expected = (z([alone["q"][d] for d in first[:5]]) + z([bm25["q"][d] for d in first[:5]])) / 2
+    sides = [np.array([run["q"][d] for d in first[:5]]) for run in (alone, bm25)]
+    expected = sum((values - values.mean()) / values.std() for values in sides) / 2
     assert [both["q"][d] for d in first[:5]] == pytest.approx(expected.tolist(), abs=1e-5)
     assert ranking(both["q"])[5:] == first[5:] and both["nothing"] == {}

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 import pytrec_eval
+
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.runs import fuse, ranking, read_run, to_documents, write_run
@@ -24,8 +25,8 @@ def test_pytrec_eval_reads_ours_and_we_read_what_others_write(tmp_path: Path):
     run, qrels = {"q1": {"a": 2.0, "b": 1.0}, "q2": {"b": 0.1}}, {"q1": {"b": 1}, "q2": {"b": 2}}
     write_run(tmp_path / "run.trec", run)
     with (tmp_path / "run.trec").open() as file:
-        theirs = pytrec_eval.parse_run(file)
-    assert theirs == run
+        parsed = pytrec_eval.parse_run(file)
+    assert parsed == run
     # pyserini writes ranks from 1 and scores with six digits; what counts is the score
     (tmp_path / "anserini.txt").write_text(
         "q1 Q0 b 1 11.500000 Anserini\nq1\tQ0\ta\t2\t9.25\tAnserini\n\nq2 Q0 b 1 3 Anserini\n"
@@ -38,7 +39,7 @@ def test_pytrec_eval_reads_ours_and_we_read_what_others_write(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("q1 Q0 a 1 0.5\n", "line 1: expected query, Q0"),
         ("q1 Q0 a 1 0.5 x\nq1 Q0 b 2 high x\n", "line 2"),
@@ -46,9 +47,9 @@ def test_pytrec_eval_reads_ours_and_we_read_what_others_write(tmp_path: Path):
         ("q1 Q0 a 1 2 x\nq1 Q0 a 2 1 x\n", "line 2: query 'q1' has document 'a'"),
     ],
 )
-def test_bad_run_files_are_named_by_line(tmp_path: Path, text: str, said: str):
+def test_bad_run_files_are_named_by_line(tmp_path: Path, text: str, message: str):
     (tmp_path / "run.trec").write_text(text)
-    with pytest.raises(InputError, match=said):
+    with pytest.raises(InputError, match=message):
         read_run(tmp_path / "run.trec")
     with pytest.raises(InputError, match="no such file"):
         read_run(tmp_path / "none.trec")

@@ -1,17 +1,18 @@
 import numpy as np
 import pytest
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.report.comparison import Comparison, power
 from sharpen.evaluation.significance import (
     Seeded,
     SeedVariance,
-    compare,
-    compare_seeds,
     document_groups,
     estimate,
     holm,
+    paired_difference,
     queries_needed,
     seed_variance,
+    seeded_difference,
 )
 
 
@@ -23,15 +24,15 @@ def test_a_clear_gain_is_better_and_its_mirror_is_worse():
     rng = np.random.default_rng(0)
     low = rng.random(200) * 0.5
     high = low + rng.random(200) * 0.2
-    gain = compare(_per_query(low), _per_query(high))
+    gain = paired_difference(_per_query(low), _per_query(high))
     assert gain.verdict == "better" and gain.interval[0] > 0 and gain.p < 0.001
     assert (gain.wins, gain.losses) == (200, 0)
-    loss = compare(_per_query(high), _per_query(low))
+    loss = paired_difference(_per_query(high), _per_query(low))
     assert loss.verdict == "worse" and loss.value == pytest.approx(-gain.value)
 
 
 def test_equal_systems():
-    same = compare(_per_query([0.5, 1, 0]), _per_query([0.5, 1, 0]))
+    same = paired_difference(_per_query([0.5, 1, 0]), _per_query([0.5, 1, 0]))
     assert (same.verdict, same.p, same.interval, same.ties) == ("not distinguishable", 1.0, (0.0, 0.0), 3)
 
 
@@ -44,7 +45,7 @@ def test_same_seed_same_interval_and_the_interval_holds_the_mean():
 
 def test_other_queries_are_refused():
     with pytest.raises(ValueError, match="same queries"):
-        compare({"a": 1.0}, {"b": 1.0})
+        paired_difference({"a": 1.0}, {"b": 1.0})
 
 
 def _clustered(rng: np.random.Generator, count: int, mean: float) -> tuple[dict[str, float], dict[str, str]]:
@@ -80,7 +81,7 @@ def test_no_more_than_one_false_alarm_in_twenty():
         values, groups = _clustered(rng, 60, 0.0)
         nothing = dict.fromkeys(values, 0.0)
         for name, given in (("by group", groups), ("by query", None)):
-            alarms[name] += compare(nothing, values, seed, given, 400).verdict != "not distinguishable"
+            alarms[name] += paired_difference(nothing, values, seed, given, 400).verdict != "not distinguishable"
     assert alarms["by group"] <= 600 * 0.05 + 2 * (600 * 0.05 * 0.95) ** 0.5  # two standard errors
     assert alarms["by query"] > 60
 
@@ -89,32 +90,34 @@ def test_as_many_queries_as_are_needed_find_a_gain_four_times_of_five():
     rng = np.random.default_rng(5)
     count = queries_needed(0.05, 0.25)
     assert count == 197  # (1.960 + 0.842)^2 * 25
-    found = 0
+    detected = 0
     for seed in range(500):
-        d = compare(_per_query(np.zeros(count)), _per_query(rng.normal(0.05, 0.25, count)), seed, resamples=400)
-        found += d.verdict == "better"
-    assert 0.75 <= found / 500 <= 0.85
+        d = paired_difference(
+            _per_query(np.zeros(count)), _per_query(rng.normal(0.05, 0.25, count)), seed, resamples=400
+        )
+        detected += d.verdict == "better"
+    assert 0.75 <= detected / 500 <= 0.85
     assert d.detectable == pytest.approx(0.05, rel=0.2) and d.effect == pytest.approx(d.value / 0.25, rel=0.2)
 
 
 def test_groups_make_more_queries_needed():
     values, groups = _clustered(np.random.default_rng(6), 80, 0.03)
     nothing = dict.fromkeys(values, 0.0)
-    alone, together = compare(nothing, values), compare(nothing, values, groups=groups)
+    alone, together = paired_difference(nothing, values), paired_difference(nothing, values, groups=groups)
     assert alone.value == together.value and (alone.groups, together.groups) == (len(values), 80)
     assert together.needed > 1.5 * alone.needed and together.detectable > 1.2 * alone.detectable
     assert together.interval_by_query == alone.interval
 
 
 @pytest.mark.parametrize(
-    ("gain", "said"),
-    [(0.01, "it would take some "), (1e-7, "for one of 0.0000 it would take more than 1,000,000 like them.")],
+    ("gain", "part"),
+    [(0.01, "it would take about "), (1e-7, "for one of 0.0000 it would take more than 1,000,000 like them.")],
 )
-def test_how_many_queries_a_difference_would_take_is_said_as_far_as_it_is_of_use(gain, said):
+def test_how_many_queries_a_difference_would_take_is_said_as_far_as_it_is_of_use(gain, part):
     values = np.random.default_rng(1).normal(0, 0.2, 100)
-    d = compare(_per_query(np.zeros(100)), _per_query(values - values.mean() + gain))
+    d = paired_difference(_per_query(np.zeros(100)), _per_query(values - values.mean() + gain))
     assert d.verdict == "not distinguishable"
-    assert said in power(Comparison.model_construct(primary="ndcg@10", delta={"ndcg@10": d}))
+    assert part in power(Comparison.model_construct(primary="ndcg@10", delta={"ndcg@10": d}))
 
 
 def test_holm_by_hand():
@@ -134,9 +137,9 @@ def test_queries_about_one_document_are_a_group():
 
 
 def test_one_query_or_none():
-    assert compare({"a": 0.0}, {"a": 1.0}).verdict == "not distinguishable"
+    assert paired_difference({"a": 0.0}, {"a": 1.0}).verdict == "not distinguishable"
     with pytest.raises(ValueError, match="no query"):
-        compare({}, {})
+        paired_difference({}, {})
 
 
 def _runs(
@@ -176,45 +179,45 @@ def test_a_way_of_training_compared_with_itself_is_called_better_or_worse_at_mos
     false, naive = 0, 0
     for n in range(times):
         parts, pooled = _aa(rng, ways, seeds, by_seed, collections)
-        false += compare_seeds(parts, pooled).verdict != "not distinguishable"
+        false += seeded_difference(parts, pooled).verdict != "not distinguishable"
         if n < 100 and by_seed >= 0.02:
             means = [
                 {q: float(np.mean([run[q] for run in side])) for q in side[0]}
                 for side in (parts[0].first, parts[0].second)
             ]
-            naive += compare(*means, n, parts[0].groups, 300).verdict != "not distinguishable"
+            naive += paired_difference(*means, n, parts[0].groups, 300).verdict != "not distinguishable"
     assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5
     assert naive > 15 or by_seed < 0.02
 
 
 def test_a_real_gain_over_seeds_is_found_and_its_interval_covers_it():
     rng = np.random.default_rng(5)
-    found, covered = 0, 0
+    detected, covered = 0, 0
     for _ in range(400):
         base, group = rng.choice([0.1, 0.39, 0.5, 0.63], 300), np.arange(300)
         first, second = (_runs(rng, base, group, gain, 3, 0.004) for gain in (0.0, 0.03))
-        result = compare_seeds([Seeded(first, second)])
-        found += result.verdict == "better"
+        result = seeded_difference([Seeded(first, second)])
+        detected += result.verdict == "better"
         covered += result.interval[0] <= 0.03 <= result.interval[1]
-    assert found > 300 and covered > 0.93 * 400
+    assert detected > 300 and covered > 0.93 * 400
 
 
 def test_seeds_are_paired_and_one_seed_says_nothing_of_seeds():
     first, second = [{"a": 0.1, "b": 0.5}, {"a": 0.2, "b": 0.5}], [{"a": 0.3, "b": 0.5}, {"a": 0.4, "b": 0.6}]
-    d = compare_seeds([Seeded(first, second)])
+    d = seeded_difference([Seeded(first, second)])
     assert (
         d.value == pytest.approx(0.125)
         and d.error_of_seeds == pytest.approx(np.std([0.1, 0.15], ddof=1) / 2**0.5)
         and d.interval[0] < d.value < d.interval[1]
     )
-    assert compare_seeds([Seeded(first[:1], second[:1])]).error_of_seeds == 0
-    assert compare_seeds([Seeded(first, first)]).verdict == "not distinguishable"
-    two = compare_seeds([Seeded(first, second), Seeded(first, first)])
+    assert seeded_difference([Seeded(first[:1], second[:1])]).error_of_seeds == 0
+    assert seeded_difference([Seeded(first, first)]).verdict == "not distinguishable"
+    two = seeded_difference([Seeded(first, second), Seeded(first, first)])
     assert two.value == pytest.approx(0.0625) and two.error_of_queries == pytest.approx(d.error_of_queries / 2)
     with pytest.raises(ValueError, match="same queries"):
-        compare_seeds([Seeded(first, [{"a": 1.0}, {"a": 1.0}])])
+        seeded_difference([Seeded(first, [{"a": 1.0}, {"a": 1.0}])])
     with pytest.raises(ValueError, match="number of seeds"):
-        compare_seeds([Seeded(first, second[:1])])
+        seeded_difference([Seeded(first, second[:1])])
 
 
 def test_what_a_seed_does_to_all_ways_alike_counts_against_the_untuned_model_and_not_between_them():
@@ -232,9 +235,9 @@ def test_what_a_seed_does_to_all_ways_alike_counts_against_the_untuned_model_and
             for _ in range(4)
         ]
         means = [[float(np.mean(list(run.values()))) for run in way] for way in ways]
-        false["gain"] += compare_seeds([Seeded([before] * 3, ways[0])]).verdict != "not distinguishable"
+        false["gain"] += seeded_difference([Seeded([before] * 3, ways[0])]).verdict != "not distinguishable"
         false["difference"] += (
-            compare_seeds([Seeded(ways[0], ways[1])], seed_variance(means)).verdict != "not distinguishable"
+            seeded_difference([Seeded(ways[0], ways[1])], seed_variance(means)).verdict != "not distinguishable"
         )
     assert max(false.values()) / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5, false
 
@@ -247,5 +250,5 @@ def test_a_small_noisy_collection_is_not_taken_for_a_large_quiet_one():
             Seeded([_per_query(np.zeros(n))], [_per_query(noise * rng.standard_normal(n))])
             for n, noise in zip(sizes, noises, strict=True)
         ]
-        false += compare_seeds(parts).verdict != "not distinguishable"
+        false += seeded_difference(parts).verdict != "not distinguishable"
     assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from sharpen.evaluation.beir import read_qrels
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import sha256_file
 from sharpen.recipes.load import comparison_files
-from sharpen.recipes.study import cells_of, read_matrix
-from sharpen.sdg.negatives import read_negatives
-
+from sharpen.recipes.study import runs_of
+from sharpen.recipes.study_file import read_study
+from sharpen.sdg.negatives.record import Reason, read_negatives
 from tests.processes import kill_when, sharpen, start_sharpen
 
 POOL = Path(__file__).parents[2] / "recipes" / "pools" / "negatives.yaml"
@@ -58,7 +59,9 @@ def test_every_miner_and_every_filter_in_one_run(place):
     kept = [n for n in rows if n.verdict == "kept"]
     assert len(kept) == counts["negatives"] == 2 * counts["queries"] and sum(counts["by_miner"].values()) == len(kept)
     assert all(n.doc_id not in qrels[n.query_id] for n in kept)
-    assert sum(counts.get("filled", {}).values()) == sum("had too few" in n.reason for n in kept)
+    assert sum(counts.get("filled", {}).values()) == sum(
+        n.reason in (Reason.FROM_OTHER_MINER, Reason.DRAWN_AT_RANDOM) for n in kept
+    )
     assert sum(counts["dropped"].values()) == sum(n.verdict == "dropped" for n in rows)
     written = [json.loads(line) for line in (run / "negatives" / "written.jsonl").open()]
     rejected = [json.loads(line) for line in (run / "negatives" / "rejected.jsonl").open()]
@@ -69,7 +72,11 @@ def test_every_miner_and_every_filter_in_one_run(place):
     )
     assert counts["completion_tokens"] > 0
     for number, kind in enumerate(("guide", "percentage", "margin", "absolute", "cross_encoder"), start=1):
-        assert counts[f"filter {number}, {kind}"]["dense: candidates"] >= 0
+        assert (
+            0
+            < counts[f"filter {number}, {kind}"]["dense: candidates"]
+            <= counts["filter 1, guide"]["dense: candidates"]
+        )
     chain = [counts[f"filter {n}, {k}"] for n, k in enumerate(("guide", "percentage", "margin"), start=1)]
     assert all(
         second[f"{m}: candidates"] == first[f"{m}: candidates"] - first[f"{m}: dropped"]
@@ -120,7 +127,7 @@ def test_negatives_are_mined_again_before_each_epoch_and_a_killed_training_goes_
     more = ["training.epochs=3", "training.learning_rate=1.0e-3", "training.checkpoint_steps=1"]
     whole, _ = _run(place, "refreshed", negatives, *more)
     log = json.loads((whole / "training" / "training_log.json").read_text())
-    assert [row["step"] for row in log["log"]] == list(range(1, log["ended"] + 1))
+    assert [row["step"] for row in log["log"]] == list(range(1, log["last_step"] + 1))
     rates = [row["learning_rate"] for row in log["log"]]
     assert rates[-1] == pytest.approx(1e-3 / 3) and sum(rate == pytest.approx(1e-3 * 2 / 3) for rate in rates) >= 2
     process = start_sharpen("run", str(recipe_file), "name=killed", f"negatives={negatives}", *more, cwd=folder)
@@ -155,7 +162,7 @@ def test_labelled_queries_alone_need_no_llm(place):
         str(recipe_file),
         "name=own-labels",
         llm,
-        f"labelled={{data: {other}, share: 1}}",
+        f"labelled={{data: {other}, fraction: 1}}",
         "split.dev=0",
         "training.batch_size=2",
         cwd=folder,
@@ -165,15 +172,15 @@ def test_labelled_queries_alone_need_no_llm(place):
     assert counts["train"] == 2 == counts["labelled_in_train"]  # the six others are evaluated on
     assert (
         "calls"
-        in sharpen("estimate", str(recipe_file), llm, f"labelled={{data: {other}, share: 1}}", cwd=folder).stdout
+        in sharpen("estimate", str(recipe_file), llm, f"labelled={{data: {other}, fraction: 1}}", cwd=folder).stdout
     )
     refused = sharpen(
-        "run", str(recipe_file), f"labelled={{data: {other}, share: 1}}", "evaluation.data=null", cwd=folder
+        "run", str(recipe_file), f"labelled={{data: {other}, fraction: 1}}", "evaluation.data=null", cwd=folder
     )
-    assert refused.returncode == 2 and "labelled.share is 1" in refused.stderr
+    assert refused.returncode == 2 and "labelled.fraction is 1" in refused.stderr
 
 
-MATRIX = """# Two miners and none, on twelve documents.
+STUDY = """# Two miners and none, on twelve documents.
 recipe: topics.yaml
 seeds: [3, 4]
 baseline: none
@@ -185,16 +192,16 @@ published: {bm25: 0.359}
 """
 
 
-def test_a_matrix_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_was(place):
+def test_a_study_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_was(place):
     folder, _ = place
     (folder / "small").mkdir()
-    matrix = folder / "small" / "compare.yaml"
-    matrix.write_text(MATRIX.replace("recipe: topics", "recipe: ../topics"))
-    process = start_sharpen("compare", str(matrix), cwd=folder)
+    study = folder / "small" / "compare.yaml"
+    study.write_text(STUDY.replace("recipe: topics", "recipe: ../topics"))
+    process = start_sharpen("compare", str(study), cwd=folder)
     root = folder / "runs" / "small" / "topics"
     kill_when(process, lambda: list(root.glob("*/scores.json")))
     first = {path: path.stat().st_mtime_ns for path in root.glob("*/scores.json")}
-    done = sharpen("compare", str(matrix), cwd=folder)
+    done = sharpen("compare", str(study), cwd=folder)
     assert done.returncode == 0, done.stderr
     assert {path: path.stat().st_mtime_ns for path in first} == first
     scores = {path.parent.name: json.loads(path.read_text()) for path in root.glob("*/scores.json")}
@@ -219,7 +226,7 @@ def test_a_matrix_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_
     assert sorted(row["rank"] for row in results.values()) == [1, 2, 3] and results["none"]["difference"] is None
     assert results["bm25"]["difference"]["value"] == pytest.approx(results["bm25"]["mean"] - results["none"]["mean"])
     assert "<svg" in (folder / "runs" / "small" / "comparison.svg").read_text()
-    again = sharpen("compare", str(matrix), cwd=folder)
+    again = sharpen("compare", str(study), cwd=folder)
     assert "running" not in again.stdout and table in again.stdout
 
 
@@ -245,9 +252,9 @@ def test_a_matrix_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_
         ("  none: [", "  'bm25!': []\n  none: [", "differ in signs only"),
     ],
 )
-def test_mistakes_in_a_matrix_are_told_before_anything_runs(place, old, new, said):
+def test_mistakes_in_a_study_are_told_before_anything_runs(place, old, new, said):
     path = place[0] / "wrong.yaml"
-    path.write_text(MATRIX.replace(old, new, 1))
+    path.write_text(STUDY.replace(old, new, 1))
     result = sharpen("compare", str(path), cwd=place[0])
     assert result.returncode == 2 and said in result.stderr and "wrong.yaml" in result.stderr
 
@@ -255,21 +262,24 @@ def test_mistakes_in_a_matrix_are_told_before_anything_runs(place, old, new, sai
 def test_scores_belong_to_what_variables_stand_for(place, monkeypatch):
     path = place[0] / "variables.yaml"
     path.write_text(
-        MATRIX.replace("seeds: [3, 4]", "seeds: [3]\noverrides: ['llm={base_url: http://h/v1, model: \"${MODEL}\"}']")
+        STUDY.replace("seeds: [3, 4]", "seeds: [3]\noverrides: ['llm={base_url: http://h/v1, model: \"${MODEL}\"}']")
     )
     digests = []
     for model in ("a", "b", "a"):
         monkeypatch.setenv("MODEL", model)
-        digests.append([cell.digest for cell in cells_of(read_matrix(path), path)])
+        digests.append([run.digest for run in runs_of(read_study(path), path)])
     assert digests[0] == digests[2] and not set(digests[0]) & set(digests[1])
 
 
 @pytest.mark.parametrize("path", comparison_files(), ids=lambda p: f"{p.parent.name}-{p.stem}")
-def test_every_matrix_that_comes_with_sharpen_is_one(path, monkeypatch):
-    monkeypatch.chdir(Path(__file__).parents[2])
-    matrix = read_matrix(path)
-    cells = cells_of(matrix.model_copy(update={"seeds": matrix.seeds[:1]}), path)
-    assert len({cell.folder for cell in cells}) == len(cells) >= 5
+def test_every_study_that_comes_with_sharpen_is_one_from_any_folder(path, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    study = read_study(path)
+    runs = runs_of(study.model_copy(update={"seeds": study.seeds[:1]}), path)
+    assert len({run.folder for run in runs}) == len(runs) >= 5
+    for run in runs:
+        assert all(strategy.pool for strategy in run.loaded.recipe.queries.all_strategies())
+        run.loaded.recipe.negatives.prompts(run.loaded.recipe.llm)  # reads the pools
     opening = [line for line in path.read_text().splitlines() if line.startswith("#")]
     assert all(
         any(part in line for line in opening)

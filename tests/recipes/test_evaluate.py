@@ -3,11 +3,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.datasets import CQADUPSTACK_PARTS, load_task
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
-
 from tests.processes import sharpen
 
 

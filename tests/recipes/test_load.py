@@ -1,10 +1,14 @@
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
+
 from sharpen.evaluation.files import InputError
-from sharpen.recipes.load import FOLDER, first_line, load_recipe, part_files, read_pool, recipe_files
+from sharpen.recipes.keys import BEGIN, END, README, keys_markdown
+from sharpen.recipes.load import FOLDER, first_line, load_recipe, part_files, recipe_files
+from sharpen.sdg.strategies.pools import read_pool
 
 
 def _error(*arguments) -> str:
@@ -157,8 +161,7 @@ def test_every_part_says_how_it_is_run_and_is_valid_with_that_recipe(path: Path)
     assert f"{path.parent.name}/{path.stem}" in overrides.split()
     loaded = load_recipe(str(Path(__file__).parents[2] / recipe), overrides.split()).recipe
     for strategy in loaded.queries.all_strategies():
-        multi_hop = strategy.kind == "multi_hop"
-        assert len(read_pool(Path(strategy.pool), multi_hop)) >= (6 if multi_hop else 20)
+        assert len(strategy.example_answers()) >= (6 if strategy.kind == "multi_hop" else 20)
 
 
 def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(recipe_file: Path, tmp_path: Path):
@@ -178,7 +181,7 @@ def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(r
     )
     assert (
         "part.yaml, line 5" in (message := _error(str(recipe_file), [str(part)]))
-        and "has no fields; that belongs to metadata" in message
+        and "that belongs to metadata" in message
     )
     part.write_text("queries:\n  strategies:\n    - {kind: document, per_documnt: 2}\n")
     assert (
@@ -190,7 +193,7 @@ def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(r
 @pytest.mark.parametrize(
     ("strategies", "said"),
     [
-        ("[{kind: metadata}]", "needs fields"),
+        ("[{kind: metadata}]", "fields' is missing"),
         ("[{kind: document}, {kind: document}]", "different names"),
         ("[{kind: paraphrase}]", "no pool of examples for paraphrase"),
         ("[{kind: back_translation, pool: x.yaml}]", "cannot be the first"),
@@ -223,11 +226,29 @@ def test_what_a_strategy_does_not_say_it_takes_from_queries_or_by_kind(recipe_fi
 
 
 @pytest.mark.parametrize(
-    "path", sorted((Path(__file__).parents[2] / "scripts" / "studies").glob("*.yaml")), ids=lambda p: p.stem
+    ("part", "said"),
+    [
+        ("training.base_share=0.5", "it is called base_weight now"),
+        ("labelled={data: x, share: 0.5}", "it is called fraction now"),
+        ("negatives.miners=[{kind: bm25, share: 2}]", "called weight now"),
+        ("filters={copying: {max_share: 0.5}}", "it is called max_fraction now"),
+        ("filters.at_most=5", "it is called max_queries now"),
+        ("reranker={base: x, first_stage_share: 0.5}", "it is called first_stage_weight now"),
+    ],
 )
-def test_every_arm_of_a_study_is_valid(path: Path, monkeypatch):
-    monkeypatch.chdir(path.parents[2])
-    study = YAML(typ="safe").load(path.read_text())
-    for overrides in study["arms"].values():
-        recipe = load_recipe(study["recipe"], [*study["overrides"], *(overrides or [])]).recipe
-        assert all(Path(strategy.pool).is_file() for strategy in recipe.queries.all_strategies())
+def test_keys_that_were_renamed_are_refused_with_their_new_names(recipe_file: Path, part: str, said: str):
+    assert said in _error(str(recipe_file), [part])
+
+
+def test_the_page_of_keys_is_what_the_schema_says():
+    text = README.read_text(encoding="utf-8")
+    assert f"{BEGIN}\n\n{keys_markdown()}\n{END}" in text, "run: python -m sharpen.recipes.keys"
+
+
+def test_reading_a_recipe_loads_no_heavy_library(recipe_file: Path):
+    program = (
+        "import sys; from sharpen.recipes.load import load_recipe; load_recipe(sys.argv[1]);"
+        "print(sorted({'torch', 'openai', 'datasets', 'faiss', 'sentence_transformers'} & set(sys.modules)))"
+    )
+    result = subprocess.run([sys.executable, "-c", program, str(recipe_file)], capture_output=True, text=True)
+    assert result.stdout.strip() == "[]", result.stdout + result.stderr

@@ -139,11 +139,11 @@ def test_the_page_tells_of_the_whole_run(open_page):
         "The numbers",
         "Query by query",
         "Kinds of queries",
-        "What was kept",
-        "What it took",
-        "Queries that were thrown away",
-        "What of the comparison was trained on",
-        "Some of what was trained on",
+        "Model selection",
+        "Time and cost",
+        "Rejected queries",
+        "Overlap of training and comparison",
+        "Training examples",
         "The recipe",
     ):
         assert re.search(rf"^{heading}$", text, flags=re.M), heading

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
+
 from sharpen.evaluation.datasets import BEIR_DATASETS
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import parse_metric

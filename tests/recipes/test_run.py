@@ -17,10 +17,10 @@ from pathlib import Path
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
-from sharpen.evaluation.beir import read_qrels
-from sharpen.recipes.engine import few_full_collections
-from sharpen.sdg.llm.embedded import locate_llm, serve
 
+from sharpen.evaluation.beir import read_qrels
+from sharpen.recipes.engine import rare_full_collections
+from sharpen.sdg.llm.embedded import locate_llm, serve
 from tests.conftest import encoder_weights, write_rows
 from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies
@@ -208,8 +208,8 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
         f" 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
     )
     filters = (
-        "{copying: {max_share: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge: {threshold: 0,"
-        " llm: {embedded: smollm2-135m-instruct}}}"
+        "{copying: {max_fraction: 0.7}, near_duplicates: {threshold: 0.97}, round_trip: {top_k: 8}, judge:"
+        " {threshold: 0, llm: {embedded: smollm2-135m-instruct}}}"
     )
     result = sharpen(
         "run",
@@ -217,7 +217,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
         f"runs={tmp_path}",
         f"queries.strategies={strategies}",
         f"filters={filters}",
-        f"labelled={{data: {labelled}, share: 0.2}}",
+        f"labelled={{data: {labelled}, fraction: 0.2}}",
         "split.test=0.2",
         "queries.per_document=1",
         cwd=source,
@@ -229,7 +229,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [12, 8, 8, 1]
     # the one with the text of a question that is compared on is left out
     counts = json.loads((folder / "queries" / "manifest.json").read_text())["counts"]
-    assert (counts["labelled"], counts["labelled_left_out"]) == (2, {"no relevant document": 0, "evaluated on": 1})
+    assert (counts["labelled"], counts["labelled_left_out"]) == (2, {"without_document": 0, "evaluated_on": 1})
     assert tallies["paraphrase"]["asked"] == 2 + sum(
         tallies[name]["kept"] for name in ("document", "sentence", "several")
     )
@@ -242,7 +242,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     assert passed["generated"] == {name: tally["kept"] for name, tally in tallies.items() if tally["kept"]}
     rejected = [json.loads(line) for line in (folder / "pairs" / "rejected.jsonl").open()]
     assert sum(passed["generated"].values()) == sum(passed["split"].values()) + len(rejected) and all(
-        row["filter"] in passed for row in rejected
+        row["step"] in passed for row in rejected
     )
     queries = {row["_id"]: row["metadata"] for row in map(json.loads, (folder / "pairs" / "queries.jsonl").open())}
     assert all(
@@ -427,7 +427,7 @@ def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file,
     assert "none of the 24 queries asked for was usable" in message and "'empty': 24" in message
 
 
-def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validation(undisturbed):
+def test_a_teacher_is_learnt_from_and_checkpoint_and_base_weight_are_chosen_on_validation(undisturbed):
     tmp_path, recipe_file, _ = undisturbed
     data = tmp_path / "topics"
     rows = (data / "qrels" / "test.tsv").read_text().splitlines()
@@ -438,7 +438,7 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
         "training.loss=kl",
         "training.teacher=encoder:packaged:all-MiniLM-L6-v2",
         "training.teacher_temperature=0.1",
-        "training.base_share=[0, 0.5]",
+        "training.base_weight=[0, 0.5]",
         "training.checkpoint_steps=1",
     ]
     by = [f"training.validation={{data: '{data}', split: dev, evaluations: 2, documents: 8}}"]
@@ -451,16 +451,16 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
         and log["kept_step"] == max(log["validated"], key=lambda row: (row["ndcg@10"], -row["step"]))["step"]
     )
     choice = json.loads((folder / "model" / "choice.json").read_text())
-    assert [row["base_share"] for row in choice["ndcg@10"]] == [0, 0.5, 1]
-    values = {row["base_share"]: row["value"] for row in choice["ndcg@10"]}
-    assert values[choice["base_share"]] == max(values[0], values[0.5]) and choice["base_share"] < 1
+    assert [row["base_weight"] for row in choice["ndcg@10"]] == [0, 0.5, 1]
+    values = {row["base_weight"]: row["value"] for row in choice["ndcg@10"]}
+    assert values[choice["base_weight"]] == max(values[0], values[0.5]) and choice["base_weight"] < 1
     teacher = json.loads((folder / "teacher" / "manifest.json").read_text())["counts"]
     assert teacher["training_positive_first"] > 0 and not list(folder.glob(".*work*"))
     assert (
-        "of the base's weights | ndcg@10 on validation" in (folder / "report.md").read_text()
+        "weight of the base | ndcg@10 on validation" in (folder / "report.md").read_text()
         and "(kept)" in (folder / "report.md").read_text()
     )
-    again = sharpen("run", str(recipe_file), *chosen, *by, "training.base_share=[0.25, 1]", cwd=tmp_path)
+    again = sharpen("run", str(recipe_file), *chosen, *by, "training.base_weight=[0.25, 1]", cwd=tmp_path)
     assert again.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", again.stdout) == [
         "corpus",
         "before",
@@ -475,7 +475,7 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_share_are_chosen_on_validat
             ["training.validation={split: dev, data: 'D'}", "evaluation.split=dev"],
             "these are the queries that are compared on",
         ),
-        (["training.base_share=[0, 1]"], "base_share: give one, or validation"),
+        (["training.base_weight=[0, 1]"], "base_weight: give one, or validation"),
         (["training.loss=margin_mse"], "learns a teacher's scores"),
         (["training.loss=gist", "negatives.per_query=2"], "use cached_gist"),
         (["training.loss=mnlr"], "did you mean 'mnrl'"),
@@ -554,7 +554,7 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
 
 def test_full_collections_are_rare_within_a_run_and_as_before_after_it():
     before = gc.get_threshold()
-    with pytest.raises(RuntimeError, match="stop"), few_full_collections():
+    with pytest.raises(RuntimeError, match="stop"), rare_full_collections():
         assert gc.get_threshold() == (*before[:2], 100 * before[2]) and gc.isenabled()
         raise RuntimeError("stop")
     assert gc.get_threshold() == before

@@ -4,8 +4,9 @@
 class Recorded:
     identity = "recorded"
 
-    def __init__(self, *answers):
+    def __init__(self, *answers, chat=True, warm_up=False):
         self.answers, self.requests, self.asked = list(answers), [], []
+        self.chat, self.warm_up = chat, warm_up
 
     def known(self, request):
         return None

@@ -1,5 +1,6 @@
 import pytest
-from sharpen.sdg.answers import clean, held_to_schema, instruction, queries_schema, read, written
+
+from sharpen.sdg.answers import clean, format_example, held_to_schema, instruction, parse_answer, queries_schema
 
 
 @pytest.mark.parametrize(
@@ -32,7 +33,7 @@ def test_clean(answer: str, query: str):
     ],
 )
 def test_json_is_read_as_models_write_it(text: str, queries: list[str]):
-    assert [item.query for item in read(text, "json", 2).items] == queries
+    assert [item.query for item in parse_answer(text, "json", 2).queries] == queries
 
 
 @pytest.mark.parametrize(
@@ -49,29 +50,29 @@ def test_json_is_read_as_models_write_it(text: str, queries: list[str]):
     ],
 )
 def test_what_is_no_list_of_queries_is_an_error(text: str):
-    found = read(text, "json", 2)
-    assert found.error and not found.items
+    answer = parse_answer(text, "json", 2)
+    assert answer.error and not answer.queries
 
 
 def test_lists_are_read_with_and_without_answers():
-    assert [i.query for i in read("- a b\n\n2. c d\n* e f", "list", 2).items] == ["a b", "c d"]
-    pairs = read(
+    assert [i.query for i in parse_answer("- a b\n\n2. c d\n* e f", "list", 2).queries] == ["a b", "c d"]
+    pairs = parse_answer(
         "- Query: who wrote it Answer: Ada\n- Query: nobody\n- when Answer: 1843", "list", 3, answers=True
-    ).items
+    ).queries
     assert [(i.query, i.answer) for i in pairs] == [("who wrote it", "Ada"), ("when", "1843")]
-    assert read(" \n", "list", 2).error
+    assert parse_answer(" \n", "list", 2).error
 
 
 @pytest.mark.parametrize("form", ["line", "list", "json"])
 @pytest.mark.parametrize("answers", [False, True])
 def test_what_examples_show_can_be_read_back(form, answers):
     queries, replies = ("who, then?", 'the "other" one'), ("Ada", "Bob") if answers else ()
-    found = read(written(form, queries, replies), form, 2, answers).items
+    parsed = parse_answer(format_example(form, queries, replies), form, 2, answers).queries
     if form == "line":
-        assert [i.query for i in found] == ["who, then?"]
+        assert [i.query for i in parsed] == ["who, then?"]
     else:
-        assert [i.query for i in found] == list(queries)
-        assert [i.answer for i in found] == (list(replies) if answers else ["", ""])
+        assert [i.query for i in parsed] == list(queries)
+        assert [i.answer for i in parsed] == (list(replies) if answers else ["", ""])
 
 
 def test_only_chat_models_are_told_the_form_and_each_is_held_to_a_schema_in_its_own_way():

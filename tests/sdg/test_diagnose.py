@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
+
 from sharpen.evaluation.beir import Document
-from sharpen.sdg.diagnose import Labelled, drift, kind_of, profile, win_rates
+from sharpen.sdg.diagnose import JudgedTexts, drift, kind_of, profile, win_rates
 
 
 @pytest.mark.parametrize(
@@ -27,12 +28,12 @@ CORPUS = {
 
 
 def _labelled(texts):
-    return Labelled(dict(enumerate(texts)), {n: [f"d{n % 100}"] for n, _ in enumerate(texts)})
+    return JudgedTexts(dict(enumerate(texts)), {n: [f"d{n % 100}"] for n, _ in enumerate(texts)})
 
 
 def test_a_profile_counts_what_it_says():
     found = profile(
-        Labelled(
+        JudgedTexts(
             {"a": "alpha beta zeta", "b": "Alpha, beta: zeta", "c": "how?", "d": "x"},
             {"a": ["d1"], "b": ["d2", "gone"], "c": ["d1"], "d": ["gone"]},
         ),
@@ -42,7 +43,7 @@ def test_a_profile_counts_what_it_says():
     assert found.lengths.tolist() == [3, 3, 1] and np.allclose(found.overlaps, [2 / 3, 2 / 3, 0])
     assert found.kinds["keywords"] == pytest.approx(2 / 3) and sum(found.kinds.values()) == pytest.approx(1)
     with pytest.raises(ValueError, match="no query has a document"):
-        profile(Labelled({"d": "x"}, {"d": ["gone"]}), CORPUS)
+        profile(JudgedTexts({"d": "x"}, {"d": ["gone"]}), CORPUS)
 
 
 def test_drift_is_told_where_it_is_and_nowhere_else():
@@ -67,14 +68,14 @@ def test_drift_is_told_where_it_is_and_nowhere_else():
 
 
 def test_win_rates_are_those_of_the_paper():
-    real = Labelled(
+    real = JudgedTexts(
         {"q1": "who wrote alpha", "q2": "when was beta built", "q3": "gamma"},
         {"q1": ["d1"], "q2": ["d2"], "q3": ["d3"]},
     )
-    close = Labelled(
+    close = JudgedTexts(
         {"s1": "who wrote alpha then", "s2": "beta", "x": "no one"}, {"s1": ["d1"], "s2": ["d2"], "x": ["d9"]}
     )
-    far = Labelled(
+    far = JudgedTexts(
         {"t1": "alpha", "t1b": "wrote", "t2": "when was beta built", "t9": "gamma"},
         {"t1": ["d1"], "t1b": ["d1"], "t2": ["d2"], "t9": ["d8"]},
     )

@@ -4,11 +4,11 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.chunking import chunk
+from sharpen.sdg.chunking import ChunkSettings, chunk
 from sharpen.sdg.documents import read_documents
-
 from tests.conftest import write_rows
 
 
@@ -70,7 +70,7 @@ def test_the_python_documentation():
 def test_short_documents_stay_whole_and_long_ones_are_cut_at_paragraphs():
     long = Document("long", "\n\n".join(f"Paragraph {n} " + "word " * 28 for n in range(9)), "Title", {"author": "x"})
     short = Document("short", "a few words")
-    pieces = list(chunk([short, long], max_words=62))
+    pieces = list(chunk([short, long], max_words=62).values())
     assert pieces[0] == short
     assert [p.id for p in pieces[1:]] == [f"long#{n}" for n in range(len(pieces) - 1)]
     assert all(p.text.startswith("Paragraph") for p in pieces[1:])
@@ -101,12 +101,21 @@ def test_byte_order_marks_headings_and_inline_tags(tmp_path):
 
 @given(st.text(alphabet="ab. \n", max_size=600), st.integers(20, 60))
 def test_chunks_hold_every_word_once_in_order(text: str, max_words: int):
-    pieces = list(chunk([Document("d", text)], max_words))
+    pieces = list(chunk([Document("d", text)], max_words).values())
     assert " ".join(p.text for p in pieces).split() == text.split()
     assert all(len(p.text.split()) <= max_words for p in pieces)
 
 
 def test_overlap_repeats_words():
     text = " ".join(str(n) for n in range(100))
-    pieces = list(chunk([Document("d", text)], 40, overlap_words=10))
+    pieces = list(chunk([Document("d", text)], 40, overlap_words=10).values())
     assert pieces[0].text.split()[-10:] == pieces[1].text.split()[:10]
+
+
+def test_a_chunk_never_takes_a_documents_id():
+    long = Document("guide", "word " * 100)
+    with pytest.raises(InputError, match=r"'guide#0' is also the ID of a document"):
+        chunk([Document("guide#0", "another"), long], max_words=40)
+    assert set(chunk({"guide": long}, max_words=60)) == {"guide#0", "guide#1"}
+    with pytest.raises(ValueError, match="overlap_words must be smaller"):
+        ChunkSettings(max_words=30, overlap_words=30)

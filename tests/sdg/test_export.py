@@ -3,8 +3,9 @@ import json
 import pytest
 from beir.datasets.data_loader import GenericDataLoader
 from datasets import load_dataset
+
 from sharpen.evaluation.beir import Query
-from sharpen.sdg.export import EXPORTS, Labelled
+from sharpen.sdg.export import EXPORTS, TrainingData
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def labelled(corpus):
         "test": {"q5": {"coffee": 1}},
     }
     negatives = {"q1": ["coffee", "candle"], "q2": ["sailing", "piano"], "q4": ["sailing"]}
-    return Labelled("topics", corpus, queries, splits, negatives)
+    return TrainingData("topics", corpus, queries, splits, negatives)
 
 
 def test_beir_reads_it(labelled, tmp_path):
@@ -69,6 +70,7 @@ def test_sentence_transformers_trains_on_it(labelled, tmp_path):
         SentenceTransformerTrainingArguments,
     )
     from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
     from sharpen.evaluation.encoders.packaged import packaged_encoder
 
     counts = EXPORTS["sentence-transformers"](labelled, tmp_path / "out")

@@ -3,17 +3,23 @@ import json
 import numpy as np
 import pytest
 from sentence_transformers import CrossEncoder
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.packaged import packaged_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.filters import duplicates
-from sharpen.sdg.filters.cross_encoder import cross_encoder
-from sharpen.sdg.filters.duplicates import near_duplicates
-from sharpen.sdg.filters.judge import MISMATCH, judge
-from sharpen.sdg.filters.text import copying
-from sharpen.sdg.llm.client import LLM, EndpointSettings
+from sharpen.sdg.filters.base import filter_queries
+from sharpen.sdg.filters.cross_encoder import CrossEncoderFilter
+from sharpen.sdg.filters.duplicates import drop_near_duplicates
+from sharpen.sdg.filters.judge import Judge
+from sharpen.sdg.filters.round_trip import RoundTrip
+from sharpen.sdg.filters.settings import FiltersSettings
+from sharpen.sdg.filters.text import Copying
+from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.journal import Journal
-
+from sharpen.sdg.llm.messages import EndpointSettings
+from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
+from sharpen.sdg.resources import Resources
 from tests.servers import chat_answer, serve_replies
 
 
@@ -36,13 +42,15 @@ def test_near_duplicates_in_blocks_are_those_found_one_by_one(monkeypatch, thres
     vectors = rng.normal(size=(30, 8))[rng.integers(0, 30, 500)] + 0.2 * rng.normal(size=(500, 8))
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     queries = _queries(*map(str, range(500)))
-    kept, rejected = near_duplicates(queries, vectors, threshold)
+    result = drop_near_duplicates(queries, vectors, threshold)
+    kept, rejected = result.kept, result.rejected
     assert [int(q.text) for q in kept] == _one_by_one(vectors, threshold)
     assert len(kept) + len(rejected) == 500
     kept_ids = {q.id for q in kept}
     for row in rejected:
-        cosine = vectors[int(row["text"])] @ vectors[int(row["of"][1:])]
-        assert row["of"] in kept_ids and cosine == pytest.approx(row["similarity"], abs=1e-4) and cosine >= threshold
+        cosine = vectors[int(row.text)] @ vectors[int(row.problem.detail[1:])]
+        assert row.problem.detail in kept_ids and cosine == pytest.approx(row.problem.value, abs=1e-4)
+        assert cosine >= threshold == row.problem.limit
 
 
 def test_near_duplicates_of_many_are_found_in_the_nearest_cells(monkeypatch):
@@ -52,19 +60,21 @@ def test_near_duplicates_of_many_are_found_in_the_nearest_cells(monkeypatch):
     vectors = np.concatenate([topics, topics[:600] + 0.3 * rng.normal(size=(600, 64))])
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
     queries = _queries(*map(str, range(3600)))
-    kept, rejected = near_duplicates(queries, vectors, 0.9)
+    result = drop_near_duplicates(queries, vectors, 0.9)
+    kept = result.kept
     exact = _one_by_one(vectors, 0.9)
     assert 400 < 3600 - len(exact) < 1200
     assert len(kept) - len(exact) <= 0.01 * (3600 - len(exact))
-    assert kept == near_duplicates(queries, vectors, 0.9)[0] and len(kept) + len(rejected) == 3600
+    assert kept == drop_near_duplicates(queries, vectors, 0.9).kept and len(kept) + len(result.rejected) == 3600
 
 
 def test_copying_drops_the_documents_own_words(corpus):
     queries = _queries(
         "knead the dough for ten minutes", "how long must dough be worked", "flour, water, salt or sugar"
     )
-    kept, rejected = copying(queries, corpus, 3, 0.5)
-    assert [q.id for q in kept] == ["q1", "q2"] and rejected[0]["share"] == 1.0
+    result = Copying().apply(queries, corpus)
+    assert [q.id for q in result.kept] == ["q1", "q2"]
+    assert (result.rejected[0].problem.value, result.rejected[0].borderline) == (1.0, False)
 
 
 def _scores(overall: float) -> dict[str, float]:
@@ -79,8 +89,9 @@ def _judged(tmp_path, corpus, queries, replies):
         return chat_answer(replies[len(prompts) - 1])
 
     with serve_replies(reply) as base_url:
-        llm = LLM([EndpointSettings(base_url, "k", "m", 1)], Journal(tmp_path / "j.sqlite"), timeout=5, max_retries=0)
-        return *judge(queries, corpus, llm), prompts
+        endpoint, journal = EndpointSettings(base_url, "k", "m", 1), Journal(tmp_path / "j.sqlite")
+        result = Judge().judge(queries, corpus, LLMClient([endpoint], journal, timeout=5, max_retries=0))
+        return result.kept, result.rejected, prompts
 
 
 def test_the_judge_keeps_what_has_seven_points(tmp_path, corpus):
@@ -92,9 +103,9 @@ def test_the_judge_keeps_what_has_seven_points(tmp_path, corpus):
     ]
     kept, rejected, prompts = _judged(tmp_path, corpus, queries, replies)
     assert [q.id for q in kept] == ["q0", "q2", "p"] and kept[0].metadata["scores"]["clarity"] == 10
-    assert [(r["query"], r["reason"], r["scores"]["overall"]) for r in rejected] == [
-        ("q1", "judge: overall below 7", 6.9)
-    ]
+    (low,) = rejected
+    assert (low.query, low.reason, low.problem.value, low.problem.limit) == ("q1", "low_judge_score", 6.9, 7)
+    assert low.more["scores"]["clarity"] == 10 and low.borderline and Rejection.from_row(low.to_row()) == low
     asked = prompts[0]["messages"][0]["content"]
     assert "Query 3: when does it rise" in asked and "knead the dough" in asked and "factual_accuracy: " in asked
     assert prompts[0]["response_format"]["json_schema"]["schema"]["properties"]["scores"]["minItems"] == 3
@@ -115,7 +126,7 @@ def test_the_judge_keeps_what_has_seven_points(tmp_path, corpus):
 )
 def test_a_judge_whose_answer_does_not_match_drops_all_of_its_pairs(tmp_path, corpus, reply):
     kept, rejected, _ = _judged(tmp_path, corpus, _queries("how long is bread kneaded", "what is flour"), [reply])
-    assert not kept and [r["reason"] for r in rejected] == [MISMATCH] * 2
+    assert not kept and [r.reason for r in rejected] == ["judge_mismatch"] * 2
 
 
 def test_a_cross_encoder_scores_query_and_document(tmp_path, corpus):
@@ -126,13 +137,73 @@ def test_a_cross_encoder_scores_query_and_document(tmp_path, corpus):
         str(tmp_path / "reranker")
     )
     queries = _queries("how long is bread kneaded", "opening moves of a game", "anything else")
-    model = CrossEncoder(str(tmp_path / "reranker"), device="cpu")
-    scores = model.predict([(q.text, corpus["bread"].content) for q in queries]).tolist()
-    middle = sorted(scores)[1]
-    kept, rejected = cross_encoder(queries, corpus, str(tmp_path / "reranker"), middle)
-    assert {q.id for q in kept} == {q.id for q, score in zip(queries, scores, strict=True) if score >= middle} and len(
-        rejected
-    ) == 1
-    assert rejected[0]["score"] == pytest.approx(min(scores), abs=1e-3)
+    model = CrossEncoder(str(tmp_path / "reranker"), device="cpu", activation_fn=torch.nn.Identity())
+    logits = model.predict([(q.text, corpus["bread"].content) for q in queries]).tolist()
+    check = CrossEncoderFilter(model=str(tmp_path / "reranker"), min_score=sorted(logits)[1] - 1e-4)
+    result = filter_queries(queries, corpus, [check])
+    assert {q.id for q in result.kept} == {q.id for q, v in zip(queries, logits, strict=True) if v >= check.min_score}
+    (low,) = result.rejected
+    assert low.problem.value == pytest.approx(min(logits), abs=1e-3)  # no sigmoid, as in the negatives' filter
     with pytest.raises(InputError, match="no such model folder"):
-        cross_encoder(queries, corpus, str(tmp_path / "nowhere"), 0.5)
+        filter_queries(queries, corpus, [CrossEncoderFilter(model=str(tmp_path / "nowhere"))])
+
+
+def test_filters_are_applied_in_order_and_what_each_lets_pass_is_counted(corpus):
+    queries = _queries("how long must dough be worked", "knead the dough for ten minutes", "first moves of a pawn")
+    result = filter_queries(queries, corpus, [Copying(), RoundTrip("bm25", top_k=1)])
+    assert [q.id for q in result.kept] == ["q0"]
+    assert [(row.query, row.step) for row in result.rejected] == [("q1", "copying"), ("q2", "round_trip")]
+    assert result.passed == {
+        "generated": {"document": 3},
+        "copying": {"document": 2},
+        "round_trip": {"document": 1},
+    }
+    with pytest.raises(InputError, match="no base encoder"):
+        filter_queries(queries, corpus, [RoundTrip("dense")], Resources())
+
+
+def test_the_filters_of_a_recipe_have_an_order_and_take_a_users_own(tmp_path):
+    (tmp_path / "own.py").write_text("class Own:\n    name = 'own'\n    def __init__(self, most=3): self.most = most\n")
+    settings = FiltersSettings.model_validate(
+        {
+            "judge": {"threshold": 6},
+            "custom": [{"use": f"{tmp_path / 'own.py'}:Own", "options": {"most": 5}}],
+            "cross_encoder": {"model": "some/reranker"},
+            "round_trip": {"retriever": "bm25"},
+            "near_duplicates": {},
+            "copying": {"ngram": 2},
+        }
+    )
+    in_order = settings.in_order()
+    assert [f.name for f in in_order] == [
+        "copying",
+        "near_duplicates",
+        "round_trip",
+        "cross_encoder",
+        "own",
+        "judge",
+    ]
+    assert in_order[4].most == 5 and settings.needs_base and not FiltersSettings(round_trip=None).needs_base
+    with pytest.raises(ValueError, match="max_share"):
+        Copying.model_validate({"max_share": 0.5})
+    with pytest.raises(ValueError, match=r"'bm25', 'dense' or 'fused'"):
+        RoundTrip("bm52")
+
+
+@pytest.mark.parametrize(
+    ("reason", "value", "limit", "borderline"),
+    [
+        (RejectionReason.NOT_RETRIEVED, 20, 10, True),
+        (RejectionReason.NOT_RETRIEVED, 21, 10, False),
+        (RejectionReason.NOT_RETRIEVED, None, 10, False),
+        (RejectionReason.LOW_JUDGE_SCORE, 6.1, 7, True),
+        (RejectionReason.LOW_JUDGE_SCORE, 6.0, 7, False),
+        (RejectionReason.COPYING, 0.74, 0.5, True),
+        (RejectionReason.COPYING, 0.75, 0.5, False),
+        (RejectionReason.NEAR_DUPLICATE, 0.94, 0.9, True),
+        (RejectionReason.NEAR_DUPLICATE, 0.96, 0.9, False),
+        (RejectionReason.TOO_SHORT, 1, 2, False),
+    ],
+)
+def test_what_a_little_more_would_have_saved(reason, value, limit, borderline):
+    assert Problem(reason, value, limit).borderline is borderline

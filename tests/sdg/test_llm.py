@@ -1,4 +1,6 @@
+import asyncio
 import json
+import sqlite3
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -6,18 +8,21 @@ from decimal import Decimal
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.budget import Prices, Spending
-from sharpen.sdg.llm.client import LLM, MAX_ANSWER_CHARACTERS, EndpointSettings, Request, api_key_from
+from sharpen.sdg.llm.client import LLMClient, api_key_from
 from sharpen.sdg.llm.embedded import locate_llm, serve
 from sharpen.sdg.llm.journal import Journal
-
+from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
+from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
+from sharpen.sdg.resources import Resources
 from tests.servers import chat_answer, serve_replies
 
 
 def _llm(base_url, tmp_path, api_key="secret", **settings):
     endpoint = {name: settings.pop(name) for name in ("max_concurrency", "local") if name in settings}
-    return LLM(
+    return LLMClient(
         [EndpointSettings(base_url, api_key, "m", **endpoint)],
         Journal(tmp_path / "journal.sqlite"),
         **({"timeout": 2, "max_retries": 2} | settings),
@@ -181,7 +186,7 @@ def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
     with serve(locate_llm("gemma-3-270m")) as endpoint:
         assert endpoint.base_url.startswith("http://127.0.0.1:")
         for start in (0, 7):  # all in one go; then, as after a kill, only the later ones
-            llm = LLM(
+            llm = LLMClient(
                 [EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)],
                 Journal(tmp_path / f"{start}.sqlite"),
             )
@@ -190,16 +195,16 @@ def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
             texts.append([a.text for a in answers])
             assert answers[-1].cached_tokens > 20
         with pytest.raises(InputError, match="refuses"):
-            LLM([EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")).ask(
-                requests[:1]
-            )
+            LLMClient(
+                [EndpointSettings(endpoint.base_url, "wrong key", "embedded")], Journal(tmp_path / "x.sqlite")
+            ).ask(requests[:1])
     assert texts[0][7:] == texts[1]
     assert len(set(texts[0])) > 4
 
 
 def test_a_chat_model_answers_by_chat(tmp_path):
     with serve(locate_llm("smollm2-135m-instruct")) as endpoint:
-        llm = LLM(
+        llm = LLMClient(
             [EndpointSettings(endpoint.base_url, endpoint.api_key, "embedded", 1)], Journal(tmp_path / "j.sqlite")
         )
         answer = llm.ask(
@@ -322,7 +327,7 @@ def test_the_same_request_many_times_is_asked_once_or_until_it_is_answered(tmp_p
 def test_where_one_endpoint_is_down_another_does_the_work(tmp_path):
     with serve_replies(lambda *_: chat_answer("yes")) as base_url:
         endpoints = [EndpointSettings("http://127.0.0.1:9/v1", "k", "m"), EndpointSettings(base_url, "k", "other-name")]
-        answers = LLM(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(
+        answers = LLMClient(endpoints, Journal(tmp_path / "j.sqlite"), max_retries=4).ask(
             Request(f"p{n}", chat=True) for n in range(60)
         )
     assert [a.text for a in answers] == ["yes"] * 60
@@ -355,3 +360,51 @@ def test_the_number_of_requests_under_way_grows_while_it_pays_and_halves_on_429(
         )
     assert all(a.text == "yes" for a in answers)
     assert max(seen) <= 24 and sorted(seen)[len(seen) // 2] >= 6
+
+
+def test_an_llm_is_opened_for_a_verb_and_closed_after_it_and_may_be_given_open(tmp_path, monkeypatch):
+    asked = []
+
+    def reply(path, body, headers):
+        asked.append((body["model"], headers["Authorization"]))
+        return chat_answer("yes")
+
+    monkeypatch.setenv("TEST_KEY", "k")
+    with serve_replies(reply) as base_url:
+        llm = LLM(base_url, model="m", journal=tmp_path / "answers.sqlite")
+        with opened(llm) as client:
+            assert client.chat and not client.warm_up and client.ask([Request("p", chat=True)])[0].text == "yes"
+            with opened(client) as same:
+                assert same is client
+            assert len(client.journal) == 1  # still open
+        with pytest.raises(sqlite3.ProgrammingError):
+            len(client.journal)
+        settings = LLMSettings(base_url=base_url, model="m", api_key_env="TEST_KEY", chat=False)
+        with LLM(settings=settings, journal=tmp_path / "answers.sqlite").open() as client:
+            assert not client.chat and client.known(Request("p", chat=True)).text == "yes"
+            client.ask([Request("q", chat=True)])
+    assert asked == [("m", "Bearer -"), ("m", "Bearer k")]
+    with pytest.raises(ValueError, match="give one of embedded, base_url and endpoints"):
+        LLM(model="m")
+    with pytest.raises(ValueError, match="give settings, or"):
+        LLM("http://localhost:1/v1", settings=settings)
+    assert Resources(llm=llm).journal == tmp_path / "answers.sqlite" and Resources(llm=llm).llm == llm.settings
+
+
+def test_a_notebook_whose_loop_is_running_can_ask(tmp_path):
+    async def cell(client):
+        return client.ask([Request("p", chat=True)])
+
+    with serve_replies(lambda *_: chat_answer("yes")) as base_url:
+        answers = asyncio.run(cell(_llm(base_url, tmp_path)))
+    assert [a.text for a in answers] == ["yes"]
+
+
+def test_the_embedded_server_starts_where_folders_of_the_user_have_the_names_of_packages(tmp_path, monkeypatch):
+    for name in ("evaluation", "sdg", "xllamacpp", "sharpen", "secrets"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "__init__.py").write_text("raise ImportError('the user\\'s own')")
+    monkeypatch.chdir(tmp_path)
+    with LLM(embedded="gemma-3-270m", journal="a.sqlite").open() as client:
+        (answer,) = client.ask([Request("One, two,", parameters={"max_tokens": 3, "temperature": 0})])
+    assert client.warm_up and not client.chat and answer.completion_tokens == 3

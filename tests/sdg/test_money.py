@@ -1,11 +1,14 @@
 from decimal import Decimal
 
 import pytest
+
 from sharpen.evaluation.beir import Document
-from sharpen.sdg.estimate import Estimate, estimate
+from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.llm.budget import Prices, Spending
-from sharpen.sdg.llm.client import Answer
-from sharpen.sdg.strategies.base import Example, Strategy
+from sharpen.sdg.llm.messages import Answer
+from sharpen.sdg.strategies.document import Document as DocumentStrategy
+from sharpen.sdg.strategies.pools import Example
+from sharpen.sdg.strategies.rewrite import BackTranslation, Paraphrase
 
 GPT_3_5 = Prices(input=Decimal("1.5"), output=Decimal("2"))
 POOL = [
@@ -17,15 +20,15 @@ DOCUMENTS = [Document(f"d{n}", "some ten words about one thing and another, numb
 
 def test_fifty_thousand_documents_for_fifty_five_dollars():
     """The computation of the Promptagator guide: 700 tokens of prompt and 25 of answer for each of 50,000 documents."""
-    asked = Estimate("document", calls=50_000, prompt_tokens=700, completion_tokens=25, max_tokens=48)
+    asked = CostEstimate("document", calls=50_000, prompt_tokens=700, completion_tokens=25, max_tokens=48)
     assert asked.cost(GPT_3_5) == Decimal("55.00") and GPT_3_5.show(asked.cost(GPT_3_5)) == "55.00 USD"
     assert asked.cost_at_most(GPT_3_5) == Decimal("57.30")
 
 
 def test_what_comes_from_the_providers_cache_has_its_own_price():
-    prices = Prices(Decimal(2), Decimal(8), cached_input=Decimal("0.5"))
+    prices = Prices(input=Decimal(2), output=Decimal(8), cached_input=Decimal("0.5"))
     assert prices.cost(1_000_000, 0, 400_000) == Decimal("1.4")
-    assert Prices(Decimal(2), Decimal(8)).cost(1_000_000, 500_000, 400_000) == 6
+    assert Prices(input=Decimal(2), output=Decimal(8)).cost(1_000_000, 500_000, 400_000) == 6
     assert (prices.show(Decimal("0.000123")), prices.show(Decimal(0)), prices.show(Decimal("1234.567"))) == (
         "0.000123 USD",
         "0.00 USD",
@@ -34,7 +37,7 @@ def test_what_comes_from_the_providers_cache_has_its_own_price():
 
 
 def test_a_budget_counts_what_is_under_way_at_its_worst():
-    spending = Spending(Prices(Decimal(1), Decimal(1)), budget=Decimal(3))
+    spending = Spending(Prices(input=Decimal(1), output=Decimal(1)), budget=Decimal(3))
     assert spending.reserve(1_000_000, 1_000_000) is True
     assert spending.reserve(1_000_000, 1_000_000) is None  # perhaps, when the first one turns out cheaper
     spending.add(500_000, 0)
@@ -50,42 +53,40 @@ def test_a_budget_counts_what_is_under_way_at_its_worst():
     assert str(spending) == "2.50 USD spent of 3.00 USD"
 
 
+def _words(text: str) -> int:
+    return len(text.split())
+
+
+def _estimate(*strategies, count_tokens=_words, **settings):
+    estimator = CostEstimator(count_tokens, seed=1, chat=False, **settings)
+    return estimator.estimate([s.resolve() for s in strategies], DOCUMENTS, {d.id: d for d in DOCUMENTS})
+
+
 def test_an_estimate_counts_real_prompts_and_takes_answers_to_be_as_long_as_the_examples():
-    one = Strategy("Write.", POOL, examples=2, chat=False, samples=2)
-    again = Strategy("Rewrite.", POOL, kind="paraphrase", name="paraphrase", examples=1)
-    rows = estimate([one, again], DOCUMENTS, 1, count_tokens=lambda text: len(text.split()))
+    one = DocumentStrategy(task="Write.", pool=POOL, examples_per_prompt=2, per_document=2)
+    again = Paraphrase(task="Rewrite.", pool=POOL, examples_per_prompt=1)
+    rows = _estimate(one, again)
     assert [(r.strategy, r.calls, r.measured) for r in rows] == [("document", 600, 0), ("paraphrase", 600, 0)]
     assert rows[0].completion_tokens == 5
     # "Write.", two examples with their labels (2 words each for text and query), and the document with its labels
     assert rows[0].prompt_tokens == pytest.approx(1 + (6 + 6 + 4) + (6 + 4 + 4) + (10 + 4), abs=0.5)
+    assert rows[0].hours(concurrency=1) is None
 
 
 def test_an_estimate_prefers_what_was_measured():
-    one = Strategy("Write.", POOL, examples=2, chat=False)
-    rows = estimate(
-        [one],
-        DOCUMENTS,
-        1,
-        len,
-        known=lambda request: Answer("x", "stop", 120, 0, 12, seconds=0.5) if "number 1" in request.prompt else None,
-    )
-    assert (rows[0].prompt_tokens, rows[0].completion_tokens, rows[0].seconds) == (120, 12, 0.5) and rows[
-        0
-    ].measured >= 10
+    def known(request):
+        return Answer("x", "stop", 120, 0, 12, seconds=0.5) if "number 1" in request.prompt else None
+
+    (row,) = _estimate(DocumentStrategy(task="Write.", pool=POOL, examples_per_prompt=2), count_tokens=len, known=known)
+    assert (row.prompt_tokens, row.completion_tokens, row.seconds) == (120, 12, 0.5) and row.measured >= 10
+    assert row.hours(concurrency=2) == pytest.approx(300 * 0.5 / 2 / 3600)
 
 
 def test_a_first_step_has_a_row_of_its_own_and_what_it_brings_is_in_the_second_prompt():
-    there, back = [Example("one two three", ("eins zwei",))], [Example("eins zwei", ("one two three",))]
-    first = Strategy("Translate.", there, kind="back_translation", name="translation", examples=1, chat=False)
-    rows = estimate(
-        [
-            Strategy("Write.", POOL, examples=2, chat=False),
-            Strategy("Translate.", back, kind="back_translation", name="back", examples=1, chat=False, first=first),
-        ],
-        DOCUMENTS,
-        1,
-        count_tokens=lambda text: len(text.split()),
+    back = BackTranslation(
+        name="back", pool=[{"document": "one two three", "query": "eins zwei"}], examples_per_prompt=1
     )
+    rows = _estimate(DocumentStrategy(task="Write.", pool=POOL, examples_per_prompt=2), back)
     assert [(r.strategy, r.calls, r.completion_tokens) for r in rows] == [
         ("document", 300, 5),
         ("back: translation", 300, 2),

@@ -1,30 +1,27 @@
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
-from sharpen.recipes.load import read_pool
-from sharpen.sdg.llm.client import Answer
-from sharpen.sdg.queries import generate_queries
-from sharpen.sdg.strategies.base import Example, Strategy
+from sharpen.sdg.llm.messages import Answer
+from sharpen.sdg.queries import Generation
+from sharpen.sdg.strategies.bundles import BundleSettings, arrange, bundles
 from sharpen.sdg.strategies.multi_hop import (
     ARTIFACTS,
-    Bundle,
-    arrange,
-    bundles,
+    MultiHop,
+    parse_artifacts,
+    parse_multi_hop_example,
+    parse_questions,
     questions_schema,
-    read_artifacts,
-    read_example,
-    read_questions,
 )
-
+from sharpen.sdg.strategies.rewrite import BackTranslation
 from tests.sdg.recorded import Recorded
 
-EXAMPLE = read_example(
+EXAMPLE = parse_multi_hop_example(
     {
         "segments": ["The ferry ran until the harbour fell dry.", "It fell dry in 1961."],
         "artifacts": {"entities": ["ferry"]},
@@ -55,12 +52,14 @@ def _corpus(*sizes: int) -> dict[str, Document]:
 
 def test_bundles_are_disjoint_and_by_relation_or_by_order():
     corpus = _corpus(2, 2, 2, 2, 1)
-    in_order = [members for members, _ in bundles(list(corpus.values()), corpus, Bundle(documents=2, related=False))]
+    in_order = [
+        members for members, _ in bundles(list(corpus.values()), corpus, BundleSettings(documents=2, related=False))
+    ]
     assert in_order == [["a", "b"], ["c", "d"]]
     # b and c, d and e share a topic; a has no fellow, and would take what it gets
-    related = [members for members, _ in bundles(list(corpus.values())[2:], corpus, Bundle(documents=2))]
+    related = [members for members, _ in bundles(list(corpus.values())[2:], corpus, BundleSettings(documents=2))]
     assert related == [["b", "c"], ["d", "e"]]
-    assert [members for members, _ in bundles(list(corpus.values()), corpus, Bundle())] == [
+    assert [members for members, _ in bundles(list(corpus.values()), corpus, BundleSettings())] == [
         ["a"],
         ["b"],
         ["c"],
@@ -69,7 +68,7 @@ def test_bundles_are_disjoint_and_by_relation_or_by_order():
     some = [corpus["c#1"]]
     assert [
         (members, [len(c) for c in chunks])
-        for members, chunks in bundles(some, corpus, Bundle(documents=2, related=False))
+        for members, chunks in bundles(some, corpus, BundleSettings(documents=2, related=False))
     ] == [(["c", "d"], [2, 2])]
 
 
@@ -94,7 +93,10 @@ def test_no_prompt_is_too_long_and_each_document_or_segment_is_where_it_should_b
 
 def test_orders_of_segments():
     chunks = [[c for c in _corpus(4, 2).values() if c.doc_id == name] for name in "ab"]
-    ids = lambda order: [[c.id for c in window] for window in arrange(chunks, order, 3)]  # noqa: E731
+
+    def ids(order):
+        return [[c.id for c in window] for window in arrange(chunks, order, 3)]
+
     assert ids("sequential") == [["a#0", "a#1", "a#2"], ["a#3", "b#0", "b#1"]]
     assert ids("balanced") == [["a#0", "a#1", "b#0"], ["a#2", "a#3", "b#1"]]
     assert ids("interleaved") == [["a#0", "b#0", "a#1"], ["b#1", "a#2", "a#3"]]
@@ -112,8 +114,10 @@ def _pair(hops=((1,), (2,)), **more):
 
 
 def test_a_question_carries_its_evidence_and_hops():
-    (item,) = read_questions(json.dumps({"pairs": [_pair(((1,), (3, 2)))]}), ["x", "y", "z"], 5, Bundle()).items
-    assert item.evidence == ("x", "z", "y") and item.problem == "" and item.answer == "she"
+    (item,) = parse_questions(
+        json.dumps({"pairs": [_pair(((1,), (3, 2)))]}), ["x", "y", "z"], 5, BundleSettings()
+    ).queries
+    assert item.evidence == ("x", "z", "y") and item.problem is None and item.answer == "she"
     assert item.metadata["hop_count"] == 2 and item.metadata["segment_ids"] == ["x", "z", "y"]
     assert item.metadata["hop_contexts"][1] == {"hop_number": 2, "segment_ids": ["z", "y"], "summary": "s"}
 
@@ -121,36 +125,38 @@ def test_a_question_carries_its_evidence_and_hops():
 @pytest.mark.parametrize(
     ("pair", "problem"),
     [
-        (_pair(((1,), (1,))), "rest on the same segments"),
-        (_pair(((1, 2),)), "not of 2 to 4 hops"),
-        (_pair(((1,), (9,))), "a segment that it was not shown"),
-        (_pair(question_complexity=2), "complexity below 3"),
-        (_pair(query_type="contextual"), "of type contextual"),
-        (_pair(question_complexity=8), "not the schema: question_complexity"),
-        ({"question": "x y"}, "not the schema: hop_contexts"),
-        ("a question?", "not the schema"),
+        (_pair(((1,), (1,))), ("same_segments", None, "")),
+        (_pair(((1, 2),)), ("wrong_hop_count", 1, "2 to 4")),
+        (_pair(((1,), (9,))), ("unknown_segment", None, "")),
+        (_pair(question_complexity=2), ("too_simple", 2, "")),
+        (_pair(query_type="contextual"), ("wrong_query_type", None, "contextual")),
+        (_pair(question_complexity=8), ("invalid_schema", None, "question_complexity: Input should be less than")),
+        ({"question": "x y"}, ("invalid_schema", None, "hop_contexts: Field required")),
+        ("a question?", ("invalid_schema", None, "Input should be")),
     ],
 )
 def test_what_contradicts_itself_or_the_recipe_is_named(pair, problem):
-    (item,) = read_questions(json.dumps([pair]), ["x", "y", "z"], 5, Bundle(min_complexity=3)).items
-    assert problem in item.problem
+    settings = BundleSettings(min_complexity=3)
+    (query,) = parse_questions(json.dumps([pair]), ["x", "y", "z"], 5, settings).queries
+    reason, value, detail = problem
+    assert (query.problem.reason, query.problem.value) == (reason, value) and query.problem.detail.startswith(detail)
 
 
 def test_artifacts_are_read_from_what_comes():
-    (item,) = read_artifacts(
+    (item,) = parse_artifacts(
         'Sure: {"entities": ["a", "", 3, "b", "c", "d"], "other": ["x"], "themes": "no list"}'
-    ).items
+    ).queries
     assert json.loads(item.query) == {"entities": ["a", "b", "c"]}
-    assert read_artifacts("none").error and read_artifacts("{}").error
+    assert parse_artifacts("none").error and parse_artifacts("{}").error
 
 
 def test_the_schema_holds_to_the_segments_that_are_shown():
-    schema = questions_schema(3, 2, Bundle(hops=(2, 3)), bounded=True)
+    schema = questions_schema(3, 2, BundleSettings(hops=(2, 3)), bounded=True)
     pair = schema["properties"]["pairs"]
     assert (pair["minItems"], pair["maxItems"]) == (2, 2)
     hops = pair["items"]["properties"]["hop_contexts"]
     assert "maxLength" in json.dumps(schema) and "maxLength" not in json.dumps(
-        questions_schema(3, 2, Bundle(), bounded=False)
+        questions_schema(3, 2, BundleSettings(), bounded=False)
     )
     assert (hops["minItems"], hops["maxItems"], hops["items"]["properties"]["segment_ids"]["items"]["maximum"]) == (
         2,
@@ -161,31 +167,26 @@ def test_the_schema_holds_to_the_segments_that_are_shown():
 
 def test_artifacts_first_then_questions_and_every_one_is_accounted_for():
     corpus = _corpus(1, 1, 1, 1, 1, 1)
-    first = Strategy("", [EXAMPLE], kind="artifacts", name="artifacts", chat=True, examples=1)
-    strategy = Strategy(
-        "",
-        [EXAMPLE],
-        kind="multi_hop",
-        name="multi_hop",
-        count=2,
-        examples=1,
-        bundle=Bundle(documents=2, related=False),
-        first=first,
-    )
+    strategy = MultiHop(
+        pool=[EXAMPLE], queries=2, examples_per_prompt=1, bundle={"documents": 2, "related": False}
+    ).resolve()
     good = {"pairs": [_pair(), _pair(question="When did the ferry stop?")]}
     llm = Recorded(
         [Answer('{"entities": ["topic"]}'), Answer("nothing"), Answer('{"themes": ["x"]}')],
         [Answer("still nothing")],  # the second attempt of the one without artifacts
         [Answer(json.dumps(good)), Answer(json.dumps({"pairs": [_pair(((1,), (1,)))]}))],
     )
-    generated = generate_queries(list(corpus.values()), llm, [strategy], 1, corpus=corpus)
+    generation = Generation(list(corpus.values()), llm, 1, corpus)
+    generation.run(strategy)
+    generated = generation.result
     assert generated.counts()["asked"] == 6 and generated.counts()["kept"] == 1
-    assert generated.tallies["multi_hop"].rejected == {
-        "not readable: no artifacts: not a JSON object": 2,
-        "copied from an example of the prompt": 1,
-        "not multi-hop: its hops rest on the same segments": 1,
-        "missing from the answer": 1,
+    assert generated.stats["multi_hop"].rejected == {
+        "unreadable": 2,
+        "copied_from_example": 1,
+        "same_segments": 1,
+        "missing": 1,
     }
+    assert generated.rejected[2].message == "not readable: no artifacts: not a JSON object"
     (query,) = generated.kept
     assert (
         query.metadata["positives"] == ["a#0", "b#0"]
@@ -199,30 +200,22 @@ def test_artifacts_first_then_questions_and_every_one_is_accounted_for():
 
 def test_a_short_document_is_in_the_prompt_that_is_asked_and_none_without_two_segments():
     corpus = _corpus(1, 9)
-    strategy = Strategy(
-        "", [EXAMPLE], kind="multi_hop", name="multi_hop", bundle=Bundle(documents=2, related=False, order="sequential")
-    )
+    strategy = MultiHop(pool=[EXAMPLE], bundle={"documents": 2, "related": False, "order": "sequential"}).resolve()
     (unit,) = strategy.units(list(corpus.values()), corpus=corpus)
     assert unit.positives[0] == "a#0" and len(unit.positives) == 4
     with pytest.raises(InputError, match=r"no 1 document with two chunks.*raise bundle\.documents"):
-        list(replace(strategy, bundle=Bundle()).units(list(_corpus(1, 1).values())))
+        list(MultiHop(pool=[EXAMPLE]).resolve().units(list(_corpus(1, 1).values())))
 
 
 def test_back_translation_goes_there_and_back_without_sight_of_the_first():
-    there = [Example("How long?", ("Wie lange?",))]
-    back = [Example("Wie lange?", ("How long?",))]
-    strategy = Strategy(
-        "Translated.",
-        back,
-        kind="back_translation",
-        name="back",
-        examples=1,
-        first=Strategy("Translated.", there, kind="back_translation", name="translation", examples=1),
-    )
+    there = [{"document": "How long?", "query": "Wie lange?"}]
+    strategy = BackTranslation(name="back", pool=there, examples_per_prompt=1).resolve()
     real = Query("labelled-1", "when does the ferry leave", {"positives": ["a#0"], "strategy": "labelled"})
     llm = Recorded([Answer("Wann fährt die Fähre ab?")], [Answer("what time does the boat go")])
     corpus = _corpus(1)
-    generated = generate_queries(list(corpus.values()), llm, [strategy], 1, corpus=corpus, given=[real])
+    generation = Generation(list(corpus.values()), llm, 1, corpus, [real])
+    generation.run(strategy)
+    generated = generation.result
     (query,) = generated.kept
     assert (query.text, query.metadata["positives"], query.metadata["of"]) == (
         "what time does the boat go",
@@ -230,27 +223,27 @@ def test_back_translation_goes_there_and_back_without_sight_of_the_first():
         "labelled-1",
     )
     assert generated.first_steps[0]["translation"] == "Wann fährt die Fähre ab?"
+    assert "Question 1: Wie lange?\nQuery 1: How long?" in llm.asked[1][0].prompt
     nothing = Recorded([Answer(" "), Answer("Wann fährt die Fä", "length")], [])
-    again = generate_queries(
-        list(corpus.values()),
-        nothing,
-        [strategy],
-        1,
-        corpus=corpus,
-        given=[real, replace(real, id="labelled-2", text="is there a boat")],
-    )
-    assert again.tallies["back"].rejected == {"empty": 1, "not readable: translation cut off at max_tokens": 1}
+    other = Query("labelled-2", "is there a boat", real.metadata)
+    again = Generation(list(corpus.values()), nothing, 1, corpus, [real, other])
+    again.run(strategy)
+    assert [row.message for row in again.result.rejected] == [
+        "empty",
+        "not readable: translation cut off at max_tokens",
+    ]
     assert "Wann fährt" in llm.asked[1][0].prompt and "ferry leave" not in llm.asked[1][0].prompt
 
 
 def test_a_pool_of_multi_hop_examples_is_checked_by_line(tmp_path: Path):
     path = tmp_path / "pool.yaml"
+    strategy = MultiHop(pool=str(path))
     path.write_text(
         "- segments: [a b, c d]\n  artifacts: {entities: [x]}\n  pairs:\n    - {question: q r, query_type: multi_hop,"
         " question_complexity: 3, hop_contexts: [{segment_ids: [3]}]}\n"
     )
     with pytest.raises(InputError, match=r"pool\.yaml, line 1: pairs: 'q r' names a segment that is not there"):
-        read_pool(path, multi_hop=True)
+        strategy.resolve().example_texts()
     path.write_text("- {document: a, query: b}\n")
     with pytest.raises(InputError, match=r"pool\.yaml, line 1: segments: Field required"):
-        read_pool(path, multi_hop=True)
+        strategy.resolve().example_texts()

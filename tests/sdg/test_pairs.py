@@ -1,13 +1,17 @@
 """Round trip and split: properties over random corpora."""
 
 import random
+import time
+from dataclasses import replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, Query, text_key
 from sharpen.evaluation.retrievers.bm25 import BM25
-from sharpen.sdg.filters.round_trip import round_trip
-from sharpen.sdg.split import near_duplicate_documents, split_documents, split_queries
+from sharpen.sdg.filters.round_trip import RoundTrip
+from sharpen.sdg.splitting import SplitSettings, near_duplicate_documents, split, split_documents, split_queries
 
 WORDS = ["apple", "river", "stone", "cloud", "Apple", "glass"]
 texts = st.lists(st.sampled_from(WORDS), min_size=1, max_size=4).map(" ".join)
@@ -31,7 +35,7 @@ def test_no_document_and_no_copy_is_on_two_sides(data, dev, test, seed, more):
     corpus, queries = data
     doc_ids = sorted({d.doc_id for d in corpus.values()})
     together = more.draw(st.lists(st.lists(st.sampled_from(doc_ids), min_size=1, max_size=3), max_size=3))
-    sides = split_documents(corpus, dev, seed, test, together)
+    sides = split_documents(corpus, SplitSettings(dev=dev, test=min(test, 0.99 - dev)), seed, together)
     drawn = {d.doc_id: sides[d.id] for d in corpus.values() if sides[d.id] is not None}
     assert all(len({drawn[doc_id] for doc_id in group if doc_id in drawn}) <= 1 for group in together)
     assert set(sides) == set(corpus)
@@ -40,14 +44,16 @@ def test_no_document_and_no_copy_is_on_two_sides(data, dev, test, seed, more):
         for chunk_id, document in corpus.items():
             groups.setdefault(key(document), set()).add(sides[chunk_id])
         assert all(len(found - {None}) <= 1 for found in groups.values())
-    members = split_queries(queries, sides)
+    splits = split_queries(queries, sides)
+    members = dict(splits.items())
     assert sum(map(len, members.values())) == sum(sides[q.metadata["positives"][0]] is not None for q in queries)
+    assert len(splits.rejected) == len(queries) - sum(map(len, members.values()))
     assert all(sides[q.metadata["positives"][0]] == side for side, found in members.items() for q in found)
 
 
 def test_whole_copies_share_a_side_and_a_footer_that_is_everywhere_has_none():
     corpus = {f"d{n}": Document(f"d{n}", f"some text {n // 2}", title=f"file {n}") for n in range(200)}
-    sides = split_documents(corpus, 0.5, 1)
+    sides = split_documents(corpus, SplitSettings(dev=0.5), 1)
     assert all(sides[f"d{n}"] == sides[f"d{n + 1}"] for n in range(0, 200, 2)) and set(sides.values()) == {
         "train",
         "dev",
@@ -55,7 +61,7 @@ def test_whole_copies_share_a_side_and_a_footer_that_is_everywhere_has_none():
     footers = {
         f"d{n}#1": Document(f"d{n}#1", "All rights reserved.", metadata={"chunk_of": f"d{n}"}) for n in range(200)
     }
-    with_footers = split_documents(corpus | footers, 0.5, 1)
+    with_footers = split_documents(corpus | footers, SplitSettings(dev=0.5), 1)
     assert {with_footers[i] for i in footers} == {None} and {i: with_footers[i] for i in corpus} == sides
 
 
@@ -74,36 +80,69 @@ def test_near_duplicates_are_found_without_comparing_all_with_all():
     }
     found = near_duplicate_documents(corpus, 0.8)
     assert sorted(found) == sorted((f"d{n}", f"copy of d{n}") for n in range(30))
-    sides = split_documents(corpus, 0.3, 1, 0.3, found)
+    sides = split_documents(corpus, SplitSettings(dev=0.3, test=0.3), 1, found)
     assert all(sides[a] == sides[b] for a, b in found) and set(sides.values()) == {"train", "dev", "test"}
 
 
-def test_the_share_is_about_what_was_asked_and_a_document_keeps_its_side():
+def test_the_fraction_is_about_what_was_asked_and_a_document_keeps_its_side():
     corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(2000)}
-    sides = split_documents(corpus, 0.1, 7)
+    sides = split_documents(corpus, SplitSettings(), 7)
     assert 150 < sum(side == "dev" for side in sides.values()) < 250
     half = {k: v for k, v in corpus.items() if int(k[1:]) % 2}
-    assert split_documents(half, 0.1, 7) == {k: sides[k] for k in half}
-    assert split_documents(corpus, 0.1, 8) != sides
-    with_test = split_documents(corpus, 0.1, 7, test_share=0.2)
+    assert split_documents(half, SplitSettings(), 7) == {k: sides[k] for k in half}
+    assert split_documents(corpus, SplitSettings(), 8) != sides
+    with_test = split_documents(corpus, SplitSettings(test=0.2), 7)
     assert 330 < sum(side == "test" for side in with_test.values()) < 470
     assert all(
         with_test[i] == "dev" for i, side in sides.items() if side == "dev"
     )  # a test split takes from train only
 
 
+def test_thousands_of_one_template_are_linked_in_little_time():
+    template = " ".join(f"clause {n} of this form says what everybody signs" for n in range(12))
+    corpus = {f"d{n}": Document(f"d{n}", f"{template} signed by person{n}") for n in range(4000)}
+    started = time.process_time()
+    pairs = near_duplicate_documents(corpus, 0.8)
+    assert time.process_time() - started < 60 and len(pairs) < 33 * 4000  # all with all would be 8 million
+    assert set(split([], corpus, dev=0.5, test=0.0, seed=1).sides.values()) in ({"train"}, {"dev"})
+
+
+def test_a_query_of_several_documents_goes_where_all_are_and_bundles_are_not_torn_apart():
+    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(200)}
+    pairs = [[f"d{n}", f"d{n + 1}"] for n in range(0, 200, 2)]
+    queries = [Query(f"q{n}", "text", {"positives": ids, "strategy": "s"}) for n, ids in enumerate(pairs)]
+    torn = split(queries, corpus, dev=0.3, test=0.2, seed=1)
+    assert 30 < len(torn.rejected) < 90 and {row.reason for row in torn.rejected} == {"several_splits"}
+    bundled = [replace(q, metadata=q.metadata | {"bundle": q.metadata["positives"]}) for q in queries]
+    whole = split(bundled, corpus, dev=0.3, test=0.2, seed=1)
+    assert not whole.rejected and all(len(members) > 5 for _, members in whole.items())
+    assert split(queries, corpus, dev=0.3, test=0.2, seed=1, together=pairs).sides == whole.sides
+    with pytest.raises(ValueError, match="leave no documents"):
+        split(queries, corpus, dev=0.5, test=0.5)
+
+
 @given(corpora(), st.integers(1, 5))
 def test_round_trip_accounts_for_every_query(data, top_k):
     corpus, queries = data
-    run = BM25(corpus).search({q.id: q.text for q in queries}, len(corpus))
-    kept, rejected = round_trip(queries, run, corpus, top_k)
-    assert {q.id for q in kept} | {r["query"] for r in rejected} == {q.id for q in queries}
-    assert len(kept) + len(rejected) == len(queries)
-    assert all(r["rank"] is None or r["rank"] > top_k for r in rejected)
+    result = RoundTrip(BM25(corpus), top_k=top_k).apply(queries, corpus)
+    assert {q.id for q in result.kept} | {r.query for r in result.rejected} == {q.id for q in queries}
+    assert len(result.kept) + len(result.rejected) == len(queries)
+    assert all(r.problem.value is None or r.problem.value > top_k for r in result.rejected)
+
+
+class _Fixed:
+    """A retriever that has one answer."""
+
+    def __init__(self, run):
+        self.run = run
+
+    def search(self, queries, k):
+        return self.run
 
 
 def test_round_trip_counts_a_copy_of_the_document_as_the_document(corpus):
     copy = corpus | {"copy": Document("copy", corpus["chess"].text.upper(), corpus["chess"].title)}
     queries = [Query("q", "x", {"positives": ["chess"]})]
-    assert round_trip(queries, {"q": {"copy": 2.0, "bread": 1.0}}, copy, 1)[0] == queries
-    assert round_trip(queries, {"q": {"bread": 2.0, "chess": 1.0}}, copy, 1)[1][0]["rank"] == 2
+    assert RoundTrip(_Fixed({"q": {"copy": 2.0, "bread": 1.0}}), top_k=1).apply(queries, copy).kept == queries
+    (second,) = RoundTrip(_Fixed({"q": {"bread": 2.0, "chess": 1.0}}), top_k=1).apply(queries, copy).rejected
+    assert (second.problem.value, second.problem.limit, second.borderline) == (2, 1, True)

@@ -2,14 +2,20 @@ import random
 from pathlib import Path
 
 import pytest
+
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.filters.text import copied_share, reject_reason
-from sharpen.sdg.llm.client import Answer
+from sharpen.sdg.filters.text import copied_fraction, text_problem
 from sharpen.sdg.llm.journal import Journal
-from sharpen.sdg.queries import generate_queries, sample_documents, with_typo
-from sharpen.sdg.strategies.base import Example, Strategy, Unit
-
+from sharpen.sdg.llm.messages import Answer
+from sharpen.sdg.queries import Generation, generate_queries, sample_documents, with_typo
+from sharpen.sdg.rejections import Rejection, RejectionReason, read_rejections, write_rejections
+from sharpen.sdg.strategies import document
+from sharpen.sdg.strategies.base import Unit
+from sharpen.sdg.strategies.metadata import Metadata
+from sharpen.sdg.strategies.pools import Example
+from sharpen.sdg.strategies.rewrite import Paraphrase
+from sharpen.sdg.strategies.sentence import Sentence
 from tests.sdg.recorded import Recorded
 
 POOL = [
@@ -17,6 +23,18 @@ POOL = [
     for n in range(20)
 ]
 DOCUMENT = Document("d", "Mix flour, water, salt and yeast and knead the dough for ten minutes.", "Baking bread")
+NUMBERS = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
+
+
+def _whole(**settings):
+    return document.Document(**{"task": "t", "pool": POOL, "examples_per_prompt": 2} | settings).resolve()
+
+
+def _generate(documents, llm, strategies, **settings):
+    generation = Generation(documents, llm, 1, **settings)
+    for strategy in strategies:
+        generation.run(strategy)
+    return generation.result
 
 
 @pytest.mark.parametrize(
@@ -24,21 +42,22 @@ DOCUMENT = Document("d", "Mix flour, water, salt and yeast and knead the dough f
     [
         ("how long must it rest", None),
         ("", "empty"),
-        ("?!", "no words"),
-        ("bread", "too short"),
-        ("word " * 33, "too long"),
-        ("what does the passage say about flour", "refers to the document itself"),
-        ("why does document 7 mention salt", "refers to the document itself"),
+        ("?!", "no_words"),
+        ("bread", "too_short"),
+        ("word " * 33, "too_long"),
+        ("what does the passage say about flour", "self_reference"),
+        ("why does document 7 mention salt", "self_reference"),
         ("what is salt in the context of baking", None),
         ("how is the document parsed", None),
-        ("what does the text say about yeast", "refers to the document itself"),
-        ("which flour is best according to the document", "refers to the document itself"),
-        ("salt and yeast and knead the dough for ten", "copied from the document"),
-        ("baking bread", "copied from the document"),
+        ("what does the text say about yeast", "self_reference"),
+        ("which flour is best according to the document", "self_reference"),
+        ("salt and yeast and knead the dough for ten", "copied_from_document"),
+        ("baking bread", "copied_from_document"),
     ],
 )
-def test_reject_reason(query: str, reason: str | None):
-    assert reject_reason(query, DOCUMENT) == reason
+def test_what_is_wrong_with_a_text(query: str, reason: str | None):
+    problem = text_problem(query, DOCUMENT)
+    assert (problem and problem.reason) == reason
 
 
 def test_samples_are_drawn_by_seed_and_grow_by_appending():
@@ -54,22 +73,24 @@ def test_samples_are_drawn_by_seed_and_grow_by_appending():
 
 
 def test_prompts_of_a_group_share_exactly_the_examples():
-    strategy = Strategy("Write a query.", POOL, examples=8, chat=False)
+    strategy = _whole(task="Write a query.", examples_per_prompt=8)
     units = [
         Unit(d.id, f"{d.title}: {d.text}".removeprefix(": "), d, (d.id,)) for d in (DOCUMENT, Document("e", "Bake it."))
     ]
-    prompts = [strategy.request(unit, POOL[:8], n).prompt for unit, n in ((units[0], 9), (units[1], 10), (None, 8))]
+    prompts = [strategy.request(unit, position=n, seed=1, chat=False).prompt for n, unit in enumerate(units)]
+    prefix = strategy.shared_prefix(position=0, seed=1, chat=False).prompt
     shared = prompts[0][: prompts[0].index("Document 9:")]
-    assert shared.count("Query") == 8 and shared.endswith("What is 7?\n\n")
+    assert shared.count("Query") == 8 and shared.startswith("Write a query.\n\nDocument 1: Thing ")
     assert prompts[1] == shared + "Document 10: Bake it.\nQuery 10:"
-    assert prompts[2] == shared + "Document 8:"
+    assert prefix == shared + "Document 8:"
     # what follows the shared part differs in its first digit, so a prefix cache holds the same tokens whoever came
     # before
-    assert len({p[len(shared) + len("Document ")] for p in prompts}) == 3
+    assert len({p[len(shared) + len("Document ")] for p in [*prompts, prefix]}) == 3
+    other_group = strategy.request(units[0], position=50, seed=1, chat=False).prompt
+    assert not other_group.startswith(shared)
 
 
-def test_every_answer_is_kept_or_rejected_with_a_reason():
-    documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
+def test_every_answer_is_kept_or_rejected_with_a_reason(tmp_path: Path):
     answers = [
         Answer("why is zero there"),
         Answer(" Why is zero there? "),
@@ -78,33 +99,50 @@ def test_every_answer_is_kept_or_rejected_with_a_reason():
         Answer("a cut off", "length"),
         Answer("what about five", "stop", 10, 4, 3),
     ]
-    llm = Recorded(answers)
-    generated = generate_queries(documents, llm, [Strategy("t", POOL, examples=2, group=3)], seed=1, warm_up=True)
+    llm = Recorded(answers, warm_up=True)
+    generated = _generate(NUMBERS, llm, [_whole(examples_group=3)])
     assert [q.metadata["positives"] for q in generated.kept] == [["d0"], ["d5"]]
     assert generated.counts() == {
         "asked": 6,
         "kept": 2,
-        "rejected": {
-            "duplicate of another query": 1,
-            "empty": 1,
-            "LLM error: BadRequestError": 1,
-            "cut off at max_tokens": 1,
-        },
+        "rejected": {"duplicate": 1, "empty": 1, "llm_error": 1, "truncated": 1},
         "prompt_tokens": 10,
         "cached_tokens": 4,
         "completion_tokens": 3,
     }
-    assert {q.metadata["model"] for q in generated.kept} == {"recorded"} and len({q.id for q in generated.kept}) == 2
-    assert generated.tallies["document"].tokens == {"prompt": 10, "cached": 4, "completion": 3}
+    assert {q.metadata["model"] for q in generated} == {"recorded"} and len({q.id for q in generated}) == 2
+    assert generated.stats["document"].tokens == {"prompt": 10, "cached": 4, "completion": 3}
     assert [r.warm_up is not None for r in llm.requests] == [True, False, False, True, False, False]  # once a group
     assert len({r.parameters["seed"] for r in llm.requests}) == 6
+    error = generated.rejected[2]
+    assert (error.reason, error.message, error.unit) == ("llm_error", "LLM error: BadRequestError", "d3/0")
+    write_rejections(tmp_path / "rejected.jsonl", generated.rejected)
+    assert read_rejections(tmp_path / "rejected.jsonl") == generated.rejected
+
+
+def test_every_reason_has_a_message():
+    rows = [{"reason": reason, "value": 3.0, "limit": 2.0, "detail": "x"} for reason in RejectionReason]
+    who = {"text": "t", "document": "d", "strategy": "s", "step": "generation"}
+    messages = [Rejection.from_row(row | who).message for row in rows]
+    assert all(messages) and len(set(messages)) == len(rows)
 
 
 def test_an_outage_in_the_midst_is_no_smaller_result():
-    documents = [Document(f"d{n}", f"the number {n} is explained here at length") for n in range(6)]
     llm = Recorded([Answer("what about zero")] * 5 + [Answer("", error="timeout: 120 s")])
     with pytest.raises(InputError, match=r"1 of 6 requests failed.*run again"):
-        generate_queries(documents, llm, [Strategy("t", POOL, examples=2, group=3)], seed=1)
+        _generate(NUMBERS, llm, [_whole(examples_group=3)])
+
+
+def test_documents_are_drawn_and_settings_resolved_by_the_verb():
+    corpus = {d.id: d for d in [*NUMBERS, Document("tiny", "no")]}
+    llm = Recorded([Answer(f"what about {word}") for word in ("one", "two", "three")])
+    generated = generate_queries(corpus, llm, [document.Document(pool=POOL)], seed=1, documents=3)
+    drawn = [d.id for d in sample_documents(NUMBERS, 3, 1)]
+    assert [q.metadata["positives"][0] for q in generated] == drawn
+    with pytest.raises(InputError, match="no document has the 5 words"):
+        generate_queries({"tiny": corpus["tiny"]}, llm, [document.Document(pool=POOL)])
+    with pytest.raises(InputError, match="no pool of examples for document"):
+        generate_queries(corpus, llm, [document.Document()])
 
 
 def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path):
@@ -137,22 +175,16 @@ CORPUS = [
 ]
 
 
-def test_units_of_every_kind_have_stable_keys_and_say_which_document_answers():
-    def units(**settings):
-        return list(Strategy("t", POOL, **settings).units(CORPUS))
-
-    whole = units(samples=2)
-    assert (
-        [u.key for u in whole] == ["a/0", "a/1", "b/0", "b/1"]
-        and whole[0].text.startswith("Pottery: The kiln")
-        and whole[2].positives == ("b",)
-    )
-    sentences = units(kind="sentence", name="sentence", sentences=2)
+def test_units_have_stable_keys_and_say_which_document_answers():
+    whole = list(_whole(per_document=2).units(CORPUS))
+    assert [u.key for u in whole] == ["a/0", "a/1", "b/0", "b/1"]
+    assert whole[0].text.startswith("Pottery: The kiln") and whole[2].positives == ("b",)
+    sentences = list(Sentence(pool=POOL, sentences=2).resolve().units(CORPUS))
     assert [(u.key, u.text, u.metadata) for u in sentences[:2]] == [
         ("sentence:a/0", "The kiln is fired to 1,000 degrees for nine hours.", {"sentence": 0}),
         ("sentence:a/1", "Then it cools for two days.", {"sentence": 1}),
     ]
-    constrained = units(kind="metadata", name="metadata", fields=("author", "category"))
+    constrained = list(Metadata(pool=POOL, fields=("author", "category")).resolve().units(CORPUS))
     assert [(u.text[:22], u.metadata["constraints"]) for u in constrained] == [
         ("[author: M. Ito] The k", {"author": "M. Ito"}),
         ("[category: vegetables]", {"category": "vegetables"}),
@@ -160,66 +192,60 @@ def test_units_of_every_kind_have_stable_keys_and_say_which_document_answers():
     with pytest.raises(
         InputError, match=r"metadata fields publisher; those that there are: author, category, title, year"
     ):
-        units(kind="metadata", fields=("publisher",))
+        list(Metadata(pool=POOL, fields=("publisher",)).resolve().units(CORPUS))
 
 
 def test_several_queries_of_a_prompt_add_up_whatever_came():
-    strategy = Strategy("t", POOL, count=3, form="list", examples=2, name="list")
     answers = [
         Answer("- how hot is the oven\n- pottery\n- how long until I may look\n- one too many"),
         Answer("- soaking time", "length", 10, 0, 5),
     ]
-    generated = generate_queries(CORPUS, Recorded(answers), [strategy], seed=1)
+    generated = _generate(CORPUS, Recorded(answers), [_whole(queries=3, form="list", name="list")])
     assert [q.text for q in generated.kept] == ["how hot is the oven", "how long until I may look"]
     assert len({q.id for q in generated.kept}) == 2 and {q.metadata["strategy"] for q in generated.kept} == {"list"}
-    tally = generated.tallies["list"]
-    assert tally.asked == 6 == tally.kept + tally.rejected.total() and tally.prompts == 2
-    assert tally.rejected == {"too short": 1, "cut off at max_tokens": 1, "missing from the answer": 2}
+    stats = generated.stats["list"]
+    assert stats.asked == 6 == stats.kept + stats.rejected.total() and stats.prompts == 2
+    assert stats.rejected == {"too_short": 1, "truncated": 1, "missing": 2}
 
 
 def test_metadata_queries_must_name_some_and_say_which():
-    strategy = Strategy("t", POOL, kind="metadata", name="metadata", fields=("author", "category"), examples=2)
-    generated = generate_queries(
-        CORPUS,
-        Recorded([Answer("what does M. Ito say on firing"), Answer("how long to boil them")]),
-        [strategy],
-        seed=1,
-    )
-    assert generated.kept[0].metadata["constraints"] == {"author": "M. Ito"} and generated.tallies[
-        "metadata"
-    ].rejected == {"names none of the metadata": 1}
+    strategy = Metadata(task="t", pool=POOL, fields=("author", "category"), examples_per_prompt=2).resolve()
+    llm = Recorded([Answer("what does M. Ito say on firing"), Answer("how long to boil them")])
+    generated = _generate(CORPUS, llm, [strategy])
+    assert generated.kept[0].metadata["constraints"] == {"author": "M. Ito"}
+    assert generated.stats["metadata"].rejected == {"no_metadata": 1}
+    unclear = _generate(CORPUS, Recorded([Answer("firing"), Answer("")]), [strategy])
+    assert unclear.stats["metadata"].rejected == {"too_short": 1, "empty": 1}  # the text's own fault comes first
 
 
 def test_broken_json_gets_one_more_attempt():
-    strategy = Strategy("t", POOL, count=2, form="json", examples=2, name="json")
+    strategy = _whole(queries=2, form="json", name="json")
     answers = [Answer("I would rather not"), Answer('{"queries": ["soaking time of beans", "boiled with which herb"]}')]
     repaired = [Answer('{"queries": ["how hot is the oven", "when may I look"]}')]
     llm = Recorded(answers, repaired)
-    generated = generate_queries(CORPUS, llm, [strategy], seed=1)
-    assert (
-        generated.counts() == {"asked": 4, "kept": 4, "rejected": {}, "repaired": 1}
-        and "I would rather not" in llm.requests[0].prompt
-    )
-    generated = generate_queries(CORPUS, Recorded(answers, [Answer("no")]), [strategy], seed=1)
-    assert generated.counts()["asked"] == 4 == generated.counts()["kept"] + 2 and "not readable" in next(
-        iter(generated.counts()["rejected"])
-    )
+    generated = _generate(CORPUS, llm, [strategy])
+    assert generated.counts() == {"asked": 4, "kept": 4, "rejected": {}, "repaired": 1}
+    assert "I would rather not\n\nThat cannot be read (no JSON object" in llm.requests[0].prompt
+    generated = _generate(CORPUS, Recorded(answers, [Answer("no")]), [strategy])
+    assert generated.counts()["kept"] == 2 and generated.counts()["rejected"] == {"unreadable": 2}
 
 
 def test_paraphrases_are_of_the_queries_before_and_keep_their_documents():
-    strategies = [
-        Strategy("t", POOL, examples=2),
-        Strategy("t", POOL, kind="paraphrase", name="paraphrase", examples=2),
-    ]
+    strategies = [_whole(), Paraphrase(task="t", pool=POOL, examples_per_prompt=2).resolve()]
     llm = Recorded(
         [Answer("how hot is the oven"), Answer("soaking time of beans")],
         [Answer("oven temperature for clay"), Answer("soaking time of beans")],
     )
-    generated = generate_queries(CORPUS, llm, strategies, seed=1)
+    generated = _generate(CORPUS, llm, strategies)
     paraphrase = generated.kept[2]
     assert paraphrase.metadata["positives"] == ["a"] and paraphrase.metadata["of"] == generated.kept[0].id
-    assert generated.tallies["paraphrase"].rejected == {"duplicate of another query": 1}
+    assert generated.stats["paraphrase"].rejected == {"duplicate": 1}
     assert "Question 3: how hot is the oven" in llm.requests[0].prompt
+
+
+def test_an_example_of_the_prompt_is_no_query():
+    generated = _generate(CORPUS, Recorded([Answer("which is 7"), Answer("how long")]), [_whole()])
+    assert generated.counts()["rejected"] == {"copied_from_example": 1}
 
 
 def test_typing_errors_are_drawn_by_seed_one_to_a_query():
@@ -227,40 +253,26 @@ def test_typing_errors_are_drawn_by_seed_one_to_a_query():
     typed = {with_typo("restart the kiln", rng) for _ in range(40)}
     assert len(typed) > 10 and "restart the kiln" not in typed and all(t.split()[1] == "the" for t in typed)
     assert with_typo("a b c", rng) == "a b c"
-    strategy = Strategy("t", POOL, examples=2, typos=1.0)
-    runs = [
-        generate_queries(
-            CORPUS, Recorded([Answer("how hot is the oven"), Answer("soaking time of beans")]), [strategy], seed=1
-        ).kept
-        for _ in range(2)
-    ]
-    assert runs[0] == runs[1] and [q.metadata["typed_for"] for q in runs[0]] == [
-        "how hot is the oven",
-        "soaking time of beans",
-    ]
+    answers = [Answer("how hot is the oven"), Answer("soaking time of beans")]
+    runs = [_generate(CORPUS, Recorded(answers), [_whole(typos=1.0)]).kept for _ in range(2)]
+    assert runs[0] == runs[1]
+    assert [q.metadata["typed_for"] for q in runs[0]] == ["how hot is the oven", "soaking time of beans"]
+    assert all(q.text != q.metadata["typed_for"] for q in runs[0])
 
 
 def test_how_much_is_copied_and_which_language_it_is():
-    document = Document("d", "Beans are soaked overnight and boiled for an hour.")
-    assert (
-        copied_share("beans are soaked overnight", document) == 1.0
-        and copied_share("are beans soaked overnight", document) == 0.0
-    )
-    assert (
-        copied_share("soaked beans", document) == 0.0
-        and copied_share("beans", document) == 1.0
-        and copied_share("?", document) == 0.0
-    )
-    assert reject_reason("Wie lange müssen die Bohnen im Wasser liegen?", document, "en") == "not in the language en"
-    assert reject_reason("Wie lange müssen die Bohnen im Wasser liegen?", document, "de") is None
-    assert reject_reason("bean soak time", document, "en") is None
+    beans = Document("d", "Beans are soaked overnight and boiled for an hour.")
+    texts = ("beans are soaked overnight", "are beans soaked overnight", "soaked beans", "beans", "?")
+    assert [copied_fraction(text, beans) for text in texts] == [1.0, 0.0, 0.0, 1.0, 0.0]
+    german = "Wie lange müssen die Bohnen im Wasser liegen?"
+    problem = text_problem(german, beans, "en")
+    assert (problem.reason, problem.message) == ("wrong_language", "not in the language en")
+    assert text_problem(german, beans, "de") is None
+    assert text_problem("bean soak time", beans, "en") is None
 
 
 def test_only_json_is_held_to_a_schema():
-    asked = {
-        form: Strategy("t", POOL, form=form).request(Unit("d", "x", DOCUMENT, ("d",)), POOL[:1], 2).parameters
-        for form in ("line", "list", "json")
-    }
-    assert "response_format" in asked["json"] and not {"response_format", "extra_body"} & (
-        asked["line"].keys() | asked["list"].keys()
-    )
+    unit = Unit("d", "x", DOCUMENT, ("d",))
+    asked = {form: _whole(form=form).request(unit, position=0, seed=1).parameters for form in ("line", "list", "json")}
+    assert "response_format" in asked["json"]
+    assert not {"response_format", "extra_body"} & (asked["line"].keys() | asked["list"].keys())

@@ -2,6 +2,7 @@ from copy import deepcopy
 
 import pytest
 import torch
+
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.training.merging import choose_base_weight, interpolate, weights_of
 

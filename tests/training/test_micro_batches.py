@@ -3,6 +3,7 @@
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.training.losses import make_loss
 from sharpen.training.micro_batches import WIDTH_STEP, MicroBatches

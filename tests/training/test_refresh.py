@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError, sha256_file
@@ -12,7 +13,6 @@ from sharpen.training.settings import LoraSettings, RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
-
 from tests.conftest import cores
 from tests.processes import start
 

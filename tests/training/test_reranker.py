@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder
@@ -15,7 +16,6 @@ from sharpen.training.reranker import train_reranker
 from sharpen.training.settings import RerankerSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
-
 from tests.processes import start
 
 

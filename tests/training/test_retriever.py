@@ -12,6 +12,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
@@ -25,7 +26,6 @@ from sharpen.training.settings import LoraSettings, RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
-
 from tests.conftest import cores
 from tests.processes import start
 

@@ -4,6 +4,7 @@ from itertools import chain
 from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+
 from sharpen.evaluation.beir import Document, text_key
 from sharpen.training.samplers import NoFalseNegativesSampler
 from sharpen.training.triplets import Triplet

@@ -2,6 +2,7 @@ import re
 
 import pytest
 from pydantic import ValidationError
+
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError
 from sharpen.training.settings import (

@@ -2,6 +2,7 @@ import hashlib
 from types import SimpleNamespace
 
 import pytest
+
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import InputError
 from sharpen.training.triplets import Triplet, make_triplets

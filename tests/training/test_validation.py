@@ -1,4 +1,5 @@
 import pytest
+
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError

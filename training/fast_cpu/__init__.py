@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from torch import nn
+from transformers import PreTrainedModel
+
 from sharpen.training.fast_cpu.attention import NAME
 from sharpen.training.fast_cpu.dropout import CPUDropout
 from sharpen.training.fast_cpu.kernels import HAS_NUMBA
 from sharpen.training.fast_cpu.replicas import Replicas
-from torch import nn
-from transformers import PreTrainedModel
 
 __all__ = ["HAS_NUMBA", "Replicas", "prepared"]
 

@@ -11,13 +11,14 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from sharpen.training.fast_cpu.dropout import draw_seed, dropped
-from sharpen.training.fast_cpu.kernels import COMPILED, divide, drop_, exponentials_, softmax_backward_
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
+
+from sharpen.training.fast_cpu.dropout import draw_seed, dropped
+from sharpen.training.fast_cpu.kernels import COMPILED, divide, drop_, exponentials_, softmax_backward_
 
 NAME = "sharpen_cpu"
 CACHED_WEIGHTS = 2**20

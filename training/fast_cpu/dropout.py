@@ -8,9 +8,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from sharpen.training.fast_cpu.kernels import COMPILED, drop_
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from sharpen.training.fast_cpu.kernels import COMPILED, drop_
 
 
 class CPUDropout(nn.Dropout):

@@ -11,9 +11,10 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from sharpen.evaluation.encoders.precision import has_bf16
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
+
+from sharpen.evaluation.encoders.precision import has_bf16
 
 LARGE_EMBEDDING = 4096
 """Rows of an embedding from which on its gradients are gathered."""

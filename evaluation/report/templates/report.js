@@ -1,6 +1,6 @@
 "use strict";
 const table = document.getElementById("queries"), body = table.tBodies[0];
-const words = document.getElementById("words"), outcome = document.getElementById("outcome"), count = document.getElementById("count");
+const [words, outcome, count] = ["words", "outcome", "count"].map(id => document.getElementById(id));
 const heads = [...table.tHead.rows[0].cells];
 heads.forEach((head, column) => head.querySelector("button").addEventListener("click", () => {
   const ascending = head.getAttribute("aria-sort") === "descending";
@@ -15,7 +15,8 @@ function filter() {
   let shown = 0;
   for (const row of body.rows) {
     const text = row.cells[0].textContent.toLowerCase();
-    row.hidden = !(wanted.every(word => text.includes(word)) && (!outcome.value || row.dataset.outcome === outcome.value));
+    const matches = wanted.every(word => text.includes(word));
+    row.hidden = !(matches && (!outcome.value || row.dataset.outcome === outcome.value));
     shown += !row.hidden;
   }
   count.textContent = `${shown} queries`;

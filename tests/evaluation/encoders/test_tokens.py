@@ -4,7 +4,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sentence_transformers import SentenceTransformer
-from sharpen.evaluation.encoders import encode as models
+
+from sharpen.evaluation.encoders import batching
 from sharpen.evaluation.encoders.encode import encode, score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.tokens import is_right_padded_text, join, split
@@ -44,8 +45,8 @@ def test_what_is_split_is_joined_again(rows, step):
 def test_texts_are_taken_in_runs_of_so_many_or_so_many_characters(lengths, most, first):
     texts = ["x" * length for length in lengths]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(models, "CHARACTERS_EACH", 50)
-        runs = [texts[run] for run in models._runs(texts, most, first)]
+        patch.setattr(batching, "CHARACTERS_EACH", 50)
+        runs = [texts[run] for run in batching.slices_by_size(texts, most, first)]
     assert [text for run in runs for text in run] == texts
     for i, run in enumerate(runs):
         limit = most if i or not first else min(most, first)
@@ -56,28 +57,28 @@ def test_texts_are_taken_in_runs_of_so_many_or_so_many_characters(lengths, most,
 @pytest.mark.parametrize("at_once", [2, 3, 100])
 @pytest.mark.parametrize("padding_side", ["right", "left"])
 def test_vectors_are_those_of_sentence_transformers_in_the_order_of_the_texts(monkeypatch, at_once, padding_side):
-    monkeypatch.setattr(models, "SORTED_AT_ONCE", at_once)
-    monkeypatch.setattr(models, "TOKENISED_AT_ONCE", 2)
+    monkeypatch.setattr(batching, "SORTED_AT_ONCE", at_once)
+    monkeypatch.setattr(batching, "TOKENISED_AT_ONCE", 2)
     model = load_encoder("packaged:tiny-bert", device="cpu")
     plain = SentenceTransformer(model[0].auto_model.name_or_path, device="cpu")
     model.tokenizer.padding_side = padding_side
     assert is_right_padded_text(model.preprocess(TEXTS)) == (padding_side == "right")
     done = []
-    found = encode(model, TEXTS, prompt="query: ", progress=done.append)
+    result = encode(model, TEXTS, prompt="query: ", progress=done.append)
     expected = plain.encode([f"query: {text}" for text in TEXTS], batch_size=1, normalize_embeddings=True)
     assert sum(done) == len(TEXTS)
     if padding_side == "right":
-        assert (found * expected).sum(1).min() > 0.999
+        assert (result * expected).sum(1).min() > 0.999
     else:  # BERT counts positions from the left, padding too: near, and still each text's own
-        assert (found @ expected.T).argmax(1).tolist() == list(range(len(TEXTS)))
+        assert (result @ expected.T).argmax(1).tolist() == list(range(len(TEXTS)))
 
 
 def test_scores_of_pairs_are_those_of_sentence_transformers(monkeypatch):
-    monkeypatch.setattr(models, "SORTED_AT_ONCE", 3)
+    monkeypatch.setattr(batching, "SORTED_AT_ONCE", 3)
     torch.manual_seed(0)
     model = load_cross_encoder("packaged:tiny-bert", device="cpu", new_head=True)
     torch.nn.init.normal_(model.model.classifier.weight, std=1.0)
     pairs = [(a, b) for a in TEXTS[:3] for b in TEXTS]
-    found = score_pairs(model, pairs)
+    result = score_pairs(model, pairs)
     expected = model.predict(pairs, batch_size=1, activation_fn=torch.nn.Identity())
-    assert np.ptp(expected) > 0.5 and np.abs(np.array(found) - expected).max() < 0.05 * np.ptp(expected)
+    assert np.ptp(expected) > 0.5 and np.abs(np.array(result) - expected).max() < 0.05 * np.ptp(expected)

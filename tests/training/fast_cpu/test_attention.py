@@ -1,9 +1,9 @@
 import pytest
 import torch
-from sharpen.training.fast_cpu.attention import attend
-from sharpen.training.fast_cpu.kernels import divide, softmax_backward_
 from torch import nn
 
+from sharpen.training.fast_cpu.attention import attend
+from sharpen.training.fast_cpu.kernels import divide, softmax_backward_
 from tests.conftest import cores
 
 

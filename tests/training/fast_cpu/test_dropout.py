@@ -1,5 +1,6 @@
 import pytest
 import torch
+
 from sharpen.training.fast_cpu.dropout import CPUDropout, seeded_dropout
 
 

@@ -4,6 +4,7 @@ import sys
 
 import pytest
 import torch
+
 from sharpen.training.fast_cpu.kernels import divide, drop_, exponentials_, softmax_backward_
 
 WIDTHS = [1, 7, 16, 33, 64, 95, 200]  # whole vectors of numbers, and what remains beside them

@@ -2,9 +2,10 @@ from contextlib import nullcontext
 
 import pytest
 import torch
+from torch import nn
+
 from sharpen.evaluation.encoders.precision import has_bf16
 from sharpen.training.fast_cpu.linears import fused_bias, gathered_lookups
-from torch import nn
 
 
 class Texts(nn.Module):

@@ -1,11 +1,12 @@
 import pytest
 import torch
 from sentence_transformers import SentenceTransformer
+from torch import nn
+
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.training.fast_cpu import prepared
 from sharpen.training.fast_cpu.attention import NAME
 from sharpen.training.fast_cpu.dropout import CPUDropout
-from torch import nn
 
 TEXTS = ["how long is bread kneaded", "knead " * 60]
 

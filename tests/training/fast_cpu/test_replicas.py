@@ -4,6 +4,8 @@ from contextlib import ExitStack
 import pytest
 import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+from torch import nn
+
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16
 from sharpen.training.fast_cpu import prepared
@@ -12,8 +14,6 @@ from sharpen.training.losses import make_loss
 from sharpen.training.micro_batches import MicroBatches
 from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import set_dropout
-from torch import nn
-
 from tests.conftest import cores
 
 COLUMNS = [

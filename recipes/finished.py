@@ -1,0 +1,82 @@
+"""A finished run: what reports, cards and comparisons are made from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sharpen.evaluation.datasets import Task, load_task
+from sharpen.evaluation.report.comparison import Comparison, make_comparison
+from sharpen.recipes.engine import Manifests
+from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.schema.evaluation import OtherPart
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.comparison import AfterStage
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """``inputs``: the files of all stages. ``manifests``: stage to manifest."""
+
+    recipe: Recipe
+    inputs: Inputs
+    manifests: Manifests
+
+    @property
+    def folder(self) -> Path:
+        return self.inputs.run
+
+    def task(self) -> Task:
+        """What the run compares on."""
+        return task_of(self.recipe, self.inputs)
+
+    def other_task(self, other: OtherPart) -> Task:
+        """One of the other collections, searched in its own documents."""
+        return load_task(other.data, other.split, None, self.recipe.evaluation.unknown_documents)
+
+    def compare(self, task: Task, first: tuple[str, str], second: tuple[str, str], **options) -> Comparison:
+        """Of what two stages wrote: (stage, name of the scores)."""
+        given = {"seed": self.recipe.seed, "queries_of": queries_of(self.recipe), "groups": task.groups} | options
+        return make_comparison(self.inputs.scores(*first), self.inputs.scores(*second), **given)
+
+    def reranking(self, task: Task) -> Comparison | None:
+        """The first stage and what the reranker makes of it; None where the recipe has no reranker."""
+        part = self.recipe.reranker
+        if part is None:
+            return None
+        is_bm25 = part.first_stage == "bm25"
+        first, name = (("before", "bm25"), "BM25") if is_bm25 else (("after", "after"), "tuned retriever")
+        names = (name, f"reranker over its first {part.depth}")
+        return self.compare(task, first, ("reranked", "reranked"), names=names)
+
+    def others(self) -> dict[str, Comparison]:
+        """The base and the tuned model on the recipe's other collections."""
+        return {
+            name: self.compare(
+                self.other_task(other),
+                ("before", f"other-{n}"),
+                ("after", f"other-{n}"),
+                queries_of=f"queries of {name}",
+            )
+            for n, (name, other) in enumerate(self.recipe.evaluation.others_by_name().items())
+        }
+
+    def cut(self, task: Task) -> dict[str, Comparison]:
+        """The comparison with embeddings cut to their first dimensions, the most first."""
+        return {
+            str(d): self.compare(task, ("before", f"before-{d}"), ("after", f"after-{d}"))
+            for d in sorted(self.recipe.training.matryoshka, reverse=True)
+        }
+
+
+def task_of(recipe: Recipe, inputs: Inputs) -> Task:
+    """What a recipe's run compares on. Raises ``InputError`` as the readers do."""
+    return AfterStage.of(recipe).task(inputs)
+
+
+def queries_of(recipe: Recipe) -> str:
+    """What the comparison was made on, for people."""
+    part = recipe.evaluation
+    if part.data is None:
+        return "generated queries of held-out documents"
+    return f"queries of {Path(part.data).name}, split {part.split}"

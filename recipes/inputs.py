@@ -1,0 +1,88 @@
+"""What a run's folder holds: the files of its stages, read by those that declared them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sharpen.evaluation.beir import Corpus, Qrels, Queries, read_corpus, read_qrels, read_queries
+from sharpen.evaluation.metrics import PRIMARY, PerQuery
+from sharpen.sdg.negatives.record import Negative, read_negatives
+
+MANIFEST = "manifest.json"
+WRITTEN = "written.jsonl"
+"""The documents that an LLM wrote as negatives, in the layout of a corpus."""
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The folders of a run's stages. ``stages``: those that may be read (None: all); asking for another is a
+    ``KeyError``, as its files would not be in the fingerprint of what is made from them."""
+
+    run: Path
+    stages: Collection[str] | None = None
+    cache: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    def folder(self, stage: str) -> Path:
+        if self.stages is not None and stage not in self.stages:
+            raise KeyError(
+                f"the stage {stage} is not declared in reads; it reads {', '.join(self.stages) or 'nothing'}"
+            )
+        return self.run / stage
+
+    def corpus(self) -> Corpus:
+        """The run's documents, cut into chunks."""
+        path = self.folder("corpus") / "corpus.jsonl"
+        state = path.stat()
+        key = (state.st_ino, state.st_mtime_ns)
+        if self.cache.get("corpus", (None,))[0] != key:
+            self.cache["corpus"] = key, read_corpus(path)
+        return self.cache["corpus"][1]
+
+    def written(self) -> Corpus:
+        """What an LLM wrote as negatives."""
+        path = self.folder("negatives") / WRITTEN
+        return read_corpus(path) if path.exists() and path.stat().st_size else {}
+
+    def training_corpus(self) -> Corpus:
+        """The run's documents, and the negatives that an LLM wrote."""
+        return self.corpus() | self.written()
+
+    def queries(self) -> Queries:
+        """All queries that passed the filters, and the real ones."""
+        return read_queries(self.folder("pairs") / "queries.jsonl")
+
+    def qrels(self, split: str) -> Qrels:
+        """Of the run's own queries: which documents answer them."""
+        return read_qrels(self.folder("pairs") / "qrels" / f"{split}.tsv")
+
+    def train_queries(self) -> Queries:
+        """The queries that are trained on."""
+        queries = self.queries()
+        return {query_id: queries[query_id] for query_id in self.qrels("train")}
+
+    def negatives(self) -> list[Negative]:
+        """All candidates with their verdicts."""
+        return read_negatives(self.folder("negatives") / "negatives.jsonl")
+
+    def scores(self, stage: str, name: str) -> PerQuery | None:
+        """Metric to query to value, as a stage wrote it; None where there is no such file."""
+        path = self.folder(stage) / f"{name}.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+    def training_log(self, stage: str = "training") -> dict[str, Any]:
+        """Losses and validations by step, the step that was kept, and where training ended."""
+        return json.loads((self.folder(stage) / "training_log.json").read_text(encoding="utf-8"))
+
+    def base_weight(self) -> tuple[float, dict[float, float]]:
+        """The base's weight in the model, and what each weight scored on validation; empty where nothing was chosen."""
+        choice = json.loads((self.folder("model") / "choice.json").read_text(encoding="utf-8"))
+        return choice["base_weight"], {row["base_weight"]: row["value"] for row in choice[PRIMARY]}
+
+    def manifest(self, stage: str) -> dict[str, Any] | None:
+        """What a stage recorded of itself; None where it has not run or was removed."""
+        path = self.folder(stage) / MANIFEST
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None

@@ -1,0 +1,152 @@
+"""Looking before anything is paid for: what a recipe's queries will cost, and what a few of them are like."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from sharpen.evaluation.beir import Corpus, Document
+from sharpen.evaluation.datasets import read_judged
+from sharpen.evaluation.encoders.load import resolve_encoder
+from sharpen.recipes.resources import JOURNAL
+from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.corpus import cut_corpus
+from sharpen.recipes.tables import numbers_table, shorten
+from sharpen.sdg.estimate import CostEstimate, CostEstimator
+from sharpen.sdg.labelled import LabelledQueries, read_labelled
+from sharpen.sdg.llm.budget import Prices
+from sharpen.sdg.llm.settings import known_answers, open_llm
+from sharpen.sdg.queries import GeneratedQueries, generate_queries, sample_documents
+
+
+def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
+    """Print calls, tokens, money and hours by strategy, without asking the LLM anything."""
+    corpus = cut_corpus(recipe.corpus, recipe.runs)
+    documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
+    rows: list[CostEstimate] = []
+    if recipe.generates:
+        with known_answers(recipe.llm, Path(recipe.runs) / JOURNAL) as known:
+            estimator = CostEstimator(
+                _token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
+            )
+            labelled = len(_labelled(recipe, corpus).kept)
+            rows = estimator.estimate(recipe.queries.all_strategies(), documents, corpus, labelled)
+    concurrency = 1 if recipe.llm.embedded else sum(e.concurrency for e in recipe.llm.remote())
+    total = _print_costs(rows, recipe.llm.prices or Prices(), concurrency, console)
+    _print_notes(recipe, rows, total, concurrency, console)
+    return rows
+
+
+def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> None:
+    """Write queries for the first ``documents`` documents that the run would take, and print them beside the text.
+
+    The answers are in the journal, so the run will not ask for them again.
+    """
+    corpus = cut_corpus(recipe.corpus, recipe.runs)
+    with open_llm(recipe.llm, Path(recipe.runs) / JOURNAL) as llm:
+        generated = generate_queries(
+            corpus,
+            llm,
+            recipe.queries.all_strategies(),
+            seed=recipe.queries_seed,
+            documents=documents,
+            labelled=_labelled(recipe, corpus).kept[:documents],
+        )
+        spending = str(llm.spending)
+    chosen = sample_documents(list(corpus.values()), documents, recipe.queries_seed)
+    console.print(_preview_table(generated, chosen, corpus))
+    counts = generated.counts()
+    console.print(
+        f"{counts['kept']} of {counts['asked']} kept. {spending}. Filters of the recipe (the round trip and others)"
+        " come later.",
+        highlight=False,
+    )
+
+
+def _token_counter(recipe: Recipe) -> Callable[[str], int]:
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(recipe.training.base), trust_remote_code=False)
+    return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+
+
+def _labelled(recipe: Recipe, corpus: Corpus) -> LabelledQueries:
+    if recipe.labelled is None:
+        return LabelledQueries()
+    evaluated: list[str] = []
+    if judged := Judged.of(recipe.evaluation):
+        queries, qrels = read_judged(judged.data, judged.split)
+        evaluated = [queries[q].text for q in qrels]
+    return read_labelled(recipe.labelled, corpus, evaluated)
+
+
+def _print_costs(rows: Sequence[CostEstimate], prices: Prices, concurrency: int, console: Console) -> Decimal:
+    view = numbers_table("strategy", "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
+    for row in rows:
+        hours = row.hours(concurrency)
+        view.add_row(
+            row.strategy,
+            f"{row.calls:,}",
+            f"{row.calls * row.prompt_tokens:,.0f}",
+            f"{row.calls * row.completion_tokens:,.0f}",
+            prices.show(row.cost(prices)),
+            prices.show(row.cost_at_most(prices)),
+            "?" if hours is None else f"{hours:.2f}",
+        )
+    total = sum((row.cost(prices) for row in rows), Decimal(0))
+    most = sum((row.cost_at_most(prices) for row in rows), Decimal(0))
+    hours = [row.hours(concurrency) for row in rows]
+    in_all = "?" if None in hours else f"{sum(hours):.2f}"
+    view.add_section()
+    view.add_row("all", f"{sum(row.calls for row in rows):,}", "", "", prices.show(total), prices.show(most), in_all)
+    console.print(view)
+    return total
+
+
+def _print_notes(
+    recipe: Recipe, rows: Sequence[CostEstimate], total: Decimal, concurrency: int, console: Console
+) -> None:
+    notes = []
+    if measured := sum(row.measured for row in rows):
+        requests = f"{concurrency} request{'s' * (concurrency > 1)}"
+        notes.append(f"Tokens and hours from {measured} answers in the journal, at {requests} under way.")
+    if any(not row.measured for row in rows):
+        notes.append(
+            "Tokens counted with the encoder's tokenizer where nothing was asked yet; LLMs' own differ by a tenth or"
+            " two. `sharpen preview` asks a few of the same prompts, after which hours are known, too."
+        )
+    if recipe.llm.prices is None:
+        notes.append(
+            "No llm.prices in the recipe ({input, output}, money for a million tokens): money is counted as 0."
+        )
+    elif recipe.llm.budget is not None and total > recipe.llm.budget:
+        notes.append(
+            f"That is more than the budget of {recipe.llm.prices.show(recipe.llm.budget)}: the run will go on with what"
+            " that buys."
+        )
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
+
+
+def _preview_table(generated: GeneratedQueries, chosen: Sequence[Document], corpus: Corpus) -> Table:
+    lines: dict[str, list[str]] = {}
+    for query in generated.kept:
+        line = f"[green]✓[/] {escape(query.text)} [dim]{escape(query.metadata['strategy'])}[/]"
+        lines.setdefault(query.metadata["positives"][0], []).append(line)
+    for rejection in generated.rejected:
+        reason = f"{rejection.strategy}: {rejection.message}"
+        line = f"[red]✗[/] {escape(shorten(rejection.text, 15))} [dim]{escape(reason)}[/]"
+        lines.setdefault(rejection.document, []).append(line)
+    # others of a bundle, and what real queries are about
+    others = [corpus[i] for i in lines if i not in {d.id for d in chosen}]
+    view = Table("document", "queries", show_lines=True)
+    for document in [*chosen, *others]:
+        text = f"[bold]{escape(document.id)}[/]\n{escape(shorten(document.content, 40))}"
+        view.add_row(text, "\n".join(lines.get(document.id, ["[dim]none[/]"])))
+    return view

@@ -1,0 +1,73 @@
+"""What a stage is lent: models, LLMs, and how to tell the person what goes on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from sharpen.evaluation.models import Models
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.resources import Resources
+
+JOURNAL = "llm_answers.sqlite"
+
+
+def resources_of(
+    recipe: Recipe, console: Console, cache: dict | None = None, remember_scores: bool = False
+) -> Resources:
+    """The resources of a recipe's run. ``cache``: what earlier runs of this program left in memory."""
+    progress = partial(show_progress, console)
+    models = Models(
+        recipe.training.encoder,
+        precision=recipe.training.precision,
+        progress=progress,
+        cache={} if cache is None else cache,
+        remember_scores=remember_scores,
+    )
+
+    def warn(sentence: str) -> None:
+        console.print(f"[yellow]![/] {sentence}", highlight=False, soft_wrap=True)
+
+    return Resources(models, recipe.llm, Path(recipe.runs) / JOURNAL, progress, warn)
+
+
+@contextmanager
+def show_progress(console: Console, label: str, total: int) -> Iterator[Callable[..., None]]:
+    """A progress bar with rate and time left; nothing where there is no terminal. Yields ``advance(n=1, note="")``."""
+    bar = Progress(
+        SpinnerColumn(),
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[note]}"),
+        console=console,
+        disable=console.quiet or not console.is_terminal,
+        transient=True,
+    )
+    started = time.monotonic()
+    with bar:
+        task = bar.add_task(label, total=total, rate="", note="")
+
+        def advance(n: int = 1, note: str = "") -> None:
+            bar.advance(task, n)
+            rate = bar.tasks[0].completed / (time.monotonic() - started + 1e-9)
+            bar.update(task, rate=f"{rate:.1f}/s", note=note)
+
+        yield advance

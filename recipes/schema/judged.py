@@ -1,0 +1,33 @@
+"""Queries that people judged: named by their data and split, known by the sums of their files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sharpen.evaluation.files import sha256_file
+from sharpen.evaluation.settings import Settings
+
+
+class Judged(Settings):
+    """``qrels/<split>.tsv`` of ``data``, with its queries, and its corpus where it has one."""
+
+    data: str
+    split: str
+
+    @classmethod
+    def of(cls, part: Any) -> Judged | None:
+        """Of a part with the keys data and split; None where it names no data."""
+        return cls(data=part.data, split=part.split) if part and part.data else None
+
+    def fingerprint(self) -> Any:
+        """The sum of each of the files."""
+        from sharpen.evaluation.datasets import judged_files
+
+        files = judged_files(self.data, self.split).values()
+        return {file.name: sha256_file(file) for file in files if file.exists()}
+
+    def check(self) -> None:
+        """Raises ``InputError`` as ``read_judged`` does."""
+        from sharpen.evaluation.datasets import read_judged
+
+        read_judged(self.data, self.split)

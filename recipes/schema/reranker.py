@@ -1,0 +1,41 @@
+"""A cross-encoder, trained on the same queries."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sharpen.evaluation.settings import Count
+from sharpen.training.settings import RerankerSettings
+
+
+class RerankerPart(RerankerSettings):
+    """What it learns, filters and teachers can use."""
+
+    teacher: str | None = Field(
+        None,
+        description=(
+            "Of distillation: a cross-encoder's folder or hub name, encoder:<name>, or fused for BM25 and the"
+            " retriever's base together."
+        ),
+    )
+    negatives: Count = Field(4, description="Hard negatives a query.")
+    first_stage: Literal["bm25", "retriever"] = Field(
+        "bm25", description="Whose ranking is put in order: BM25's, or the tuned retriever's."
+    )
+    depth: Count = Field(100, description="So many of the first stage's documents.")
+    first_stage_weight: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5,
+        description="Weight of the first stage's scores in the new ones, each on one scale; 0: the reranker's alone.",
+    )
+
+    @model_validator(mode="after")
+    def _teacher_fits(self):
+        if (self.loss == "distillation") != (self.teacher is not None):
+            raise ValueError("teacher: distillation learns its scores, and nothing else does")
+        if self.teacher == "reranker":
+            raise ValueError(
+                "teacher: the reranker cannot teach itself; give a cross-encoder's folder or name, or encoder:<name>"
+            )
+        return self

@@ -1,0 +1,50 @@
+"""How the retriever is trained, beyond what the training library takes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field, field_validator, model_validator
+
+from sharpen.evaluation.settings import Count, Fraction
+from sharpen.training.settings import DISTILLING, RetrieverSettings, ValidationSettings
+
+
+class TrainingPart(RetrieverSettings):
+    triplets: Count | None = Field(
+        None,
+        description="Rows to train on at most, drawn by seed and query: to compare at equal number. null: all.",
+    )
+    teacher: str | None = Field(
+        None,
+        description=(
+            "Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, encoder:<name> for a"
+            " bi-encoder's cosine, reranker for the one that is trained in the same run, or fused for BM25 and the base"
+            " together."
+        ),
+    )
+    base_weight: tuple[Fraction, ...] = Field(
+        (0.0,),
+        description=(
+            "Weight of the base in the result, as in WiSE-FT; of several the best on validation is taken, 1 is"
+            " the base itself."
+        ),
+    )
+    validation: ValidationSettings | None = None
+
+    @field_validator("base_weight", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        return value if isinstance(value, list | tuple) else [value]
+
+    @model_validator(mode="after")
+    def _teacher_and_weight_fit(self):
+        if self.loss in DISTILLING and self.teacher is None:
+            raise ValueError(f"loss: {self.loss} learns a teacher's scores; give teacher")
+        if self.teacher and self.loss not in DISTILLING:
+            raise ValueError(f"teacher: only {' and '.join(DISTILLING)} learn its scores, and loss is {self.loss}")
+        if len(self.base_weight) > 1 and self.validation is None:
+            raise ValueError("base_weight: give one, or validation to choose by")
+        if not self.base_weight:
+            raise ValueError("base_weight: give at least one; 0 keeps nothing of the base")
+        return self

@@ -1,0 +1,83 @@
+"""What is sent to an LLM, and what comes back."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+MAX_ANSWER_CHARACTERS = 100_000
+"""Longer answers are no answers to what is asked here, and would fill journal and memory."""
+OVER_BUDGET = "over budget"
+"""Error of a request that was not sent, as it could have gone over the budget."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to continue (``chat`` off) or a user message to answer (``chat`` on), with the sampling parameters.
+
+    ``parameters`` go into the request as they are: max_tokens, temperature, top_p, seed, stop, response_format, ...
+    ``warm_up``: another request to send ahead of this one, whose answer is thrown away; it brings a server's prefix
+    cache into the same state whether or not earlier requests came from the journal.
+
+    >>> Request("Say yes.", chat=True, parameters={"max_tokens": 2}).identity()
+    {'prompt': 'Say yes.', 'chat': True, 'parameters': {'max_tokens': 2}}
+    """
+
+    prompt: str
+    chat: bool = False
+    parameters: dict[str, Any] = field(default_factory=dict)
+    warm_up: Request | None = field(default=None, compare=False)
+
+    def identity(self) -> dict[str, Any]:
+        """What the answer depends on."""
+        return {"prompt": self.prompt, "chat": self.chat, "parameters": self.parameters}
+
+    def token_bound(self) -> tuple[int, int]:
+        """Tokens of prompt and completion at most: no tokenizer makes more tokens than bytes, but for its own marks."""
+        requests = [self] if self.warm_up is None else [self, self.warm_up]
+        return sum(len(r.prompt.encode()) + 64 for r in requests), sum(
+            r.parameters.get("max_tokens", 4096) for r in requests
+        )
+
+
+@dataclass(frozen=True)
+class Answer:
+    """``text`` as it came, and the server's own count of tokens. ``error``: why there is no text. ``seconds``: of the
+    try that succeeded."""
+
+    text: str
+    finish_reason: str = ""
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    completion_tokens: int = 0
+    seconds: float = 0.0
+    error: str = ""
+    from_journal: bool = False
+
+    @property
+    def error_kind(self) -> str:
+        """The name of the error, without what the server said; empty where there is none."""
+        return self.error.partition(":")[0]
+
+    @property
+    def failed(self) -> bool:
+        """Whether asking again later may help: not after a refusal (a prompt too long) or an answer that is none."""
+        return self.error_kind in (
+            "timeout",
+            "RateLimitError",
+            "InternalServerError",
+            "ConflictError",
+            "APIConnectionError",
+        )
+
+
+@dataclass(frozen=True)
+class EndpointSettings:
+    """Where a model is served. ``max_concurrency``: requests under way at once at most; ``local``: served by this
+    program, so go past the proxies that the environment names."""
+
+    base_url: str
+    api_key: str
+    model: str
+    max_concurrency: int = 8
+    local: bool = False

@@ -1,0 +1,56 @@
+"""Real and synthetic queries in one training set."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from sharpen.evaluation.beir import Query
+
+
+def mix_labelled(
+    labelled: Sequence[Query],
+    generated: Sequence[Query],
+    fraction: float,
+    max_queries: int | None = None,
+    seed: int = 13,
+) -> list[Query]:
+    """As many queries as there can be of which ``fraction`` are labelled; of what there is more of, some are drawn.
+
+    ``fraction`` 1: labelled ones only. ``max_queries``: at most so many in all. Without labelled queries all, or
+    ``max_queries``, of the generated ones. Labelled ones come first, each part in its order.
+
+    >>> real, synthetic = ([Query(f"{kind}{n}", "text") for n in range(8)] for kind in "rs")
+    >>> [q.id[0] for q in mix_labelled(real[:2], synthetic, fraction=0.5)]
+    ['r', 'r', 's', 's']
+    >>> len(mix_labelled(real, synthetic, fraction=0.25)), len(mix_labelled([], synthetic, 0.5, max_queries=3))
+    (10, 3)
+    """
+    wanted = fraction if labelled else 0.0
+    total = min(
+        len(generated) / (1 - wanted) if wanted < 1 else math.inf,
+        len(labelled) / wanted if wanted else math.inf,
+        max_queries or math.inf,
+    )
+    of_labelled = round(math.floor(total) * wanted)
+    rng = random.Random(seed)
+    chosen: set[str] = set()
+    for members, number in ((generated, math.floor(total) - of_labelled), (labelled, of_labelled)):
+        chosen.update(rng.sample(sorted(query.id for query in members), min(len(members), number)))
+    return [query for query in [*labelled, *generated] if query.id in chosen]
+
+
+def labelled_for_training(labelled: Sequence[Query], sides: Mapping[str, str | None]) -> list[Query]:
+    """Labelled queries with those of their positives that are in train; queries with none are left out.
+
+    >>> query = Query("q", "text", {"positives": ["a", "b"]})
+    >>> labelled_for_training([query], {"a": "dev", "b": "train"})[0].metadata
+    {'positives': ['b']}
+    """
+    return [
+        replace(query, metadata=query.metadata | {"positives": ids})
+        for query in labelled
+        if (ids := [doc_id for doc_id in query.metadata["positives"] if sides[doc_id] == "train"])
+    ]

@@ -1,0 +1,220 @@
+"""Train, dev and test by document: nothing of a held-out document, of a copy of it or of another chunk of it, is in
+train."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
+from sharpen.evaluation.files import read_jsonl, write_jsonl
+from sharpen.evaluation.settings import Fraction, Settings
+from sharpen.sdg.filters.text import words
+from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
+
+SplitName = Literal["train", "dev", "test"]
+SPLITS: tuple[SplitName, ...] = ("train", "dev", "test")
+STEP = "split"
+"""``Rejection.step`` of queries that are in no split."""
+
+PERMUTATIONS = 128
+SHINGLE = 3
+BATCH = 10_000
+"""Shingles hashed at once, each with all permutations: some 30 MB."""
+RECALL = 0.99
+"""Probability with which two documents that are just at the threshold become candidates."""
+REPRESENTATIVES = 32
+"""Of very many documents that are alike, as forms and templates are, so many are compared with each new one."""
+
+
+class SplitSettings(Settings):
+    """What is held out of training."""
+
+    dev: Fraction = Field(
+        0.1, description="Fraction of the documents whose queries are kept out of training, to choose settings by."
+    )
+    test: Fraction = Field(0.0, description="Fraction of the documents whose queries are kept for the last comparison.")
+    near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
+        0.8,
+        description=(
+            "Jaccard of their three-word shingles from which documents stay in one split. null: only copies do."
+        ),
+    )
+
+    @model_validator(mode="after")
+    def _something_is_left(self) -> Self:
+        if self.dev + self.test >= 1:
+            raise ValueError("dev and test together leave no documents to train on")
+        return self
+
+
+@dataclass
+class Splits:
+    """``train``, ``dev``, ``test``: queries. ``sides``: document ID to its split (None: in none). ``rejected``: queries
+    whose documents are in several splits, or in none."""
+
+    train: list[Query] = field(default_factory=list)
+    dev: list[Query] = field(default_factory=list)
+    test: list[Query] = field(default_factory=list)
+    sides: dict[str, SplitName | None] = field(default_factory=dict)
+    rejected: list[Rejection] = field(default_factory=list)
+
+    def items(self) -> list[tuple[SplitName, list[Query]]]:
+        """Name and queries of each split."""
+        return [(name, getattr(self, name)) for name in SPLITS]
+
+
+def split(
+    queries: Sequence[Query],
+    corpus: Corpus,
+    dev: float = 0.1,
+    test: float = 0.1,
+    seed: int = 13,
+    near_duplicates: float | None = 0.8,
+    together: Iterable[Sequence[str]] | None = None,
+) -> Splits:
+    """Divide ``queries`` by their documents, so that nothing of a held-out document is in train.
+
+    ``dev``, ``test``: fractions of the documents. Chunks of one document, copies, and documents whose three-word
+    shingles have a Jaccard similarity of ``near_duplicates`` or more (None: not looked at) stay in one split.
+    ``together``: groups of document IDs that must not be torn apart either (default: the bundles that ``queries`` were
+    written for). Raises pydantic's ``ValidationError`` if ``dev`` and ``test`` leave nothing.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> corpus = {f"d{n}": Document(f"d{n}", f"text of number {n}") for n in range(100)}
+    >>> splits = split([Query(f"q-{i}", "a query", {"positives": [i]}) for i in corpus], corpus)
+    >>> {name: len(members) for name, members in splits.items()}
+    {'train': 80, 'dev': 13, 'test': 7}
+    """
+    settings = SplitSettings(dev=dev, test=test, near_duplicates=near_duplicates)
+    groups = list(bundles_of(queries) if together is None else together)
+    if near_duplicates and dev + test:
+        groups += near_duplicate_documents(corpus, near_duplicates)
+    sides = split_documents(corpus, settings, seed, groups)
+    return split_queries(queries, sides)
+
+
+def bundles_of(queries: Iterable[Query]) -> list[Sequence[str]]:
+    """Document IDs of the bundles that queries were written for."""
+    return [query.metadata["bundle"] for query in queries if "bundle" in query.metadata]
+
+
+def split_documents(
+    corpus: Corpus, settings: SplitSettings, seed: int, together: Iterable[Sequence[str]] = ()
+) -> dict[str, SplitName | None]:
+    """Assign every chunk's ID to ``train``, ``dev`` or ``test``; chunks of one document, and copies of it, stay
+    together.
+
+    ``together``: IDs of documents that must not be torn apart either (near-duplicates, bundles). A chunk whose text
+    stands in documents of several splits (a licence, a footer) is in none: None. The draw is a hash of the group's
+    first ID and ``seed``, so a document keeps its split when others come or go, as long as they are not tied to it.
+    """
+    chunks = chunks_by_document(corpus)
+    copies: dict[tuple[str, ...], list[str]] = {}
+    for doc_id, parts in chunks.items():
+        copies.setdefault(tuple(chunk.copy_key for chunk in parts), []).append(doc_id)
+    groups = _groups(list(chunks), [*copies.values(), *together])
+    drawn = {doc_id: _draw(min(group), settings, seed) for group in groups for doc_id in group}
+    sides: dict[str, set[SplitName]] = {}
+    for document in corpus.values():
+        sides.setdefault(document.copy_key, set()).add(drawn[document.doc_id])
+    return {i: drawn[d.doc_id] if len(sides[d.copy_key]) == 1 else None for i, d in corpus.items()}
+
+
+def split_queries(queries: Sequence[Query], sides: Mapping[str, SplitName | None]) -> Splits:
+    """A query goes where all its positives are; one whose positives lie in several splits, or in none, is rejected."""
+    splits = Splits(sides=dict(sides))
+    for query in queries:
+        places = {sides[doc_id] for doc_id in query.metadata["positives"]}
+        if len(places) == 1 and None not in places:
+            getattr(splits, places.pop()).append(query)
+        else:
+            splits.rejected.append(Rejection.of(query, STEP, Problem(RejectionReason.SEVERAL_SPLITS)))
+    return splits
+
+
+def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str, str]]:
+    """Pairs of document IDs whose three-word shingles have a Jaccard similarity of ``threshold`` or more, as MinHash of
+    128 permutations estimates it (standard error up to 0.045).
+
+    Only documents that agree on a whole band of their sketches are compared; those that are just at the threshold do so
+    with a probability of 0.99. Of many that are alike, not every pair is found, but enough to link them: a document
+    that is like 32 others already is compared with these and with no later one. So the time grows with the number of
+    documents and not with its square.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> text = "a form that is the same for everybody but for one name in it "
+    >>> corpus = {name: Document(name, 5 * text + name) for name in ("Ann", "Bob")} | {"x": Document("x", "else")}
+    >>> near_duplicate_documents(corpus, 0.8)
+    [('Ann', 'Bob')]
+    """
+    from datasketch import MinHash, MinHashLSH
+
+    rows = max(r for r in range(1, PERMUTATIONS + 1) if r == 1 or _recall(threshold, r) >= RECALL)
+    index = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
+    empty = MinHash(num_perm=PERMUTATIONS)
+    ids: list[str] = []
+    sketches: list[np.ndarray] = []
+    pairs: list[tuple[int, int]] = []
+    for doc_id, parts in chunks_by_document(corpus).items():
+        text_words = words(" ".join(chunk.text or chunk.title for chunk in parts))
+        if not text_words:
+            continue
+        sketch = empty.copy()  # with its permutations, which take long to draw
+        starts = range(max(1, len(text_words) - SHINGLE + 1))
+        shingles = list({" ".join(text_words[i : i + SHINGLE]).encode() for i in starts})
+        for start in range(0, len(shingles), BATCH):
+            sketch.update_batch(shingles[start : start + BATCH])
+        candidates = sorted(index.query(sketch))
+        similarity = [np.mean(sketches[n] == sketch.hashvalues) for n in candidates]
+        alike = [n for n, value in zip(candidates, similarity, strict=True) if value >= threshold]
+        number = len(ids)
+        pairs += [(n, number) for n in alike]
+        ids.append(doc_id)
+        sketches.append(sketch.hashvalues)
+        if len(alike) < REPRESENTATIVES:
+            index.insert(number, sketch, check_duplication=False)
+    return [(ids[a], ids[b]) for a, b in sorted(pairs)]
+
+
+def _recall(threshold: float, rows: int) -> float:
+    """Probability that two documents of this similarity agree on one of the bands of ``rows`` rows."""
+    return 1 - (1 - threshold**rows) ** (PERMUTATIONS // rows)
+
+
+def write_split(path: Path, sides: Mapping[str, SplitName | None]) -> None:
+    write_jsonl(path, ({"_id": doc_id, "split": side} for doc_id, side in sides.items()))
+
+
+def read_split(path: Path) -> dict[str, SplitName | None]:
+    return {row["_id"]: row["split"] for _, row in read_jsonl(path)}
+
+
+def _groups(ids: Sequence[str], together: Iterable[Sequence[str]]) -> list[list[str]]:
+    """The ``ids`` in groups, such that what stands together anywhere is in one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
+    place = {doc_id: n for n, doc_id in enumerate(ids)}
+    links = [(place[group[0]], place[other]) for group in together for other in group[1:]]
+    rows, columns = zip(*links, strict=True) if links else ((), ())
+    count, label = connected_components(
+        coo_array((np.ones(len(links)), (rows, columns)), shape=(len(ids), len(ids))), directed=False
+    )
+    groups: list[list[str]] = [[] for _ in range(count)]
+    for doc_id, n in zip(ids, label, strict=True):
+        groups[n].append(doc_id)
+    return groups
+
+
+def _draw(group: str, settings: SplitSettings, seed: int) -> SplitName:
+    number = int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
+    if number < settings.dev:
+        return "dev"
+    return "test" if number >= 1 - settings.test else "train"

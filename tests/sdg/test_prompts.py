@@ -1,0 +1,100 @@
+"""Prompts are what the journal of answers is keyed by: a changed one is asked, and paid for, again."""
+
+import hashlib
+import json
+
+import pytest
+
+from sharpen.evaluation.beir import Document, Query
+from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
+from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.strategies.settings import QueriesSettings
+
+POOL = [
+    {
+        "document": f"Thing {n}: about {n}.",
+        "queries": [f"What is {n}?", f"Which is {n}?"],
+        "answers": [f"it is {n}", f"that is {n}"],
+    }
+    for n in range(9)
+]
+MULTI_HOP = [
+    {
+        "segments": ["The ferry ran until the harbour fell dry.", "It fell dry in 1961."],
+        "artifacts": {"entities": ["ferry"]},
+        "pairs": [
+            {
+                "hop_contexts": [{"segment_ids": [1]}, {"segment_ids": [2]}],
+                "question": "When did the ferry stop?",
+                "answer": "1961",
+                "query_type": "multi_hop",
+                "question_complexity": 2,
+            }
+        ],
+    }
+]
+TOPICS = ("kiln", "beans", "sail", "glacier")
+
+
+def _corpus() -> dict[str, Document]:
+    chunks = [
+        Document(
+            f"{topic}#{n}",
+            f"The {topic} of part {n} has glaze and salt in it. Then there is some rope for the {topic}.",
+            f"About the {topic}" if n % 2 else "",
+            {"chunk_of": topic, "author": f"A. {topic.title()}"},
+        )
+        for topic in TOPICS
+        for n in range(3)
+    ]
+    return {chunk.id: chunk for chunk in chunks}
+
+
+CASES = {
+    "document": {"kind": "document"},
+    "several": {"kind": "document", "name": "three", "queries": 3, "examples_group": 4},
+    "json": {"kind": "document", "queries": 2, "form": "json", "per_document": 2, "extra_body": {"top_k": 20}},
+    "sentence": {"kind": "sentence", "sentences": 2, "per_document": 2},
+    "metadata": {"kind": "metadata", "fields": ["author"], "documents": 9},
+    "question_answer": {"kind": "question_answer"},
+    "multi_hop": {"kind": "multi_hop", "pool": MULTI_HOP, "bundle": {"documents": 2, "related": False}},
+    "paraphrase": {"kind": "paraphrase", "pool": POOL},
+    "back_translation": {"kind": "back_translation", "pool": POOL, "per_document": 2},
+}
+
+SUMS = {
+    "document": ("0929af1eeae2b297", "60e3b28d92d7c1ef"),
+    "several": ("ba406ce7e58e9d96", "61c172150af91620"),
+    "json": ("b9abaae8e8376729", "2619bf5a98456f77"),
+    "sentence": ("d081f6b2bbc06b20", "969840950a122e25"),
+    "metadata": ("d6116fc329ee39a3", "c342be3341d2fede"),
+    "question_answer": ("50d0e5be1eb49b52", "66d120f8e317d173"),
+    "multi_hop": ("36bfd4b5cc72a75f", "7f1da61eaac2321f"),
+    "paraphrase": ("0b51fd882c054dc9", "010140cc4e581112"),
+    "back_translation": ("4f32f4f26cc1e492", "dd9a1bda6e07e304"),
+}
+"""Of unit keys, positives and the requests' keys, asked by chat and as a text to continue."""
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_prompts_and_keys_have_not_changed(name: str):
+    case = CASES[name]
+    before = [{"name": "before"}] if case["kind"] in ("paraphrase", "back_translation") else []
+    strategy = QueriesSettings(pool=POOL, temperature=0.6, strategies=[*before, case]).all_strategies()[-1]
+    corpus = _corpus()
+    queries = [
+        Query(f"q{n}", f"what about {topic} number {n}", {"positives": [f"{topic}#0"]})
+        for n, topic in enumerate(TOPICS)
+    ]
+    sums = []
+    for chat in (True, False):
+        rows = []
+        for position, unit in enumerate(strategy.units(list(corpus.values()), queries, corpus)):
+            steps = [strategy.first, strategy] if strategy.first else [strategy]
+            for step in steps:
+                request = step.request(unit, position=position, seed=13, chat=chat)
+                rows.append([unit.key, list(unit.positives), Journal.key(request.identity())])
+                if step is not strategy:
+                    unit = strategy.after_first(unit, ParsedAnswer((ParsedQuery(query='{"entities": ["kiln"]}'),)))
+        sums.append(hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16])
+    assert tuple(sums) == SUMS[name]
