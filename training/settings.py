@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, Precision
-from sharpen.evaluation.settings import MODEL, UNHASHED, Count, Fraction, ModelName, Settings
+from sharpen.evaluation.settings import UNHASHED, Count, Fraction, ModelName, Settings
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
@@ -80,8 +80,7 @@ class RetrieverSettings(EncoderOptions, Optimization):
     )
     in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
     mini_batch_size: Count = Field(32, description="Rows that a cached loss embeds at a time.")
-    # the marker outside of the union, where Settings looks for it
-    guide: Annotated[str | None, MODEL] = Field(None, description="Encoder that guides gist; null: the base.")
+    guide: ModelName | None = Field(None, description="Encoder that guides gist; null: the base.")
     teacher_temperature: Annotated[float, Field(gt=0)] = Field(
         1.0, description="The teacher's scores are divided by it."
     )
