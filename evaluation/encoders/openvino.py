@@ -38,8 +38,8 @@ except ImportError:  # the extra sharpen[openvino]
     openvino = None
 
 MIN_PRODUCTS = 8e12
-"""Multiplications (tokens times weights of linear layers) from which on compiling pays: about 3,000 abstracts with
-all-MiniLM-L6-v2. Measured on two AVX2 cores: compiling takes 6 seconds, and of torch's time a twentieth is saved."""
+"""Multiplications (tokens times weights of linear layers) from which on a model is compiled, which takes 5 to 8 seconds:
+some 3,000 abstracts with all-MiniLM-L6-v2. On two AVX2 cores torch is as fast within a few percent, so fewer never pay."""
 MIN_COSINE = 0.999
 """Of a compiled model's vectors of two texts to torch's; else torch is used."""
 

@@ -63,7 +63,7 @@ class ComparisonPart(StagePart):
             queries, qrels = inputs.queries(), inputs.qrels(self.split)
             # what was generated is labelled by chunk
             name = f"generated, split {self.split}"
-            return Task(name, inputs.corpus(), {q: queries[q] for q in qrels}, qrels, by_document=False)
+            return Task(inputs.corpus(), {q: queries[q] for q in qrels}, qrels, name, by_document=False)
         # the run's own corpus where it is the same documents: it is chunked as it will be in use
         given = judged_files(self.judged.data, self.judged.split).get("corpus")
         same = given is None or self.corpus.digest(self.runs) == sha256_file(given)

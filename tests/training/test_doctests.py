@@ -2,18 +2,21 @@
 
 import doctest
 import importlib
-import importlib.util
 import pkgutil
 
 import pytest
 
 import sharpen.training
 
-HAS_FAST_CPU = importlib.util.find_spec("sharpen.training.fast_cpu") is not None
+try:
+    from sharpen.training.fast_cpu.kernels import HAS_NUMBA
+except ImportError:
+    HAS_NUMBA = False
+
 MODULES = ["sharpen.training"] + [
     module.name
     for module in pkgutil.walk_packages(sharpen.training.__path__, "sharpen.training.")
-    if not module.name.endswith("fast_cpu.compiled") or importlib.util.find_spec("numba")
+    if HAS_NUMBA or not module.name.endswith(".compiled")
 ]
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.files import sha256_file
@@ -19,8 +18,9 @@ from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
+
 from tests.conftest import TOPICS, encoder_weights
-from tests.processes import environment_with_tests
+from tests.processes import environment
 
 POSITIVES = {i: Document(i, text[: len(text) // 2], title) for i, (title, text) in TOPICS.items()}
 NEGATIVES = {f"{i}-rest": Document(f"{i}-rest", text[len(text) // 2 :]) for i, (_, text) in TOPICS.items()}
@@ -68,9 +68,10 @@ def _train(loss: str, folder: Path, processes: int, killed_at: int = 0) -> dict 
     ]
     launch += ["--multi_gpu"] if processes > 1 else []
     folder.mkdir(exist_ok=True)
+    path = [str(Path(__file__).parents[2]), *filter(None, [os.environ.get("PYTHONPATH")])]  # for what tests share
     done = subprocess.run(
         [*launch, __file__, loss, folder, str(killed_at)],
-        env=environment_with_tests(CUDA_VISIBLE_DEVICES=""),
+        env=environment(CUDA_VISIBLE_DEVICES="", PYTHONPATH=os.pathsep.join(path)),
         capture_output=True,
         text=True,
         timeout=240,
