@@ -4,9 +4,9 @@
 
 model: an encoder on --documents of a collection from reading the files to nDCG@10, by beir (DenseRetrievalExactSearch
 and EvaluateRetrieval) and by sharpen. scoring: nDCG@10, hit rate, recall, MAP and precision of a run of --queries x
-1,000 documents, by pytrec_eval and by sharpen. search: the 100 nearest of --passages
-vectors, exactly, by sentence_transformers.util.semantic_search and by sharpen. Prints a row for each of the two, each
-measured in a process of its own (imports are not counted), with the ratio and the most memory.
+1,000 documents, by pytrec_eval and by sharpen. search: the 100 nearest of --passages vectors, exactly, by
+sentence_transformers.util.semantic_search and by sharpen. Prints a row for each of the two, each measured in a process
+of its own (imports are not counted), with the ratio and the most memory.
 
 About 4 minutes on two AVX2 cores.
 """
