@@ -160,6 +160,3 @@ def api_key_from(variable: str | None) -> str:
             f"llm.api_key_env: the value of {variable} is no key: it has characters other than printable ASCII"
         )
     return key
-
-
-LLM = LLMClient  # the negatives' annotations still have this name
