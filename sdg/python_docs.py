@@ -210,8 +210,9 @@ def _signature(obj: object) -> str:
         text = str(inspect.signature(obj))
     except Exception:  # inspect evaluates a built-in's text signature and lets any error of that through
         return ""
-    # default values that print their address would give every process another corpus
-    if " at 0x" in text or len(text) > 200:
+    # default values that print their address, or the interpreter's path, would give every process or machine another
+    # corpus
+    if " at 0x" in text or sys.executable in text or len(text) > 200:
         return ""
     return getattr(obj, "__name__", "") + text
 

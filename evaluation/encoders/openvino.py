@@ -38,8 +38,8 @@ except ImportError:  # the extra sharpen[openvino]
     openvino = None
 
 MIN_PRODUCTS = 8e12
-"""Multiplications (tokens times weights of linear layers) from which on a model is compiled, which takes 5 to 8 seconds:
-some 3,000 abstracts with all-MiniLM-L6-v2. On two AVX2 cores torch is as fast within a few percent, so fewer never pay."""
+"""Multiplications (tokens times weights of linear layers) from which on a model is compiled, which takes 5 to 8
+seconds: about 3,000 abstracts with all-MiniLM-L6-v2. On two AVX2 cores torch is as fast within a few percent."""
 MIN_COSINE = 0.999
 """Of a compiled model's vectors of two texts to torch's; else torch is used."""
 
