@@ -28,7 +28,8 @@ from sharpen.evaluation.encoders.load import load_encoder
 settings.register_profile("sharpen", deadline=None)
 settings.load_profile("sharpen")
 
-SHARED = Path(os.environ.get("SHARPEN_DATA") or Path(__file__).parents[2] / "shared" / "data")
+DATA = Path(os.environ.get("SHARPEN_DATA", "data"))
+"""Real datasets in BEIR layout; tests that need one are skipped where it is not there."""
 
 TOPICS = {
     "bread": (
@@ -193,9 +194,9 @@ def write_rows(path: Path, rows: list[dict]) -> None:
 
 
 def shared_dataset(name: str) -> Path:
-    folder = SHARED / name
+    folder = DATA / name
     if not (folder / "corpus.jsonl").exists():
-        pytest.skip(f"the dataset {name} is not at {SHARED.name}/{name} beside the repository")
+        pytest.skip(f"the dataset {name} is not in $SHARPEN_DATA")
     return folder
 
 

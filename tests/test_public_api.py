@@ -39,6 +39,7 @@ def test_from_documents_to_a_report_in_the_lines_of_the_readme(tmp_path):
     assert "<html" in (tmp_path / "report.html").read_text() and (tmp_path / "model" / "model.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_a_users_own_miner_and_strategy_run_in_a_recipe(recipe_file, tmp_path):
     from ruamel.yaml import YAML
 
@@ -68,6 +69,7 @@ def test_a_users_own_miner_and_strategy_run_in_a_recipe(recipe_file, tmp_path):
     assert broken.returncode == 2 and "cannot be imported: ValueError: broken" in broken.stderr
 
 
+@pytest.mark.slow
 def test_a_run_inside_a_folder_with_packages_of_the_same_names(recipe_file, tmp_path):
     for name in ("evaluation", "training", "recipes", "sdg", "tests"):
         (tmp_path / name).mkdir()

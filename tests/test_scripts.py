@@ -52,6 +52,7 @@ def test_subcommands_are_the_files_of_benchmarks():
     assert modules == set(SUBCOMMANDS)
 
 
+@pytest.mark.slow
 def test_imports_inside_functions_exist():
     """What a program loads only when it runs: every name is still where it is looked for."""
     wanted = {

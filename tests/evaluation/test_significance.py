@@ -57,6 +57,7 @@ def _clustered(rng: np.random.Generator, count: int, mean: float) -> tuple[dict[
     return _per_query(values), {f"q{i}": str(g) for i, g in enumerate(group)}
 
 
+@pytest.mark.slow
 def test_intervals_cover_the_truth_95_times_in_100_by_group_where_queries_hang_together():
     rng = np.random.default_rng(3)
     covered = {"by group": 0, "by query": 0, "independent": 0}
@@ -74,6 +75,7 @@ def test_intervals_cover_the_truth_95_times_in_100_by_group_where_queries_hang_t
     assert covered["by query"] < 850
 
 
+@pytest.mark.slow
 def test_no_more_than_one_false_alarm_in_twenty():
     rng = np.random.default_rng(4)
     alarms = {"by group": 0, "by query": 0}
@@ -167,6 +169,7 @@ def _aa(
     return parts, seed_variance(means) if ways > 2 else None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("ways", "seeds", "by_seed", "collections"),
     [(2, 3, 0.0, 1), (2, 3, 0.005, 1), (2, 5, 0.02, 1), (6, 3, 0.005, 2), (6, 3, 0.03, 1)],
@@ -220,6 +223,7 @@ def test_seeds_are_paired_and_one_seed_says_nothing_of_seeds():
         seeded_difference([Seeded(first, second[:1])])
 
 
+@pytest.mark.slow
 def test_what_a_seed_does_to_all_ways_alike_counts_against_the_untuned_model_and_not_between_them():
     rng, times = np.random.default_rng(3), 500
     false = {"gain": 0, "difference": 0}
@@ -242,6 +246,7 @@ def test_what_a_seed_does_to_all_ways_alike_counts_against_the_untuned_model_and
     assert max(false.values()) / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5, false
 
 
+@pytest.mark.slow
 def test_a_small_noisy_collection_is_not_taken_for_a_large_quiet_one():
     rng, times, false = np.random.default_rng(9), 600, 0
     for _ in range(times):

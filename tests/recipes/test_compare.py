@@ -44,6 +44,7 @@ def _run(place: tuple[Path, Path], name: str, negatives: str, *more: str) -> tup
     return run, json.loads((run / "negatives" / "manifest.json").read_text())["counts"] | {"said": result.stdout}
 
 
+@pytest.mark.slow
 def test_every_miner_and_every_filter_in_one_run(place):
     reranker = place[0] / "reranker"
     run, counts = _run(
@@ -87,6 +88,7 @@ def test_every_miner_and_every_filter_in_one_run(place):
     assert again.returncode == 0 and "negatives.filters" not in again.stdout
 
 
+@pytest.mark.slow
 def test_written_negatives_are_trained_on_and_exported(place):
     run, counts = _run(
         place, "written", f"{{per_query: 1, miners: [{{kind: llm, negatives: 2, max_tokens: 90, pool: {POOL}}}]}}"
@@ -103,6 +105,7 @@ def test_written_negatives_are_trained_on_and_exported(place):
     assert "written:" in (run / "report.md").read_text()
 
 
+@pytest.mark.slow
 def test_a_concatenation_has_a_row_of_each_miner_and_shares_mix_within_one(place):
     mixed = (
         "{per_query: 2, miners: [{kind: bm25, ranks: [1, 9]}, {kind: random, ranks: [1, 9]}], too_few: random, mix: %s}"
@@ -121,6 +124,7 @@ def test_too_few_negatives_are_said(place):
     assert 0 < counts["queries_with_too_few"] < counts["queries"] and "are left out of the training" in counts["said"]
 
 
+@pytest.mark.slow
 def test_negatives_are_mined_again_before_each_epoch_and_a_killed_training_goes_on_in_its_epoch(place):
     folder, recipe_file = place
     negatives = "{per_query: 1, refresh: true, miners: [{kind: dense, ranks: [1, 4]}], filters: [{kind: guide}]}"
@@ -192,6 +196,7 @@ published: {bm25: 0.359}
 """
 
 
+@pytest.mark.slow
 def test_a_study_shares_its_stages_trains_on_as_many_rows_and_goes_on_where_it_was(place):
     folder, _ = place
     (folder / "small").mkdir()
@@ -271,6 +276,7 @@ def test_scores_belong_to_what_variables_stand_for(place, monkeypatch):
     assert digests[0] == digests[2] and not set(digests[0]) & set(digests[1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", comparison_files(), ids=lambda p: f"{p.parent.name}-{p.stem}")
 def test_every_study_that_comes_with_sharpen_is_one_from_any_folder(path, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)

@@ -104,6 +104,7 @@ def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_i
     )
 
 
+@pytest.mark.slow
 def test_without_real_questions_the_generated_ones_of_held_out_documents_are_compared_on(recipe_file, tmp_path):
     text = recipe_file.read_text()
     recipe_file.write_text(text[: text.index("evaluation:")] + "split: {dev: 0.4}\n")
@@ -186,6 +187,7 @@ def test_a_run_is_exported(undisturbed, tmp_path):
     assert "no pairs there" in sharpen("export", str(tmp_path), "--layout", "beir", "--to", "x", cwd=tmp_path).stderr
 
 
+@pytest.mark.slow
 def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
     labelled = tmp_path / "labelled"
@@ -260,6 +262,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     assert "labelled queries were mixed in" in (folder / "model" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
     arguments = ["run", str(recipe_file), f"runs={tmp_path}"]
@@ -301,6 +304,7 @@ def _answers(runs: Path) -> int:
         return 0
 
 
+@pytest.mark.slow
 def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_file, tmp_path):
     """A real LLM behind a server that counts what it has answered."""
     answered: Counter[str] = Counter()
@@ -339,6 +343,7 @@ def test_no_answer_is_asked_for_twice_however_often_the_run_is_killed(recipe_fil
     assert not leaked and endpoint.api_key not in result.stdout + result.stderr
 
 
+@pytest.mark.slow
 def test_two_processes_do_everything_once_and_agree_with_one(undisturbed, tmp_path):
     source, recipe_file, _ = undisturbed
     command = [
@@ -427,6 +432,7 @@ def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file,
     assert "none of the 24 queries asked for was usable" in message and "'empty': 24" in message
 
 
+@pytest.mark.slow
 def test_a_teacher_is_learnt_from_and_checkpoint_and_base_weight_are_chosen_on_validation(undisturbed):
     tmp_path, recipe_file, _ = undisturbed
     data = tmp_path / "topics"
@@ -484,6 +490,7 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_base_weight_are_chosen_on_v
     (data / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
 
 
+@pytest.mark.slow
 def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     tmp_path, recipe_file, _ = undisturbed
     part = "reranker={base: 'packaged:tiny-bert', negatives: 2, depth: 6, learning_rate: 1.0e-4}"

@@ -167,6 +167,7 @@ def test_an_api_key_comes_from_the_environment(monkeypatch):
         api_key_from("SOME_KEY")
 
 
+@pytest.mark.slow
 def test_embedded_models_answer_and_do_not_depend_on_what_came_before(tmp_path):
     prefix = "Questions and answers.\n\n" + "".join(
         f"Document {n}: The {w} is a kind of {k}.\nQuery {n}: what is a {w}\n\n"
@@ -260,6 +261,7 @@ def _trouble(number: int, tries: int) -> tuple[int, dict[str, str], bytes]:
     return body(f"about {number}")
 
 
+@pytest.mark.slow
 def test_on_a_servers_bad_day_every_request_is_accounted_for_and_none_is_paid_twice(tmp_path):
     asked: Counter[int] = Counter()
     lock = threading.Lock()

@@ -98,6 +98,7 @@ def test_the_fraction_is_about_what_was_asked_and_a_document_keeps_its_side():
     )  # a test split takes from train only
 
 
+@pytest.mark.slow
 def test_thousands_of_one_template_are_linked_in_little_time():
     template = " ".join(f"clause {n} of this form says what everybody signs" for n in range(12))
     corpus = {f"d{n}": Document(f"d{n}", f"{template} signed by person{n}") for n in range(4000)}

@@ -77,6 +77,7 @@ def test_the_best_epoch_is_kept(tmp_path, corpus, queries):
     assert torch.equal(kept, mine.weights[2]), "what the third epoch was mined with"
 
 
+@pytest.mark.slow
 def test_a_killed_training_goes_on_in_its_last_epoch(tmp_path, corpus, queries):
     whole = train_with_refresh(queries, Miner(corpus), corpus, SETTINGS, tmp_path / "whole", 1)
     process = start(_train_and_die, queries, corpus, tmp_path)

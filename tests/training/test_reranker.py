@@ -26,6 +26,7 @@ def task(corpus):
     return [Triplet(f"q-{i}", i, (names[(n + 1) % 12], names[(n + 5) % 12])) for n, i in enumerate(names)], queries
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("loss", ["bce", "listwise", "distillation"])
 def test_every_loss_puts_the_documents_in_order(loss, tmp_path, corpus, task):
     triplets, queries = task
@@ -51,6 +52,7 @@ def test_every_loss_puts_the_documents_in_order(loss, tmp_path, corpus, task):
     assert not [p for p in (tmp_path / "m").rglob("*") if p.suffix in (".bin", ".pt")]
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_reranker_which_loads_without_us(tmp_path, corpus, task):
     triplets, queries = task
     settings = RerankerSettings(base="packaged:tiny-bert", epochs=2, batch_size=4, checkpoint_steps=2)

@@ -55,6 +55,7 @@ def task(corpus):
     return triplets, queries
 
 
+@pytest.mark.slow
 def test_training_lowers_the_loss_is_repeatable_and_loads_without_us(tmp_path, corpus, task, backward_in_replicas):
     triplets, queries = task
     settings = _settings(epochs=8)
@@ -152,6 +153,7 @@ def test_what_a_loss_is_made_of(corpus, task):
         assert value(matryoshka=(128, 64)) == pytest.approx(float(cut(128) + cut(64)), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lora", [None, LoraSettings(rank=4, alpha=8, dropout=0.1)], ids=["all-weights", "lora"])
 def test_a_killed_training_goes_on_and_ends_with_the_same_weights(lora, tmp_path, corpus, task, backward_in_replicas):
     triplets, queries = task

@@ -34,6 +34,7 @@ def cosine(model: SentenceTransformer, texts: list[str] = TEXTS, prompt: str = "
     return float((vectors * by_torch(model, texts, prompt)).sum(axis=1).min())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["packaged:all-MiniLM-L6-v2", "packaged:tiny-bert"])
 def test_vectors_are_those_of_torch(for_all, name: str):
     model = load_encoder(name, device="cpu")

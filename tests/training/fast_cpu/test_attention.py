@@ -34,6 +34,7 @@ def test_attention_is_torchs_forward_and_backward(monkeypatch, at_once):
     )
 
 
+@pytest.mark.slow
 def test_backward_has_the_dropout_of_forward():
     tensors, mask = _inputs(torch.float64, tokens=7)
 

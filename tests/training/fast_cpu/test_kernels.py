@@ -106,6 +106,7 @@ print(drop_(torch.ones(2, 4), 0.5, 9).tolist())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["nowhere", "cut short"])
 def test_where_nothing_can_be_kept_they_are_compiled_each_time(tmp_path, lost):
     """No folder that may be written to, as in a container that is read only, or what was kept cannot be read."""
