@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+pytestmark = [pytest.mark.slow, pytest.mark.browser]
+
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = (
     "--no-sandbox",
