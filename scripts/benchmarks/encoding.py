@@ -4,8 +4,9 @@
 
 Prints a row each for SentenceTransformer.encode with its defaults (float32), the same under bf16 autocast where the
 hardware multiplies in bf16, sharpen by torch, and sharpen by OpenVINO, with the ratio to the first, the cores that the
-process had (fewer than there are where others were at work), and the cosine to the first one's vectors. Each is warmed up and then measured --rounds times; the best counts, and compiling is said apart. --quality
-also encodes the whole dataset by the first and by sharpen as it is, and compares nDCG@10 on --split.
+process had (fewer than there are where others were at work), and the cosine to the first one's vectors. Each is warmed
+up and then measured --rounds times; the best counts, and compiling is said apart. --quality also encodes the whole
+dataset by the first and by sharpen as it is, and compares nDCG@10 on --split.
 
 About 3 minutes on two AVX2 cores; --quality on SciFact some 12 more.
 """

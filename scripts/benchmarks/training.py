@@ -5,9 +5,9 @@
 Prints a row each for SentenceTransformerTrainer with its defaults (float32), the same with bf16 where the hardware
 multiplies in bf16, sharpen without training/fast_cpu, and sharpen with it, all on the same triplets: SciFact's claims
 with one of their abstracts and one BM25 negative, most of them cut to 256 tokens. The first step warms up and is not
-counted. Fewer cores used than there are: others were at work. --shape distilbert is DistilBERT's architecture with weights drawn at random: for speed only. With --seeds,
-all-MiniLM-L6-v2 is also trained for an epoch on --triplets of the claims by each of them, and nDCG@10 of the other
-claims over all abstracts is compared.
+counted. Fewer cores used than there are: others were at work. --shape distilbert is DistilBERT's architecture with
+weights drawn at random: for speed only. With --seeds, all-MiniLM-L6-v2 is also trained for an epoch on --triplets of
+the claims by each of them, and nDCG@10 of the other claims over all abstracts is compared.
 
 About 5 minutes on two AVX2 cores; --seeds some 40 minutes more for each seed.
 """
