@@ -87,19 +87,38 @@ def as_help(docstring: str) -> str:
     return docstring.replace("\n\n    ", "\n\n\b\n    ")
 
 
+@dataclass(frozen=True)
+class Moment:
+    """The clock, and the CPU time of all threads of this process, in seconds."""
+
+    clock: float
+    cpu: float
+
+    @classmethod
+    def now(cls) -> Moment:
+        return cls(time.perf_counter(), time.process_time())
+
+
+def cores_used(start: Moment, end: Moment) -> float:
+    """Cores that this process had from start to end. Fewer than there are: it waited, or others were at work."""
+    return (end.cpu - start.cpu) / (end.clock - start.clock)
+
+
 @dataclass
 class Stopwatch:
-    """Seconds of a block, once it has ended."""
+    """Seconds of a block, and the cores that it had, once it has ended."""
 
     seconds: float = 0.0
+    cores: float = 0.0
 
 
 @contextmanager
 def timed() -> Iterator[Stopwatch]:
     """A block whose seconds count."""
-    watch, started = Stopwatch(), time.perf_counter()
+    watch, start = Stopwatch(), Moment.now()
     yield watch
-    watch.seconds = time.perf_counter() - started
+    end = Moment.now()
+    watch.seconds, watch.cores = end.clock - start.clock, cores_used(start, end)
 
 
 def in_fresh_process(function: Callable[..., T], *arguments: Any) -> T:

@@ -5,9 +5,9 @@
 Prints a row each for SentenceTransformerTrainer with its defaults (float32), the same with bf16 where the hardware
 multiplies in bf16, sharpen without training/fast_cpu, and sharpen with it, all on the same triplets: SciFact's claims
 with one of their abstracts and one BM25 negative, most of them cut to 256 tokens. The first step warms up and is not
-counted. --shape distilbert is DistilBERT's architecture with weights drawn at random: for speed only. With --seeds,
-all-MiniLM-L6-v2 is also trained for an epoch on --triplets of the claims by each of them, and nDCG@10 of the other
-claims over all abstracts is compared.
+counted. Fewer cores used than there are: others were at work. --shape distilbert is DistilBERT's architecture with
+weights drawn at random: for speed only. With --seeds, all-MiniLM-L6-v2 is also trained for an epoch on --triplets of
+the claims by each of them, and nDCG@10 of the other claims over all abstracts is compared.
 
 About 5 minutes on two AVX2 cores; --seeds some 40 minutes more for each seed.
 """
@@ -17,7 +17,6 @@ from __future__ import annotations
 import random
 import re
 import tempfile
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
@@ -29,7 +28,7 @@ from unittest.mock import patch
 
 import typer
 
-from benchmarks.common import MODEL, SEED, Table
+from benchmarks.common import MODEL, SEED, Moment, Table, cores_used
 
 if TYPE_CHECKING:
     from sharpen.evaluation.datasets import Task
@@ -89,9 +88,9 @@ class Training:
     batch_size: int
     seed: int = SEED
 
-    def by(self, name: str) -> list[float]:
-        """Train in the way of that name, and return the clock's time at the end of each step."""
-        times: list[float] = []
+    def by(self, name: str) -> list[Moment]:
+        """Train in the way of that name, and return the moment at the end of each step."""
+        times: list[Moment] = []
         if name in (PEER, PEER_BF16):
             self._by_peer(name == PEER_BF16, times)
         else:
@@ -99,14 +98,14 @@ class Training:
                 self._by_sharpen(times)
         return times
 
-    def _by_sharpen(self, times: list[float]) -> None:
+    def _by_sharpen(self, times: list[Moment]) -> None:
         from sharpen.training import RetrieverSettings, TrainingRun, train_retriever
 
         settings = RetrieverSettings(base=self.base, batch_size=self.batch_size)
-        run = TrainingRun(progress=lambda _step: times.append(time.perf_counter()))
+        run = TrainingRun(progress=lambda _step: times.append(Moment.now()))
         train_retriever(self.task.queries, self.rows, self.task.corpus, settings, self.output, self.seed, run)
 
-    def _by_peer(self, bf16: bool, times: list[float]) -> None:
+    def _by_peer(self, bf16: bool, times: list[Moment]) -> None:
         import transformers
         from datasets import Dataset
         from sentence_transformers import (
@@ -211,12 +210,12 @@ def random_distilbert(folder: Path) -> str:
     return str(folder)
 
 
-def _clock(times: list[float]) -> Any:
+def _clock(times: list[Moment]) -> Any:
     import transformers
 
     class Clock(transformers.TrainerCallback):
         def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            times.append(time.perf_counter())
+            times.append(Moment.now())
 
     return Clock()
 
@@ -242,17 +241,17 @@ def _compare_speed(shape: Shape, training: Training) -> None:
 
     counted = len(training.rows) - training.batch_size
     title = f"Training {shape}, {counted} triplets in batches of {training.batch_size}"
-    table = Table(title, ("", "triplets/s", "ratio"), PACKAGES)
+    table = Table(title, ("", "triplets/s", "ratio", "cores used"), PACKAGES)
     numbers, first = resolve_precision("auto", process_state().device), None
     for name, reason in _ways().items():
         if reason:
-            table.row(name, reason, "")
+            table.row(name, reason, "", "")
             continue
         times = training.by(name)
-        seconds = times[-1] - times[0]
+        seconds, cores = times[-1].clock - times[0].clock, cores_used(times[0], times[-1])
         first = first or seconds
         label = name if name in (PEER, PEER_BF16) else f"{name} ({numbers})"
-        table.row(label, f"{counted / seconds:.2f}", f"{first / seconds:.2f}")
+        table.row(label, f"{counted / seconds:.2f}", f"{first / seconds:.2f}", f"{cores:.2f}")
 
 
 def _compare_quality(training: Training, held_out: set[str]) -> None:
