@@ -1,5 +1,6 @@
 """What one process gives to the others; with two of ``accelerate launch``, for which this file is what they run."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -7,7 +8,6 @@ from pathlib import Path
 import pytest
 
 from sharpen.evaluation.processes import end_processes, from_main, on_main, process_state
-from tests.processes import environment_with_tests
 
 
 def test_a_single_process_gives_to_itself():
@@ -20,7 +20,7 @@ def test_what_the_first_process_computes_all_have_and_its_error_is_raised_by_all
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--multi_gpu"]
     done = subprocess.run(
         [*launch, "--main_process_port", "0", __file__, tmp_path],
-        env=environment_with_tests(CUDA_VISIBLE_DEVICES=""),
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": ""},
         capture_output=True,
         text=True,
         timeout=120,
