@@ -105,8 +105,8 @@ def _kinds(keys: Sequence) -> dict[str, type[BaseModel]]:
 
 
 def _kind(raw: Any, keys: Sequence) -> Any:
-    found = value_at(raw, keys)
-    return found.get("kind") if keys and isinstance(keys[-1], int) and isinstance(found, dict) else None
+    value = value_at(raw, keys)
+    return value.get("kind") if keys and isinstance(keys[-1], int) and isinstance(value, dict) else None
 
 
 def _parts(annotation: Any) -> list[type[BaseModel]]:

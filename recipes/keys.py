@@ -76,8 +76,8 @@ def _inner_sections(models: list[type[BaseModel]], path: str, seen: dict[type, s
         yield _Section(f"{place}[]", shared)
         for model in inner:
             (kind,) = get_args(model.model_fields["kind"].annotation)
-            own = {key: value for key, value in _fields([model]).items() if key not in shared}
-            yield _Section(f"{place}[] of kind {kind}", own)
+            specific = {key: value for key, value in _fields([model]).items() if key not in shared}
+            yield _Section(f"{place}[] of kind {kind}", specific)
         yield from _inner_sections(inner, f"{place}[]", seen)
 
 

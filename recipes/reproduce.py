@@ -70,12 +70,12 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
         try:
             value = _run(baseline)
         except InputError as error:
-            fine, found = False, f"not run ({error}) |"
+            fine, result = False, f"not run ({error}) |"
         else:
             off = abs(value - baseline.expected) > baseline.tolerance
-            fine, found = fine and not off, f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
+            fine, result = fine and not off, f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
         say(
-            f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {found} | {baseline.tolerance:g} |"
+            f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {result} | {baseline.tolerance:g} |"
             f" {baseline.source} |"
         )
     return fine
