@@ -73,7 +73,8 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
             fine, result = False, f"not run ({error}) |"
         else:
             off = abs(value - baseline.expected) > baseline.tolerance
-            fine, result = fine and not off, f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
+            fine = fine and not off
+            result = f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
         say(
             f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {result} | {baseline.tolerance:g} |"
             f" {baseline.source} |"
