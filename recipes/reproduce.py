@@ -76,8 +76,8 @@ def reproduce(console: Console, network: bool = False, path: Path = EXPECTED) ->
             fine = fine and not off
             result = f"{value:.4f} | {value - baseline.expected:+.4f}{' OFF' if off else ''}"
         say(
-            f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {result} | {baseline.tolerance:g} |"
-            f" {baseline.source} |"
+            f"| `{baseline.command}` | {baseline.metric} | {baseline.expected:.4f} | {result} |"
+            f" {baseline.tolerance:g} | {baseline.source} |"
         )
     return fine
 
