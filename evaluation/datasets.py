@@ -366,6 +366,8 @@ def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
 
 
 def _by_id(items: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
+    if isinstance(items, dict):  # as it is: whoever has made an index of it finds that again
+        return items
     return dict(items) if isinstance(items, Mapping) else {item.id: item for item in items}
 
 

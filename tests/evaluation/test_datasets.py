@@ -164,3 +164,12 @@ def test_a_task_of_ones_own(corpus):
     assert exact.qrels == {"q1": {"bread/1": 1}} and "bread/1" in search_task(exact, BM25(exact.corpus))["q1"]
     with pytest.raises(InputError, match="none: no query has a relevant document"):
         Task(corpus, queries[1:], name="none")
+
+
+def test_a_task_searches_the_corpus_that_it_was_given_so_that_its_index_is_found_again(corpus):
+    from sharpen.evaluation.encoders.settings import Encoder
+    from sharpen.evaluation.models import Models
+
+    task = Task(corpus, [Query("q", "flat tyre")], {"q": {"bicycle": 1}})
+    models = Models(Encoder(model="packaged:tiny-bert"))
+    assert task.corpus is corpus and models.index(task.corpus) is models.index(corpus)
