@@ -102,7 +102,9 @@ class Models:
         pairs = list(dict.fromkeys(pairs))
         if not self.remember_scores or self.current is not None or scorer in (BASE, BM25_SCORER, FUSED):
             return self._scored(scorer, pairs, queries, corpus)
-        known = self.cache.setdefault(("scores", model_digest(scorer.removeprefix(ENCODER))), {})
+        is_encoder = scorer.startswith(ENCODER)
+        key = ("scores", is_encoder, self.precision, model_digest(scorer.removeprefix(ENCODER)))
+        known = self.cache.setdefault(key, {})
         # by the texts: another seed or another LLM may have written another query under the same ID
         keys = {
             (q, i): hashlib.blake2b(f"{queries[q].text}\0{corpus[i].content}".encode(), digest_size=16).digest()

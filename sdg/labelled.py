@@ -10,7 +10,7 @@ from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, Query, Run, chunks_by_document
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.settings import UNHASHED, Settings
 from sharpen.sdg.queries import query_key
 from sharpen.sdg.strategies.settings import LABELLED
 
@@ -21,7 +21,7 @@ PREFIX = "labelled-"
 class LabelledSettings(Settings):
     """Real labelled pairs to train on, too."""
 
-    data: str = Field(
+    data: Annotated[str, UNHASHED] = Field(
         description="Queries and qrels of the same corpus: a folder in BEIR layout, or the name of a BEIR dataset."
     )
     split: str = Field(
@@ -34,7 +34,7 @@ class LabelledSettings(Settings):
     unknown_documents: Literal["error", "drop"] = Field(
         "error", description="What to do with qrels of documents that the corpus lacks."
     )
-    fraction: Annotated[float, Field(gt=0, le=1)] = Field(
+    fraction: Annotated[float, Field(gt=0, le=1), UNHASHED] = Field(
         0.5,
         description=(
             "Of the queries trained on, these; of what there is more of, some are drawn by seed. 1: no queries are"

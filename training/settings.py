@@ -17,7 +17,7 @@ RerankerLoss = Literal["bce", "listwise", "distillation"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
 # the encoder's precision with its marker, so that it stands for the same in a reranker's fingerprint
-_Precision = Annotated[(Precision, *EncoderOptions.model_fields["precision"].metadata)]
+PrecisionSetting = Annotated[(Precision, *EncoderOptions.model_fields["precision"].metadata)]
 
 
 class LoraSettings(Settings):
@@ -160,7 +160,7 @@ class RerankerSettings(Optimization):
         description="Queries of a batch, over all processes together; with bce as many pairs as so many queries have.",
     )
     max_seq_length: Count = Field(256, description="Tokens of query and document together.")
-    precision: _Precision = Field("auto", description=EncoderOptions.model_fields["precision"].description)
+    precision: PrecisionSetting = Field("auto", description=EncoderOptions.model_fields["precision"].description)
 
 
 class ValidationSettings(Settings):

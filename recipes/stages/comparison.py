@@ -88,6 +88,10 @@ class EncoderStage(ComparisonPart):
             "others": others,
         }
 
+    def fingerprint(self) -> dict:
+        # by their order, which names the files; what they are called is for people
+        return super().fingerprint() | {"others": [judged.fingerprint() for judged in self.others.values()]}
+
     def score(self, name: str, encoder: Encoder, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
         """Score the encoder on the queries, its embeddings cut, and on the other collections."""
         task = self.task(inputs)
@@ -180,6 +184,6 @@ def _score(folder: Path, name: str, retriever: Retriever, task: Task) -> Counts:
 
 
 # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
-BEFORE = Stage("before", 4, BeforeStage, score_before, shared=True)
-AFTER = Stage("after", 4, AfterStage, score_after, shared=True)
+BEFORE = Stage("before", 5, BeforeStage, score_before, shared=True)
+AFTER = Stage("after", 5, AfterStage, score_after, shared=True)
 RERANKED = Stage("reranked", 4, RerankedStage, score_reranked, shared=True)

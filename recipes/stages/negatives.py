@@ -8,6 +8,7 @@ from typing import ClassVar, Self
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import write_corpus
+from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.processes import process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
@@ -19,6 +20,7 @@ from sharpen.sdg.negatives.record import write_negatives, write_rejected_passage
 from sharpen.sdg.negatives.settings import NegativesSettings
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import read_split
+from sharpen.training.settings import PrecisionSetting
 
 
 class NegativesStage(StagePart):
@@ -31,19 +33,28 @@ class NegativesStage(StagePart):
     extra: int
     llm: LLMSettings | None
     encoder: Encoder | None
+    precision: PrecisionSetting
     seed: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         negatives = recipe.negatives.with_llm_seed(recipe.queries_seed)
-        asks = any(part.llm is None for part in negatives.llm_parts())
+        custom = any(isinstance(part, Custom) for part in (*negatives.miners, *negatives.filters))
+        asks = custom or any(part.llm is None for part in negatives.llm_parts())  # a user's own may ask, too
         return cls(
             negatives=negatives,
             extra=recipe.extra_negatives,
             llm=recipe.llm if asks else None,
             encoder=recipe.training.encoder if negatives.needs_base() else None,
+            precision=recipe.training.precision,
             seed=recipe.seed,
         )
+
+    def check(self) -> None:
+        super().check()
+        for part in (*self.negatives.miners, *self.negatives.filters):
+            if isinstance(part, Custom):
+                part.make()  # before anything is paid for
 
     def mine(self, inputs: Inputs, resources: Resources, current: SentenceTransformer | None = None) -> MinedNegatives:
         """Mine, filter and draw. ``current``: the model in training, in place of its base."""

@@ -20,6 +20,7 @@ from sharpen.sdg.queries import LABELLED
 from sharpen.sdg.rejections import count_reasons, write_rejections
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import Splits, SplitSettings, split, write_split
+from sharpen.training.settings import PrecisionSetting
 
 
 class PairsStage(StagePart):
@@ -34,20 +35,27 @@ class PairsStage(StagePart):
     compared_on: Literal["dev", "test"] | None
     llm: LLMSettings | None
     encoder: Encoder | None
+    precision: PrecisionSetting
     seed: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        judge = recipe.filters.judge
+        judge, custom = recipe.filters.judge, bool(recipe.filters.custom)
         return cls(
             filters=recipe.filters,
             split=recipe.split,
             fraction=recipe.labelled.fraction if recipe.labelled else None,
             compared_on=None if recipe.evaluation.data else recipe.generated_split,
-            llm=recipe.llm if judge and judge.llm is None else None,
-            encoder=recipe.training.encoder if recipe.filters.needs_base else None,
+            # a user's own filter may use either
+            llm=recipe.llm if custom or (judge and judge.llm is None) else None,
+            encoder=recipe.training.encoder if custom or recipe.filters.needs_base else None,
+            precision=recipe.training.precision,
             seed=recipe.seed,
         )
+
+    def check(self) -> None:
+        super().check()
+        self.filters.in_order()  # makes a user's own filters, before anything is paid for
 
 
 def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:

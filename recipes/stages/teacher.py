@@ -15,6 +15,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.rows import RowsPart
 from sharpen.sdg.resources import Resources
+from sharpen.training.settings import PrecisionSetting
 from sharpen.training.triplets import Triplet
 
 RERANKER = "reranker"
@@ -35,6 +36,7 @@ class TeacherStage(StagePart):
     learners: tuple[Learner, ...]
     rows: RowsPart
     encoder: Encoder | None
+    precision: PrecisionSetting
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -44,7 +46,7 @@ class TeacherStage(StagePart):
         )
         base = any(learner.teacher and needs_base(learner.teacher) for learner in learners)
         encoder = recipe.training.encoder if base else None
-        return cls(learners=learners, rows=RowsPart.of(recipe), encoder=encoder)
+        return cls(learners=learners, rows=RowsPart.of(recipe), encoder=encoder, precision=recipe.training.precision)
 
     def reads(self) -> tuple[str, ...]:
         return (*self.READS, *((RERANKER,) if any(learner.teacher is None for learner in self.learners) else ()))

@@ -72,7 +72,9 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
         else:
             mine = _mine(part, inputs, resources, triplets)
             result = train_with_refresh(queries, mine, corpus, part.settings, folder.path, part.seed, run)
-    return record(folder.path, result, len(triplets), left_out)
+    if part.mining is None:
+        return record(folder.path, result, len(triplets), left_out)
+    return record(folder.path, result, result.triplets, result.queries_left_out)  # those of the last epoch
 
 
 def _validation(part: TrainingStage, inputs: Inputs):

@@ -33,7 +33,8 @@ class QueryFilter(Protocol):
     """What keeps some queries and rejects the others. A user's filter is any object with these three.
 
     ``name``: stands with what it rejects. ``first_process_only``: under ``accelerate launch`` the first process applies
-    it and gives the others the result (right for whatever asks an LLM); else every process applies it.
+    it and gives the others the result (right for whatever asks an LLM); else every process applies it, as whatever
+    encodes or scores must, since the processes share that work.
 
     >>> from sharpen.sdg.rejections import Problem, RejectionReason
     >>> class Questions:
