@@ -12,7 +12,7 @@ import hashlib
 import re
 import unicodedata
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,11 @@ def chunks_by_document(corpus: Corpus) -> dict[str, list[Document]]:
     return result
 
 
+def list_queries(queries: Mapping[str, Query] | Iterable[Query]) -> list[Query]:
+    """The queries of a dict by ID, or of any iterable."""
+    return list(queries.values() if isinstance(queries, Mapping) else queries)
+
+
 _SPACE = re.compile(r"\s+")
 
 
@@ -83,11 +88,7 @@ def read_corpus(path: Path) -> Corpus:
     """Read ``corpus.jsonl``. Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus."""
     corpus: Corpus = {}
     for number, row in read_jsonl(path):
-        doc_id = _id(row, path, number)
-        if doc_id in corpus:
-            raise InputError(
-                f"{path}, line {number}: the ID {doc_id!r} stands on an earlier line too; IDs must be unique"
-            )
+        doc_id = _new_id(row, path, number, corpus)
         corpus[doc_id] = Document(
             doc_id,
             _text(row, "text", path, number),
@@ -105,11 +106,7 @@ def read_queries(path: Path) -> Queries:
     """Read ``queries.jsonl``. Raises ``InputError`` (file and line) for bad rows and duplicate IDs."""
     queries: Queries = {}
     for number, row in read_jsonl(path):
-        query_id = _id(row, path, number)
-        if query_id in queries:
-            raise InputError(
-                f"{path}, line {number}: the ID {query_id!r} stands on an earlier line too; IDs must be unique"
-            )
+        query_id = _new_id(row, path, number, queries)
         queries[query_id] = Query(query_id, _text(row, "text", path, number), _metadata(row, path, number))
     return queries
 
@@ -197,7 +194,7 @@ def text_key(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:32]
 
 
-def _id(row: dict[str, Any], path: Path, number: int) -> str:
+def _new_id(row: dict[str, Any], path: Path, number: int, earlier: Container[str]) -> str:
     value = row.get("_id")
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
@@ -205,6 +202,8 @@ def _id(row: dict[str, Any], path: Path, number: int) -> str:
         raise InputError(f'{path}, line {number}: "_id" must be a non-empty string, found {value!r}')
     if any(c in value for c in "\t\n\r"):
         raise InputError(f"{path}, line {number}: the ID {value!r} has a tab or line break, which qrels cannot hold")
+    if value in earlier:
+        raise InputError(f"{path}, line {number}: the ID {value!r} stands on an earlier line too; IDs must be unique")
     return value
 
 

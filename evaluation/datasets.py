@@ -134,7 +134,7 @@ class Task:
     @property
     def known(self) -> set[str]:
         """IDs that a run may name: of documents and of chunks."""
-        return _known(self.corpus)
+        return known_ids(self.corpus)
 
     @property
     def texts(self) -> dict[str, str]:
@@ -159,12 +159,14 @@ def load_task(
         raise InputError(
             f"{files['queries'].parent / 'corpus.jsonl'} is missing, and no other corpus to search was given"
         )
-    queries, qrels = read_judged(data, split, None if corpus is None or unknown_documents == "drop" else _known(corpus))
+    queries, qrels = read_judged(
+        data, split, None if corpus is None or unknown_documents == "drop" else known_ids(corpus)
+    )
     if corpus is None:
         ids = {text: text_key(text)[:16] for grades in qrels.values() for text in grades}
         corpus = {i: Document(i, text) for text, i in ids.items()}
         qrels = {q: {ids[text]: grade for text, grade in grades.items()} for q, grades in qrels.items()}
-    known = _known(corpus)
+    known = known_ids(corpus)
     qrels = {q: {d: g for d, g in grades.items() if d in known} for q, grades in qrels.items()}
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
         raise InputError(
@@ -371,7 +373,8 @@ def _by_id(items: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
     return dict(items) if isinstance(items, Mapping) else {item.id: item for item in items}
 
 
-def _known(corpus: Corpus) -> set[str]:
+def known_ids(corpus: Corpus) -> set[str]:
+    """What qrels may name: chunks, and the documents that they are of."""
     return set(corpus) | {d.doc_id for d in corpus.values()}
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -70,6 +70,11 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+
+    @classmethod
+    def of_fields(cls, other: BaseModel) -> Self:
+        """These settings with the values of one that has the same fields, and perhaps others."""
+        return cls(**{name: getattr(other, name) for name in cls.model_fields})
 
     def fingerprint(self) -> Any:
         """What the result depends on, as JSON: values, and the content of what they name.

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
+from typing import Any
 
 from sharpen.evaluation.files import atomic_file
 
 
-def draw_curves(logs: dict[str, Path], target: Path) -> None:
-    """Draw the losses of the given ``training_log.json`` files, one above the other, and what validation said beside
-    them."""
+def draw_curves(logs: dict[str, dict[str, Any]], target: Path) -> None:
+    """Draw the losses of the given training logs, one above the other, and what validation said beside them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(7, 2.8 * len(logs)), layout="constrained")
-    for axes, (name, path) in zip(figure.subplots(len(logs), squeeze=False)[:, 0], logs.items(), strict=True):
-        log = json.loads(path.read_text(encoding="utf-8"))
+    for axes, (name, log) in zip(figure.subplots(len(logs), squeeze=False)[:, 0], logs.items(), strict=True):
         axes.plot([e["step"] for e in log["log"]], [e["loss"] for e in log["log"]], color="tab:blue", label="loss")
         axes.set(xlabel="step", ylabel="loss", title=name)
         if log["validated"]:

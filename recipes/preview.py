@@ -11,15 +11,13 @@ from rich.markup import escape
 from rich.table import Table
 
 from sharpen.evaluation.beir import Corpus, Document
-from sharpen.evaluation.datasets import read_judged
 from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.recipes.resources import JOURNAL
-from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import cut_corpus
+from sharpen.recipes.stages.queries import QueriesStage, labelled_queries
 from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
-from sharpen.sdg.labelled import LabelledQueries, read_labelled
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.settings import known_answers, open_llm
 from sharpen.sdg.queries import GeneratedQueries, generate_queries, sample_documents
@@ -35,7 +33,7 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
             estimator = CostEstimator(
                 _token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
             )
-            labelled = len(_labelled(recipe, corpus).kept)
+            labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept)
             rows = estimator.estimate(recipe.queries.all_strategies(), documents, corpus, labelled)
     concurrency = 1 if recipe.llm.embedded else sum(e.concurrency for e in recipe.llm.remote())
     total = _print_costs(rows, recipe.llm.prices or Prices(), concurrency, console)
@@ -56,7 +54,7 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
             recipe.queries.all_strategies(),
             seed=recipe.queries_seed,
             documents=documents,
-            labelled=_labelled(recipe, corpus).kept[:documents],
+            labelled=labelled_queries(QueriesStage.of(recipe), corpus).kept[:documents],
         )
         spending = str(llm.spending)
     chosen = sample_documents(list(corpus.values()), documents, recipe.queries_seed)
@@ -74,16 +72,6 @@ def _token_counter(recipe: Recipe) -> Callable[[str], int]:
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(recipe.training.base), trust_remote_code=False)
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
-
-
-def _labelled(recipe: Recipe, corpus: Corpus) -> LabelledQueries:
-    if recipe.labelled is None:
-        return LabelledQueries()
-    evaluated: list[str] = []
-    if judged := Judged.of(recipe.evaluation):
-        queries, qrels = read_judged(judged.data, judged.split)
-        evaluated = [queries[q].text for q in qrels]
-    return read_labelled(recipe.labelled, corpus, evaluated)
 
 
 def _print_costs(rows: Sequence[CostEstimate], prices: Prices, concurrency: int, console: Console) -> Decimal:

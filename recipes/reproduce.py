@@ -7,10 +7,10 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 from rich.console import Console
-from ruamel.yaml import YAML
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY
+from sharpen.evaluation.yaml_files import read_yaml
 from sharpen.recipes.evaluate import EvaluationOptions, evaluate_systems
 
 EXPECTED = Path(__file__).parent / "expected.yaml"
@@ -49,7 +49,7 @@ class Expected(BaseModel):
 def read_expected(path: Path = EXPECTED) -> Expected:
     """Raises ``InputError`` for a file that is none."""
     try:
-        return Expected.model_validate(YAML(typ="safe").load(path.read_text(encoding="utf-8")))
+        return Expected.model_validate(read_yaml(path))
     except ValidationError as error:
         raise InputError(f"{path}: {error}") from None
 

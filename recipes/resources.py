@@ -21,9 +21,8 @@ from rich.progress import (
 
 from sharpen.evaluation.models import Models
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.llm.settings import JOURNAL
 from sharpen.sdg.resources import Resources
-
-JOURNAL = "llm_answers.sqlite"
 
 
 def resources_of(

@@ -69,8 +69,8 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
     write_json(run.folder / "metrics.json", metrics)
-    logs = {name: run.inputs.folder(name) / "training_log.json" for name in ("training", "reranker")}
-    draw_curves({name: path for name, path in logs.items() if name in run.manifests}, run.folder / "curves.png")
+    logs = {name: run.inputs.training_log(name) for name in ("training", "reranker") if name in run.manifests}
+    draw_curves(logs, run.folder / "curves.png")
     sections: Sections = {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)

@@ -60,11 +60,12 @@ def main(
     part: Annotated[list[str] | None, typer.Option(help="Of recipes/parts/strategies; again for more.")] = None,
 ) -> None:
     from sharpen.recipes.load import load_recipe
+    from sharpen.recipes.stages.corpus import cut_corpus
 
     given = [f"queries.documents={documents}", *(overrides or ())]
     recipes = {name: load_recipe(recipe, [f"{FOLDER}/{name}", *given]).recipe for name in part or _part_names()}
     first = next(iter(recipes.values()))
-    corpus = _read_corpus(first)
+    corpus = cut_corpus(first.corpus, first.runs)
     table = Table(f"Strategies on {documents} documents of {recipe}, asked by {first.llm.identity}", COLUMNS)
     done: set[str] = set()
     with _lent(first) as (client, resources):
@@ -79,13 +80,6 @@ def _part_names() -> list[str]:
     from sharpen.recipes.load import part_files
 
     return [path.stem for path in part_files() if path.parent.name == FOLDER]
-
-
-def _read_corpus(recipe: Recipe) -> Corpus:
-    from sharpen.sdg import chunk, read_documents
-
-    documents, cut = read_documents(recipe.corpus.source, Path(recipe.runs)), recipe.corpus.chunk
-    return documents if cut is None else chunk(documents, cut.max_words, cut.overlap_words)
 
 
 @contextmanager

@@ -95,9 +95,9 @@ def label_queries(queries: Queries, qrels: Qrels, corpus: Corpus, evaluated: Ite
 
 def read_labelled(settings: LabelledSettings, corpus: Corpus, evaluated: Collection[str] = ()) -> LabelledQueries:
     """The labelled queries that ``settings`` name. Raises ``InputError`` if none is left."""
-    from sharpen.evaluation.datasets import read_judged
+    from sharpen.evaluation.datasets import known_ids, read_judged
 
-    known = None if settings.unknown_documents == "drop" else set(corpus) | set(chunks_by_document(corpus))
+    known = None if settings.unknown_documents == "drop" else known_ids(corpus)
     queries, qrels = read_judged(settings.data, settings.split, known)
     labelled = label_queries(queries, qrels, corpus, evaluated)
     if not labelled.kept:

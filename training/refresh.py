@@ -13,14 +13,14 @@ from pathlib import Path
 
 from sentence_transformers import SentenceTransformer
 
-from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.beir import Corpus, Query, list_queries
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError, write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingResult, TrainingRun
-from sharpen.training.triplets import Triplet, list_queries
+from sharpen.training.triplets import Triplet
 
 Mine = Callable[[SentenceTransformer | None], list[Triplet]]
 """Gives the triplets of an epoch, mined with the model as it is then; None before the first, for the base. Under

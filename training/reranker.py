@@ -12,7 +12,7 @@ import transformers
 from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
 
-from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.beir import Corpus, Query, list_queries
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.training.collators import RerankerCollator, Texts
@@ -30,7 +30,7 @@ from sharpen.training.trainer import (
     save_trained,
     set_dropout,
 )
-from sharpen.training.triplets import NegativeRow, Triplet, list_queries
+from sharpen.training.triplets import NegativeRow, Triplet
 
 
 def train_reranker(

@@ -12,7 +12,7 @@ import transformers
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
-from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.beir import Corpus, Query, list_queries
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.training.collators import RetrieverCollator, Texts
@@ -30,7 +30,7 @@ from sharpen.training.trainer import (
     save_trained,
     set_dropout,
 )
-from sharpen.training.triplets import NegativeRow, Triplet, list_queries, make_triplets
+from sharpen.training.triplets import NegativeRow, Triplet, make_triplets
 
 
 def train_retriever(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from sharpen.evaluation.beir import Query
+from sharpen.evaluation.beir import Query, list_queries
 from sharpen.evaluation.files import InputError
 
 Mix = Literal["instance", "concatenation"]
@@ -73,11 +73,6 @@ def make_triplets(
     rows = [(source, row) for source in sources for row in _rows(positives, kept.get(source, {}), per_query)]
     left_out = len(positives) - len({row.query_id for _, row in rows})
     return [row for _, row in _drawn(rows, max_rows, seed)], left_out
-
-
-def list_queries(queries: Mapping[str, Query] | Iterable[Query]) -> list[Query]:
-    """The queries of a dict by ID, or of any iterable."""
-    return list(queries.values() if isinstance(queries, Mapping) else queries)
 
 
 def _rows(

@@ -26,6 +26,13 @@ class Judged(Settings):
         files = judged_files(self.data, self.split).values()
         return {file.name: sha256_file(file) for file in files if file.exists()}
 
+    def texts(self) -> list[str]:
+        """The queries' texts. Raises ``InputError`` as ``read_judged`` does."""
+        from sharpen.evaluation.datasets import read_judged
+
+        queries, qrels = read_judged(self.data, self.split)
+        return [queries[q].text for q in qrels]
+
     def check(self) -> None:
         """Raises ``InputError`` as ``read_judged`` does."""
         from sharpen.evaluation.datasets import read_judged

@@ -20,8 +20,6 @@ from sharpen.sdg.splitting import SplitSettings
 from sharpen.sdg.strategies.settings import QueriesSettings
 from sharpen.training.settings import misfit
 
-REWRITING = ("paraphrase", "back_translation")
-
 
 class Recipe(Settings):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = Field(
@@ -94,11 +92,11 @@ def _evaluation_fits(recipe: Recipe) -> Iterator[str]:
 
 
 def _labelled_fits(recipe: Recipe) -> Iterator[str]:
-    labelled, first = recipe.labelled, recipe.queries.strategies[0].kind
-    if labelled is None and first in REWRITING:
+    labelled, first = recipe.labelled, recipe.queries.strategies[0]
+    if labelled is None and getattr(first, "rewrites", False):
         yield (
-            f"queries.strategies: {first} works on the queries of earlier strategies or of labelled, so it cannot be"
-            " the first"
+            f"queries.strategies: {first.kind} works on the queries of earlier strategies or of labelled, so it cannot"
+            " be the first"
         )
     if labelled and (labelled.data, labelled.split) == (recipe.evaluation.data, recipe.evaluation.split):
         yield "labelled: these are the queries that are evaluated on; give another split"

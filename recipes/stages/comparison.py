@@ -83,7 +83,7 @@ class EncoderStage(ComparisonPart):
         training = recipe.training
         others = {name: Judged.of(other) for name, other in recipe.evaluation.others_by_name().items()}
         return super().common(recipe) | {
-            "options": EncoderOptions(**{name: getattr(training, name) for name in EncoderOptions.model_fields}),
+            "options": EncoderOptions.of_fields(training),
             "matryoshka": training.matryoshka,
             "others": others,
         }
@@ -92,9 +92,8 @@ class EncoderStage(ComparisonPart):
         # by their order, which names the files; what they are called is for people
         return super().fingerprint() | {"others": [judged.fingerprint() for judged in self.others.values()]}
 
-    def score(self, name: str, encoder: Encoder, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    def score(self, name: str, encoder: Encoder, task: Task, folder: Folder, resources: Resources) -> Counts:
         """Score the encoder on the queries, its embeddings cut, and on the other collections."""
-        task = self.task(inputs)
         index = resources.models.index(task.corpus, encoder, self.approximate, keep=name == "before")
         counts = _score(folder.path, name, index, task)
         for dimensions in self.matryoshka:
@@ -136,7 +135,7 @@ class RerankedStage(ComparisonPart):
         part, training = recipe.reranker, recipe.training
         return cls(
             **cls.common(recipe),
-            options=EncoderOptions(**{name: getattr(training, name) for name in EncoderOptions.model_fields}),
+            options=EncoderOptions.of_fields(training),
             first_stage=part.first_stage,
             depth=part.depth,
             first_stage_weight=part.first_stage_weight,
@@ -147,15 +146,15 @@ class RerankedStage(ComparisonPart):
 
 
 def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    counts = part.score("before", part.encoder, inputs, folder, resources)
+    task = part.task(inputs)
+    counts = part.score("before", part.encoder, task, folder, resources)
     if part.bm25:
-        task = part.task(inputs)
         _score(folder.path, "bm25", BM25(task.corpus), task)
     return counts
 
 
 def score_after(part: AfterStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    return part.score("after", _tuned(part.options, inputs), inputs, folder, resources)
+    return part.score("after", _tuned(part.options, inputs), part.task(inputs), folder, resources)
 
 
 def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:

@@ -19,7 +19,7 @@ from sharpen.sdg.mixing import labelled_for_training, mix_labelled
 from sharpen.sdg.queries import LABELLED
 from sharpen.sdg.rejections import count_reasons, write_rejections
 from sharpen.sdg.resources import Resources
-from sharpen.sdg.splitting import Splits, SplitSettings, split, write_split
+from sharpen.sdg.splitting import Splits, SplitSettings, bundles_of, split, write_split
 from sharpen.training.settings import PrecisionSetting
 
 
@@ -53,10 +53,6 @@ class PairsStage(StagePart):
             seed=recipe.seed,
         )
 
-    def check(self) -> None:
-        super().check()
-        self.filters.in_order()  # makes a user's own filters, before anything is paid for
-
 
 def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     corpus = inputs.corpus()
@@ -65,10 +61,9 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     generated = [q for q in queries if q.metadata["strategy"] != LABELLED]
     filtered = filter_queries(generated, corpus, part.filters.in_order(), resources)
     settings = part.split
+    bundles = bundles_of(generated)  # whether or not their query passed the filters
     splits: Splits = on_main(
-        lambda: split(
-            filtered.kept, corpus, settings.dev, settings.test, part.seed, settings.near_duplicates, _bundles(generated)
-        )
+        lambda: split(filtered.kept, corpus, settings.dev, settings.test, part.seed, settings.near_duplicates, bundles)
     )
     filtered.passed["split"] = dict(Counter(q.metadata["strategy"] for _, members in splits.items() for q in members))
     _check_splits(part, splits, filtered, len(generated))
@@ -79,11 +74,6 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     if process_state().is_main_process:
         _write(folder, inputs, splits, filtered)
     return _counts(part, splits, filtered, labelled, real, available)
-
-
-def _bundles(queries: list[Query]) -> list[list[str]]:
-    """Documents that one question needs together, whether or not it passed the filters."""
-    return [q.metadata["bundle"] for q in queries if "bundle" in q.metadata]
 
 
 def _check_splits(part: PairsStage, splits: Splits, filtered: FilterResult, generated: int) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Self
 
-from sharpen.evaluation.beir import write_queries
-from sharpen.evaluation.datasets import read_judged
+from sharpen.evaluation.beir import Corpus, write_queries
 from sharpen.evaluation.files import InputError, write_json, write_jsonl
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
@@ -43,14 +42,9 @@ class QueriesStage(StagePart):
             seed=recipe.queries_seed,
         )
 
-    def check(self) -> None:
-        super().check()
-        if self.queries:
-            self.queries.all_strategies()  # reads the pools
-
 
 def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    labelled = labelled_queries(part, inputs)
+    labelled = labelled_queries(part, inputs.corpus())
     counts: Counts = {"asked": 0, "kept": 0, "rejected": {}}
     generated = GeneratedQueries()
     if part.queries:
@@ -66,15 +60,11 @@ def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: 
     return counts
 
 
-def labelled_queries(part: QueriesStage, inputs: Inputs) -> LabelledQueries:
+def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
     """The real queries to train on, without those that are compared on. Raises ``InputError`` if none is left."""
     if part.labelled is None:
         return LabelledQueries()
-    evaluated: list[str] = []
-    if part.evaluated:
-        queries, qrels = read_judged(part.evaluated.data, part.evaluated.split)
-        evaluated = [queries[q].text for q in qrels]
-    return read_labelled(part.labelled, inputs.corpus(), evaluated)
+    return read_labelled(part.labelled, corpus, part.evaluated.texts() if part.evaluated else ())
 
 
 def _generate(

@@ -29,7 +29,7 @@ class RerankerStage(StagePart):
     def of(cls, recipe: Recipe) -> Self:
         part = recipe.reranker
         return cls(
-            settings=RerankerSettings(**{name: getattr(part, name) for name in RerankerSettings.model_fields}),
+            settings=RerankerSettings.of_fields(part),
             rows=RowsPart.of(recipe),
             per_query=part.negatives,
             has_teacher=part.teacher is not None,

@@ -40,7 +40,7 @@ class TrainingStage(StagePart):
     def of(cls, recipe: Recipe) -> Self:
         training = recipe.training
         return cls(
-            settings=RetrieverSettings(**{name: getattr(training, name) for name in RetrieverSettings.model_fields}),
+            settings=RetrieverSettings.of_fields(training),
             rows=RowsPart.of(recipe),
             per_query=recipe.negatives.per_query,
             max_rows=training.triplets,

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Self
 
 from sharpen.evaluation.datasets import read_judged
-from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Judged
@@ -49,10 +48,4 @@ def evaluated_keys(judged: Judged | None) -> set[str]:
     """What the queries that a recipe compares on are recognised by, whatever their IDs."""
     if judged is None:
         return set()
-    queries, qrels = read_judged(judged.data, judged.split)
-    return {query_key(queries[q].text) for q in qrels}
-
-
-def options_of(settings: EncoderOptions) -> EncoderOptions:
-    """The options of an encoder, without what else a subclass has."""
-    return EncoderOptions(**{name: getattr(settings, name) for name in EncoderOptions.model_fields})
+    return {query_key(text) for text in judged.texts()}

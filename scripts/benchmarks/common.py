@@ -21,10 +21,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from sharpen.evaluation.datasets import Task
+    from sharpen.evaluation.significance import Groups
 
 T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
@@ -42,6 +44,17 @@ class Table:
     def row(self, *cells: object) -> None:
         """Print a row now, whatever is still to be measured."""
         print(f"| {' | '.join(map(str, cells))} |", flush=True)
+
+
+def quality_cells(values: dict[str, float], first: dict[str, float], groups: Groups) -> tuple[str, str]:
+    """Mean over the queries, and the difference to the first system's with its interval; of the first none."""
+    from sharpen.evaluation.significance import estimate
+
+    mean = f"{fmean(values.values()):.4f}"
+    if values is first:
+        return mean, ""
+    difference = estimate({q: values[q] - first[q] for q in values}, groups=groups)
+    return mean, f"{difference.value:+.4f} ({difference.interval[0]:+.4f} to {difference.interval[1]:+.4f})"
 
 
 def note(sentence: str) -> None:

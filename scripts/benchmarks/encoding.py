@@ -22,7 +22,7 @@ from unittest.mock import patch
 
 import typer
 
-from benchmarks.common import MODEL, SEED, Table, note, timed
+from benchmarks.common import MODEL, SEED, Table, note, quality_cells, timed
 
 if TYPE_CHECKING:
     import numpy as np
@@ -154,7 +154,6 @@ def _threshold(model: SentenceTransformer, texts: list[str]) -> str:
 def _compare_quality(task: Task, ways: dict[str, Callable[[list[str]], np.ndarray]]) -> None:
     from sharpen.evaluation.metrics import PRIMARY, evaluate
     from sharpen.evaluation.retrievers.dense import nearest
-    from sharpen.evaluation.significance import estimate
 
     table = Table(f"{PRIMARY} on {task.name}, {len(task.queries):,} queries", ("", PRIMARY, "difference, 95 %"))
     ids, first = list(task.corpus), None
@@ -167,10 +166,4 @@ def _compare_quality(task: Task, ways: dict[str, Callable[[list[str]], np.ndarra
         }
         values = evaluate(task.qrels, run, (PRIMARY,))[PRIMARY]
         first = first or values
-        difference = estimate({q: values[q] - first[q] for q in values}, groups=task.groups)
-        interval = "{:+.4f} to {:+.4f}".format(*difference.interval)
-        table.row(
-            name,
-            f"{fmean(values.values()):.4f}",
-            "" if values is first else f"{difference.value:+.4f} ({interval})",
-        )
+        table.row(name, *quality_cells(values, first, task.groups))

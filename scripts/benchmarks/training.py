@@ -22,13 +22,12 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from statistics import fmean
 from typing import TYPE_CHECKING, Annotated, Any
 from unittest.mock import patch
 
 import typer
 
-from benchmarks.common import MODEL, SEED, Moment, Table, cores_used
+from benchmarks.common import MODEL, SEED, Moment, Table, cores_used, quality_cells
 
 if TYPE_CHECKING:
     from sharpen.evaluation.datasets import Task
@@ -258,7 +257,6 @@ def _compare_quality(training: Training, held_out: set[str]) -> None:
     from sharpen.evaluation.encoders.load import load_encoder
     from sharpen.evaluation.metrics import PRIMARY, evaluate
     from sharpen.evaluation.retrievers.dense import Dense
-    from sharpen.evaluation.significance import estimate
 
     task = training.task
     texts = {q: text for q, text in task.texts.items() if q in held_out}
@@ -273,10 +271,4 @@ def _compare_quality(training: Training, held_out: set[str]) -> None:
         run = Dense(task.corpus, load_encoder(str(training.output))).search(texts, 10)
         values = evaluate(qrels, run, (PRIMARY,))[PRIMARY]
         first = first or values
-        difference = estimate({q: values[q] - first[q] for q in values}, groups=task.groups)
-        interval = "{:+.4f} to {:+.4f}".format(*difference.interval)
-        table.row(
-            name,
-            f"{fmean(values.values()):.4f}",
-            "" if values is first else f"{difference.value:+.4f} ({interval})",
-        )
+        table.row(name, *quality_cells(values, first, task.groups))

@@ -31,7 +31,7 @@ class RemoteEndpoint(Settings):
 
 
 class LLMSettings(Settings):
-    """An LLM and how it is reached. Answers depend on the model alone, and so do fingerprints.
+    """An LLM and how it is reached. Where that is changes no answer and no fingerprint.
 
     >>> LLMSettings(base_url="http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507").identity
     'Qwen/Qwen3-4B-Instruct-2507'

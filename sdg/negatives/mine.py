@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from sharpen.evaluation.beir import Corpus, Queries, Query
+from sharpen.evaluation.beir import Corpus, Queries, Query, list_queries
 from sharpen.sdg.llm.budget import Spending
 from sharpen.sdg.negatives.base import FilteredRows, Miner, MinerSettings, MiningResult, NegativeFilter
 from sharpen.sdg.negatives.bm25 import BM25Miner
@@ -130,7 +130,7 @@ def mine_negatives(
     """
     named = _by_name(miners)
     options = DrawOptions({name: weight_of(miner) for name, miner in named.items()}, per_query, seed=seed)
-    return _Mining(_listed(queries), corpus, (), resources, seed).run(named, filters, options)
+    return _Mining(list_queries(queries), corpus, (), resources, seed).run(named, filters, options)
 
 
 def mine_with_settings(
@@ -157,16 +157,12 @@ def mine_with_settings(
         more,
         seed,
     )
-    return _Mining(_listed(queries), corpus, held_out, resources, seed).run(named, settings.filters, options)
+    return _Mining(list_queries(queries), corpus, held_out, resources, seed).run(named, settings.filters, options)
 
 
 def weight_of(miner: Any) -> float:
     """A miner's weight; one of a user may lack it."""
     return getattr(miner, "weight", DEFAULT_WEIGHT)
-
-
-def _listed(queries: Queries | Sequence[Query]) -> list[Query]:
-    return list(queries.values() if isinstance(queries, Mapping) else queries)
 
 
 def _by_name(miners: Mapping[str, Miner] | Sequence[Miner]) -> dict[str, Miner]:

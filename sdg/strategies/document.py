@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from typing import ClassVar, Literal
 
-from sharpen.evaluation import beir
-from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.few_shot import StrategySettings
 
 
 class Document(StrategySettings):
     """Queries for a whole document or chunk, as in Promptagator.
 
+    >>> from sharpen.evaluation import beir
     >>> pool = [{"document": "Boil eggs for six minutes.", "query": "how long to boil an egg"}]
     >>> strategy = Document(pool=pool, task="Queries for documents.").resolve()
     >>> unit, = strategy.units([beir.Document("d", "Soak beans overnight.", "Beans")])
@@ -32,10 +30,3 @@ class Document(StrategySettings):
         "Each document stands with a question that somebody typed into a search box and that the document answers. "
         "The questions are short and in the words of somebody who has not read the document."
     )
-
-    def units(
-        self, documents: Sequence[beir.Document], queries: Sequence[beir.Query] = (), corpus: beir.Corpus | None = None
-    ) -> Iterator[Unit]:
-        for document in documents[: self.documents]:
-            for sample in range(self.per_document):
-                yield Unit(f"{self.prefix}{document.id}/{sample}", titled(document), document, (document.id,))

@@ -26,7 +26,7 @@ from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.prompts import template
 from sharpen.sdg.rejections import Problem
-from sharpen.sdg.strategies.base import Unit
+from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.pools import POOL, Example, parse_example, parse_rows, read_pool
 
 REPAIRED_CHARACTERS = 2000
@@ -92,6 +92,8 @@ class StrategySettings(AskingSettings):
     tokens_per_query: ClassVar[int] = 48
     label: ClassVar[str] = "Document"
     """Stands before a text in the prompt."""
+    pool_keys: ClassVar[str] = "document and query"
+    """What an example of the pool has."""
     unused: ClassVar[tuple[str, ...]] = ()
     """Keys that a strategy of this kind has no use for."""
     not_inherited: ClassVar[tuple[str, ...]] = ()
@@ -159,7 +161,7 @@ class StrategySettings(AskingSettings):
         """The pool's examples. Raises ``InputError`` if there is no pool, or a bad one."""
         if self.pool is None:
             raise InputError(f"no pool of examples for {self.name or self.kind}: give pool")
-        return self.pool if isinstance(self.pool, tuple) else read_pool(self.pool, self.parse_example)
+        return self.pool if isinstance(self.pool, tuple) else read_pool(self.pool, self.parse_example, self.pool_keys)
 
     def draw(self, seed: int, group: int) -> list[Any]:
         """The examples of a group of units."""
@@ -174,7 +176,10 @@ class StrategySettings(AskingSettings):
     def units(
         self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None
     ) -> Iterator[Unit]:
-        raise NotImplementedError
+        """Of each document the whole text, ``per_document`` times."""
+        for document in documents[: self.documents]:
+            for sample in range(self.per_document):
+                yield Unit(f"{self.prefix}{document.id}/{sample}", titled(document), document, (document.id,))
 
     def expected_prompts(self, documents: Sequence[Document], corpus: Corpus) -> int:
         return 0 if self.rewrites else sum(1 for _ in self.units(documents, (), corpus))

@@ -25,7 +25,6 @@ from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.bundles import BundleSettings, QueryType, arrange, bundles
 from sharpen.sdg.strategies.few_shot import StrategySettings
-from sharpen.sdg.strategies.pools import read_pool
 
 ReasoningType = Literal["factual", "relational", "inferential", "temporal", "procedural", "causal"]
 
@@ -85,6 +84,7 @@ class MultiHop(StrategySettings):
 
     default_examples: ClassVar[int] = 2
     tokens_per_query: ClassVar[int] = 400
+    pool_keys: ClassVar[str] = "segments, artifacts and pairs"
     unused: ClassVar[tuple[str, ...]] = ("task", "form")
     not_inherited: ClassVar[tuple[str, ...]] = ("task", "pool", "form", "max_tokens", "examples_per_prompt")
     schema_name: ClassVar[str] = "multi_hop"
@@ -93,12 +93,6 @@ class MultiHop(StrategySettings):
     @classmethod
     def parse_example(cls, row: Any) -> MultiHopExample:
         return parse_multi_hop_example(row)
-
-    @cached_property
-    def examples(self) -> Sequence[MultiHopExample]:
-        if isinstance(self.pool, str):
-            return read_pool(self.pool, parse_multi_hop_example, "segments, artifacts and pairs")
-        return super().examples
 
     @cached_property
     def first(self) -> Artifacts | None:

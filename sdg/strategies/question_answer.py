@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import ClassVar, Literal
 
-from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.few_shot import StrategySettings
 from sharpen.sdg.strategies.pools import Example
 
@@ -43,10 +41,3 @@ class QuestionAnswer(StrategySettings):
                 " none; give each example answer, or answers"
             )
         return examples
-
-    def units(
-        self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None
-    ) -> Iterator[Unit]:
-        for document in documents[: self.documents]:
-            for sample in range(self.per_document):
-                yield Unit(f"{self.prefix}{document.id}/{sample}", titled(document), document, (document.id,))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import ClassVar, Literal, Self
@@ -39,8 +39,7 @@ class Paraphrase(StrategySettings):
     def units(
         self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None
     ) -> Iterator[Unit]:
-        known = {document.id: document for document in documents} if corpus is None else corpus
-        return _units(queries, known, self)
+        return _units(self, documents, queries, corpus)
 
 
 class BackTranslation(StrategySettings):
@@ -76,8 +75,7 @@ class BackTranslation(StrategySettings):
     def units(
         self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None
     ) -> Iterator[Unit]:
-        known = {document.id: document for document in documents} if corpus is None else corpus
-        return _units(queries, known, self)
+        return _units(self, documents, queries, corpus)
 
     def after_first(self, unit: Unit, answer: ParsedAnswer) -> Unit:
         return replace(unit, text=answer.queries[0].query)
@@ -95,9 +93,12 @@ class Translation(BackTranslation):
         return None
 
 
-def _units(queries: Sequence[Query], documents: Mapping[str, Document], strategy: StrategySettings) -> Iterator[Unit]:
+def _units(
+    strategy: StrategySettings, documents: Sequence[Document], queries: Sequence[Query], corpus: Corpus | None
+) -> Iterator[Unit]:
+    known = {document.id: document for document in documents} if corpus is None else corpus
     for query in queries:
         positives = tuple(query.metadata["positives"])
         for sample in range(strategy.per_document):
             key = f"{strategy.prefix}{query.id}/{sample}"
-            yield Unit(key, query.text, documents[positives[0]], positives, {"of": query.id})
+            yield Unit(key, query.text, known[positives[0]], positives, {"of": query.id})

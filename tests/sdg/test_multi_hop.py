@@ -20,22 +20,9 @@ from sharpen.sdg.strategies.multi_hop import (
 )
 from sharpen.sdg.strategies.rewrite import BackTranslation
 from tests.sdg.recorded import Recorded
+from tests.sdg.support import MULTI_HOP_EXAMPLE
 
-EXAMPLE = parse_multi_hop_example(
-    {
-        "segments": ["The ferry ran until the harbour fell dry.", "It fell dry in 1961."],
-        "artifacts": {"entities": ["ferry"]},
-        "pairs": [
-            {
-                "hop_contexts": [{"segment_ids": [1]}, {"segment_ids": [2]}],
-                "question": "When did the ferry stop?",
-                "answer": "1961",
-                "query_type": "multi_hop",
-                "question_complexity": 2,
-            }
-        ],
-    }
-)
+EXAMPLE = parse_multi_hop_example(MULTI_HOP_EXAMPLE)
 
 
 def _corpus(*sizes: int) -> dict[str, Document]:

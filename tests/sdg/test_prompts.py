@@ -9,6 +9,7 @@ from sharpen.evaluation.beir import Document, Query
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.strategies.settings import QueriesSettings
+from tests.sdg.support import MULTI_HOP_EXAMPLE
 
 POOL = [
     {
@@ -17,21 +18,6 @@ POOL = [
         "answers": [f"it is {n}", f"that is {n}"],
     }
     for n in range(9)
-]
-MULTI_HOP = [
-    {
-        "segments": ["The ferry ran until the harbour fell dry.", "It fell dry in 1961."],
-        "artifacts": {"entities": ["ferry"]},
-        "pairs": [
-            {
-                "hop_contexts": [{"segment_ids": [1]}, {"segment_ids": [2]}],
-                "question": "When did the ferry stop?",
-                "answer": "1961",
-                "query_type": "multi_hop",
-                "question_complexity": 2,
-            }
-        ],
-    }
 ]
 TOPICS = ("kiln", "beans", "sail", "glacier")
 
@@ -57,7 +43,7 @@ CASES = {
     "sentence": {"kind": "sentence", "sentences": 2, "per_document": 2},
     "metadata": {"kind": "metadata", "fields": ["author"], "documents": 9},
     "question_answer": {"kind": "question_answer"},
-    "multi_hop": {"kind": "multi_hop", "pool": MULTI_HOP, "bundle": {"documents": 2, "related": False}},
+    "multi_hop": {"kind": "multi_hop", "pool": [MULTI_HOP_EXAMPLE], "bundle": {"documents": 2, "related": False}},
     "paraphrase": {"kind": "paraphrase", "pool": POOL},
     "back_translation": {"kind": "back_translation", "pool": POOL, "per_document": 2},
 }

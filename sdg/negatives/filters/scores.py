@@ -79,6 +79,11 @@ def drop_above(rows: Rows, scores: PairScores, limit: Limit, detail: str) -> dic
     }
 
 
+def _same_for_all(kind: str, highest: float | Auto, calibration: Calibration) -> tuple[Limit, str]:
+    limit = calibration.absolute() if highest == "auto" else highest
+    return lambda _query: limit, f"{kind}: above {limit:.3g}"
+
+
 class ScoredByAny(ScoreFilter):
     scorer: ScorerName = Field(
         BASE,
@@ -106,8 +111,7 @@ class Absolute(ScoredByAny):
     )
 
     def limit(self, calibration: Calibration) -> tuple[Limit, str]:
-        highest = calibration.absolute() if self.max == "auto" else self.max
-        return lambda _query: highest, f"{self.kind}: above {highest:.3g}"
+        return _same_for_all(self.kind, self.max, calibration)
 
 
 class Margin(ScoredByAny):
@@ -170,8 +174,7 @@ class CrossEncoderLimit(ScoreFilter):
         return self.model
 
     def limit(self, calibration: Calibration) -> tuple[Limit, str]:
-        highest = calibration.absolute() if self.max == "auto" else self.max
-        return lambda _query: highest, f"{self.kind}: above {highest:.3g}"
+        return _same_for_all(self.kind, self.max, calibration)
 
 
 class Guide(ScoreFilter):

@@ -1,32 +1,13 @@
-"""Random corpora with many copies, and an LLM whose answers are given."""
+"""Rows of miners, and an LLM whose answers are given."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
 
-from hypothesis import strategies as st
-
-from sharpen.evaluation.beir import Document, Query
 from sharpen.sdg.llm.budget import Spending
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives import Negative
 from sharpen.sdg.resources import Resources
-
-WORDS = ["ice", "snow", "river", "wood", "bread", "salt", "wheel", "rope"]
-texts = st.lists(st.sampled_from(WORDS), max_size=4).map(" ".join)
-
-
-@st.composite
-def corpora(draw):
-    """Documents with many equal texts, some of them chunks of one document, and queries for some."""
-    contents = draw(st.lists(texts, min_size=2, max_size=25))
-    corpus = {}
-    for n, text in enumerate(contents):
-        metadata = {"chunk_of": f"parent{n // 3}"} if draw(st.booleans()) else {}
-        corpus[f"d{n}"] = Document(f"d{n}", text, title=f"file {n}" if n % 2 else "", metadata=metadata)
-    chosen = draw(st.lists(st.sampled_from(sorted(corpus)), min_size=1, max_size=8, unique=True))
-    queries = [Query(f"q{i}", draw(texts), {"positives": [doc_id]}) for i, doc_id in enumerate(chosen)]
-    return corpus, queries
 
 
 def row(query_id, doc_id, miner="m", rank=1, verdict="candidate", reason=None, detail=""):

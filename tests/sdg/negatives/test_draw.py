@@ -14,7 +14,10 @@ from sharpen.sdg.negatives import BM25Miner, DrawOptions, MiningResult, RandomMi
 from sharpen.sdg.negatives.candidates import candidates
 from sharpen.sdg.negatives.draw import draw
 from sharpen.sdg.negatives.filters.scores import drop_above
-from tests.sdg.negatives.support import corpora, kept, row
+from tests.sdg.negatives.support import kept, row
+from tests.sdg.support import corpora
+
+WORDS = ["ice", "snow", "river", "wood", "bread", "salt", "wheel", "rope"]
 
 
 class ReversedMiner:
@@ -28,7 +31,7 @@ MINERS = {"bm25": BM25Miner(language=None), "random": RandomMiner(), "reversed":
 @st.composite
 def mined(draw_from):
     """A corpus, queries, held-out documents, what some miners rank, and scores of all pairs."""
-    corpus, queries = draw_from(corpora())
+    corpus, queries = draw_from(corpora(WORDS))
     ids = sorted(corpus)
     positives = {i for q in queries for i in q.metadata["positives"]}
     held_out = draw_from(st.sets(st.sampled_from(ids), max_size=5)) - positives
