@@ -73,6 +73,11 @@ class Custom(Settings):
     use: CustomName = Field(description="path/to/file.py:Name, beside the recipe, or package.module:Name.")
     options: dict[str, Any] = Field({}, description="Arguments that it is called with.")
 
+    def check(self) -> None:
+        """Raise ``InputError`` as ``make`` does, before anything is computed or paid for."""
+        super().check()
+        self.make()
+
     def make(self) -> Any:
         """Raises ``InputError`` if it cannot be imported or does not take the options."""
         factory = load_custom(self.use)

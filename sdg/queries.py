@@ -141,6 +141,8 @@ def generate_queries(
     if not drawn:
         raise InputError(f"no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     resolved = [resolve_strategy(strategy) for strategy in strategies]
+    for strategy in resolved:
+        strategy.example_texts()  # a bad pool of the last one is found before the first one is paid for
     with opened(llm) as client:
         generation = Generation(drawn, client, seed, corpus, labelled, progress)
         for strategy in resolved:

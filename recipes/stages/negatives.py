@@ -50,12 +50,6 @@ class NegativesStage(StagePart):
             seed=recipe.seed,
         )
 
-    def check(self) -> None:
-        super().check()
-        for part in (*self.negatives.miners, *self.negatives.filters):
-            if isinstance(part, Custom):
-                part.make()  # before anything is paid for
-
     def mine(self, inputs: Inputs, resources: Resources, current: SentenceTransformer | None = None) -> MinedNegatives:
         """Mine, filter and draw. ``current``: the model in training, in place of its base."""
         split = read_split(inputs.folder("pairs") / "split.jsonl")

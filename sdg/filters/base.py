@@ -89,13 +89,9 @@ def filter_queries(
 
 def _apply(query_filter: QueryFilter, queries: Sequence[Query], corpus: Corpus, resources: Resources) -> FilterResult:
     if getattr(query_filter, "first_process_only", True):
-        from sharpen.evaluation.processes import process_state
+        from sharpen.evaluation.processes import on_main  # loads torch
 
-        state = process_state()
-        if state.num_processes > 1:
-            from sharpen.evaluation.processes import from_main
-
-            return from_main(query_filter.apply(queries, corpus, resources) if state.is_main_process else None)
+        return on_main(lambda: query_filter.apply(queries, corpus, resources))
     return query_filter.apply(queries, corpus, resources)
 
 

@@ -84,6 +84,12 @@ class QueriesSettings(AskingSettings):
         """The strategies with all defaults filled in. Raises ``InputError`` if a custom one cannot be made."""
         return [resolve_strategy(strategy, self) for strategy in self.strategies]
 
+    def check(self) -> None:
+        """Raise ``InputError`` for a pool or a strategy of one's own that is not there, or not as it should be."""
+        super().check()
+        for strategy in self.all_strategies():
+            strategy.example_texts()  # reads the pool
+
     def fingerprint(self) -> Any:
         """What is asked for, with every default filled in: whether a key was said or is the default is the same."""
         filled = [s.resolve(self) if isinstance(s, StrategySettings) else s for s in self.strategies]

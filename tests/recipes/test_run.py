@@ -395,12 +395,14 @@ def _fails(*arguments: str, cwd: Path) -> str:
         ("training.epoch=2", "did you mean 'epochs'?"),
         ("corpus.source=nowhere/at/all", "nowhere/at/all"),
         ("queries.pool=none.yaml", "none.yaml: no such file"),
+        ("queries.pool=bad_pool.yaml", "bad_pool.yaml, line 2: an example has the keys document and query"),
         ("training.base=packaged:nothing", "no such packaged encoder"),
         ("evaluation.split=validation", "the splits there are test"),
         ("llm={base_url: 'http://127.0.0.1:9/v1', model: m, api_key_env: NOT_SET}", "NOT_SET is not set"),
     ],
 )
 def test_what_can_be_known_beforehand_stops_before_anything_is_written(recipe_file, tmp_path, override, said):
+    (tmp_path / "bad_pool.yaml").write_text("- {document: a, query: b}\n- {document: c}\n")
     assert said in _fails(str(recipe_file), override, cwd=tmp_path)
     assert not (tmp_path / "runs").exists()
 
