@@ -1,7 +1,6 @@
 import math
 from statistics import fmean
 
-import numba
 import pytest
 import pytrec_eval
 from hypothesis import given, settings
@@ -110,6 +109,7 @@ def test_as_beir_and_ranx_have_them(judged, monkeypatch):
                 kind,
             )  # BEIR rounds to five digits
 
+    numba = pytest.importorskip("numba")  # which ranx needs
     monkeypatch.setattr(numba.config, "DISABLE_JIT", True)  # it would compile for a minute to score a few queries
     ranx = pytest.importorskip("ranx")
     positive = {q: {d: g for d, g in grades.items() if g > 0} for q, grades in qrels.items()}

@@ -11,12 +11,14 @@ import sharpen.training
 try:
     from sharpen.training.fast_cpu.kernels import HAS_NUMBA
 except ImportError:
-    HAS_NUMBA = False
+    MISSING = ("sharpen.training.fast_cpu",)
+else:
+    MISSING = () if HAS_NUMBA else ("sharpen.training.fast_cpu.compiled",)
 
 MODULES = ["sharpen.training"] + [
     module.name
     for module in pkgutil.walk_packages(sharpen.training.__path__, "sharpen.training.")
-    if HAS_NUMBA or not module.name.endswith(".compiled")
+    if not module.name.startswith(MISSING)
 ]
 
 
