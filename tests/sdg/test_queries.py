@@ -8,7 +8,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.sdg.filters.text import copied_fraction, text_problem
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import Answer
-from sharpen.sdg.queries import Generation, generate_queries, sample_documents, with_typo
+from sharpen.sdg.queries import Generation, generate_queries, sample_documents
 from sharpen.sdg.rejections import Rejection, RejectionReason, read_rejections, write_rejections
 from sharpen.sdg.strategies import document
 from sharpen.sdg.strategies.base import Unit
@@ -16,6 +16,7 @@ from sharpen.sdg.strategies.metadata import Metadata
 from sharpen.sdg.strategies.pools import Example
 from sharpen.sdg.strategies.rewrite import Paraphrase
 from sharpen.sdg.strategies.sentence import Sentence
+from sharpen.sdg.typos import with_typo
 from tests.sdg.recorded import Recorded
 
 POOL = [
