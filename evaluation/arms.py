@@ -12,6 +12,7 @@ from statistics import fmean
 
 from pydantic import BaseModel
 
+from sharpen.evaluation.report.comparison import markdown_row
 from sharpen.evaluation.significance import (
     LEVEL,
     Groups,
@@ -122,9 +123,9 @@ def arms_table(
     columns = _columns(results, baseline, published or {})
     seeds = len(results[0].by_seed)
     return [
-        _row([name for name, _ in columns]),
-        _row(["---"] * len(columns)),
-        *(_row([cell(r) for _, cell in columns]) for r in results),
+        markdown_row([name for name, _ in columns]),
+        markdown_row(["---"] * len(columns)),
+        *(markdown_row([cell(r) for _, cell in columns]) for r in results),
         "",
         f"nDCG@10, the mean of {seeds} seed{'s' * (seeds > 1)}. Intervals and p include the variance due to the sample"
         " of queries (by document) and due to seeds"
@@ -186,7 +187,3 @@ def _columns(results: Sequence[ArmResult], baseline: str | None, published: Mapp
         ("minutes", lambda r: f"{r.minutes:.1f}"),
         *((name, cell) for name, cell in optional if any(cell(r) for r in results)),
     ]
-
-
-def _row(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cells) + " |"

@@ -6,8 +6,9 @@ from os import PathLike, fspath
 
 from sentence_transformers import SentenceTransformer
 
+from sharpen.evaluation.beir import Run
 from sharpen.evaluation.datasets import Task
-from sharpen.evaluation.metrics import evaluate
+from sharpen.evaluation.metrics import PerQuery, evaluate
 from sharpen.evaluation.report.by_query import query_changes, slices
 from sharpen.evaluation.report.comparison import BEFORE_AFTER, Report, make_comparison
 from sharpen.evaluation.retrievers.base import Retriever, search_task
@@ -48,13 +49,22 @@ def compare(
     """
     runs = tuple(search_task(task, _retriever(task, system)) for system in (before, after))
     scores = tuple(evaluate(task.qrels, run) for run in runs)
+    of_bm25 = evaluate(task.qrels, search_task(task, BM25(task.corpus))) if bm25 else None
+    return report_of(task, runs, scores, seed=seed, names=names, bm25=of_bm25)
+
+
+def report_of(
+    task: Task,
+    runs: tuple[Run, Run],
+    scores: tuple[PerQuery, PerQuery],
+    *,
+    seed: int,
+    names: tuple[str, str],
+    bm25: PerQuery | None = None,
+) -> Report:
+    """The report on two systems that were searched with and scored already."""
     comparison = make_comparison(
-        *scores,
-        seed=seed,
-        queries_of=f"queries of {task.name}",
-        groups=task.groups,
-        bm25=evaluate(task.qrels, search_task(task, BM25(task.corpus))) if bm25 else None,
-        names=names,
+        *scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, bm25=bm25, names=names
     )
     changes = query_changes(task, runs, scores)
     kinds = slices(task, changes, scores, seed, comparison)

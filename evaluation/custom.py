@@ -52,8 +52,21 @@ def _load_file(path: Path) -> Any:
 
 def _digest(name: str) -> str:
     """The name, and the sum of the file that it is in."""
-    source = inspect.getsourcefile(inspect.unwrap(load_custom(name)))
-    return f"{name.rpartition(':')[2]}@{sha256_file(Path(source))}"
+    source = _source_of(name)
+    if source is None:
+        raise InputError(f"{name}: it has no source file, by which a change would be seen; wrap it in a function")
+    return f"{name.rpartition(':')[2]}@{sha256_file(source)}"
+
+
+def _source_of(name: str) -> Path | None:
+    """The file with its class or function; of anything else, as a ``functools.partial``, that of the module."""
+    try:
+        file = inspect.getsourcefile(inspect.unwrap(load_custom(name)))
+    except TypeError:
+        file = None
+    place, _, _ = name.rpartition(":")
+    file = file or (place if place.endswith(".py") else getattr(importlib.import_module(place), "__file__", None))
+    return Path(file) if file else None
 
 
 CustomName = Annotated[str, Marker(_digest, load_custom)]

@@ -1,4 +1,4 @@
-"""Models that several steps use, loaded once: the base's index, and scores by whoever is named."""
+"""Models that several steps use: the base's index, which is made once, and scores by whoever is named."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.encoders.encode import score_pairs
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, model_digest
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.base import RUN_DEPTH
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense, similarities
 from sharpen.evaluation.retrievers.reranked import standardized
-from sharpen.evaluation.scorers import BASE, BM25_SCORER, ENCODER, FUSED
+from sharpen.evaluation.scorers import BASE, BM25_SCORER, BUILT_IN, ENCODER, FUSED, scorer_digest
 
 Pairs = Sequence[tuple[str, str]]
 """Query IDs and document IDs."""
@@ -100,11 +100,9 @@ class Models:
         Raises ``InputError`` if a model cannot be loaded.
         """
         pairs = list(dict.fromkeys(pairs))
-        if not self.remember_scores or self.current is not None or scorer in (BASE, BM25_SCORER, FUSED):
+        if not self.remember_scores or self.current is not None or scorer in BUILT_IN:
             return self._scored(scorer, pairs, queries, corpus)
-        is_encoder = scorer.startswith(ENCODER)
-        key = ("scores", is_encoder, self.precision, model_digest(scorer.removeprefix(ENCODER)))
-        known = self.cache.setdefault(key, {})
+        known = self.cache.setdefault(("scores", self.precision, scorer_digest(scorer)), {})
         # by the texts: another seed or another LLM may have written another query under the same ID
         keys = {
             (q, i): hashlib.blake2b(f"{queries[q].text}\0{corpus[i].content}".encode(), digest_size=16).digest()

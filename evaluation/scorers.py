@@ -21,7 +21,8 @@ def needs_base(scorer: str) -> bool:
     return scorer in (BASE, FUSED)
 
 
-def _digest(scorer: str) -> str:
+def scorer_digest(scorer: str) -> str:
+    """What stands for a scorer in a fingerprint."""
     if scorer in BUILT_IN:
         return scorer
     return f"{ENCODER if scorer.startswith(ENCODER) else ''}{MODEL.digest(scorer.removeprefix(ENCODER))}"
@@ -32,6 +33,6 @@ def _check(scorer: str) -> None:
         MODEL.check(scorer.removeprefix(ENCODER))
 
 
-ScorerName = Annotated[str, Marker(_digest, _check)]
+ScorerName = Annotated[str, Marker(scorer_digest, _check)]
 """``base``, ``bm25``, ``fused``, ``encoder:<name>`` or a cross-encoder's folder or name. ``base`` and ``fused`` stand
 for themselves in a fingerprint; the encoder must be beside them in it."""

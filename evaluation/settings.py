@@ -56,7 +56,6 @@ FILE = Marker(lambda path: sha256_file(Path(path)), _check_file)
 """The path of a file."""
 
 ModelName = Annotated[str, MODEL]
-FileName = Annotated[str, FILE]
 
 
 class Settings(BaseModel):

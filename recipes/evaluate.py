@@ -10,6 +10,7 @@ from statistics import fmean
 from pydantic import BaseModel, ValidationError
 from rich.console import Console
 
+from sharpen.evaluation.before_after import report_of
 from sharpen.evaluation.beir import Corpus, Run, read_corpus
 from sharpen.evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
@@ -17,9 +18,7 @@ from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.files import InputError, slug, write_json, write_text
 from sharpen.evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.report.by_query import query_changes, slices
-from sharpen.evaluation.report.comparison import Comparison, kinds_table, make_comparison, markdown
-from sharpen.evaluation.report.page import page
+from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
@@ -208,18 +207,13 @@ def diff_runs(
 
 def compare_runs(task: Task, pair: SystemPair, out: Path, console: Console, seed: int) -> Comparison:
     """Print and write what differs: ``metrics.json``, ``report.md`` and ``report.html`` in ``out``."""
-    comparison = make_comparison(
-        *pair.scores, seed=seed, queries_of=f"queries of {task.name}", groups=task.groups, names=pair.names
-    )
-    changes = query_changes(task, pair.runs, pair.scores)
-    kinds = slices(task, changes, pair.scores, seed, comparison)
-    title = f"{pair.names[0]} and {pair.names[1]} on {task.name}"
-    write_json(out / "metrics.json", comparison.model_dump(mode="json"))
-    write_text(out / "report.md", markdown(title, comparison, {"Kinds of queries": kinds_table(kinds)}))
-    write_text(out / "report.html", page(title, comparison, changes, kinds))
-    print_comparison(comparison, console)
-    console.print(f"\nreport   {out / 'report.html'}", highlight=False, soft_wrap=True)
-    return comparison
+    report = report_of(task, pair.runs, pair.scores, seed=seed, names=pair.names)
+    write_json(out / "metrics.json", report.to_dict())
+    write_text(out / "report.md", report.to_markdown())
+    path = report.to_html(out / "report.html")
+    print_comparison(report.comparison, console)
+    console.print(f"\nreport   {path}", highlight=False, soft_wrap=True)
+    return report.comparison
 
 
 def _averaged(
@@ -275,7 +269,8 @@ def _run_of(system: str, task: Task, options: EvaluationOptions, console: Consol
         return search_task(task, retriever)
     model = load_cross_encoder(options.rerank)
     with show_progress(console, "reranking", len(task.queries) * RUN_DEPTH) as advance:
-        return search_task(task, Reranked(retriever, task.corpus, model, RUN_DEPTH, advance))
+        reranked = Reranked(retriever, task.corpus, model, RUN_DEPTH, advance, precision=options.precision)
+        return search_task(task, reranked)
 
 
 def _retriever(system: str, task: Task, options: EvaluationOptions, console: Console) -> Retriever:

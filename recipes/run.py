@@ -11,7 +11,15 @@ from rich.table import Table
 
 from sharpen.evaluation.files import write_json, write_text
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence, table
+from sharpen.evaluation.report.comparison import (
+    Comparison,
+    difference_table,
+    markdown_table,
+    plain_sentence,
+    sentence,
+    table,
+    text_table,
+)
 from sharpen.recipes.advice import advice
 from sharpen.recipes.card import model_card
 from sharpen.recipes.curves import draw_curves
@@ -97,21 +105,19 @@ def print_comparison(comparison: Comparison, console: Console) -> None:
     """The table and the verdict."""
     if console.quiet:
         return
-    header, rows = table(comparison)
     if console.is_terminal and console.width >= 100:
+        header, rows = table(comparison)
         view = Table(*header)
         for row in rows:
             view.add_row(*row)
         console.print(view)
     else:  # a log file, or a narrow window: columns that stay in line
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        for row in [header, *rows]:
-            line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for line in text_table(comparison):
             print(line, file=console.file)
-    console.print("\n" + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
+    console.print("\n" + plain_sentence(comparison), highlight=False, soft_wrap=True)
 
 
 def print_elsewhere(others: Iterable[Comparison], console: Console) -> None:
     """The verdicts on other collections."""
     for comparison in others:
-        console.print("Elsewhere: " + sentence(comparison).replace("**", ""), highlight=False, soft_wrap=True)
+        console.print("Elsewhere: " + plain_sentence(comparison), highlight=False, soft_wrap=True)

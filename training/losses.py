@@ -12,9 +12,9 @@ from sentence_transformers.base.losses.merged_forward import column_merging_disa
 from sentence_transformers.sentence_transformer import losses as st
 from torch import Tensor, nn
 
+from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.files import InputError
 from sharpen.training.micro_batches import MicroBatches
-from sharpen.training.precision import autocast
 from sharpen.training.settings import RetrieverSettings, misfit
 
 

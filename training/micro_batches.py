@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.tokens import is_right_padded_text
-from sharpen.training.precision import autocast
 
 try:
     from sharpen.training.fast_cpu import Replicas, prepared

@@ -22,9 +22,9 @@ from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingResult, TrainingRun
 from sharpen.training.triplets import Triplet
 
-Mine = Callable[[SentenceTransformer | None], list[Triplet]]
-"""Gives the triplets of an epoch, mined with the model as it is then; None before the first, for the base. Under
-``accelerate launch`` every process calls it."""
+Mine = Callable[[SentenceTransformer | None], tuple[list[Triplet], int]]
+"""Gives the triplets of an epoch and how many queries have none, as ``make_triplets`` does, mined with the model as it
+is then; None before the first, for the base. Under ``accelerate launch`` every process calls it."""
 
 
 def train_with_refresh(
@@ -62,15 +62,17 @@ def train_with_refresh(
                 current = base and load_encoder(
                     str(base), max_seq_length=settings.max_seq_length, attention=settings.attention
                 )
+                triplets, left_out = mine(current)
                 finished = train_retriever(
                     queries,
-                    mine(current),
+                    triplets,
                     corpus,
                     _round_settings(settings, number, base),
                     folder / "model",
                     seed + number,
                     replace(run, work=folder / "checkpoints" if run.work else None),
                 )
+                finished = replace(finished, queries_left_out=left_out)
                 _write_result(folder, finished)
             rounds.append(finished)
         best = _best_round(rounds, run)

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, Precision
+from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, PrecisionSetting
 from sharpen.evaluation.settings import UNHASHED, Count, Fraction, ModelName, Settings
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl"]
@@ -15,9 +15,6 @@ DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
 """Losses that learn a teacher's scores of each row's documents."""
 RerankerLoss = Literal["bce", "listwise", "distillation"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-# the encoder's precision with its marker, so that it stands for the same in a reranker's fingerprint
-PrecisionSetting = Annotated[(Precision, *EncoderOptions.model_fields["precision"].metadata)]
 
 
 class LoraSettings(Settings):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ class TrainingSetup:
     sampler: GlobalBatchSampler
     settings: RetrieverSettings | RerankerSettings
     seed: int
-    run: TrainingRun = field(default_factory=TrainingRun)
+    run: TrainingRun
 
 
 def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> TrainingResult:

@@ -42,11 +42,11 @@ Batch = Callable[[np.ndarray, dict[str, Any]], None]
 """Called with the rows of some inputs and the features that the model reads of them."""
 
 
-def length_order(inputs: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Rows of all inputs, the longest first, and of them those that this process computes."""
+def rows_of_process(inputs: Sequence[Any]) -> np.ndarray:
+    """Rows of the inputs that this process computes, the longest first."""
     state = process_state()
     order = np.argsort([-_characters(each) for each in inputs], kind="stable")
-    return order, order[state.process_index :: state.num_processes]
+    return order[state.process_index :: state.num_processes]
 
 
 def exchange_rows(values: np.ndarray, rows: np.ndarray) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from sharpen.evaluation.encoders.batching import exchange_rows, length_order, run_batches
+from sharpen.evaluation.encoders.batching import exchange_rows, rows_of_process, run_batches
 from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision
 from sharpen.evaluation.encoders.settings import Precision
@@ -34,7 +34,7 @@ def encode(
     padding. Under ``accelerate launch`` every process encodes a part of the texts, and all processes get all vectors.
     ``progress`` is called with the number of texts of each finished batch.
     """
-    _, rows_here = length_order(texts)
+    rows_here = rows_of_process(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     model.eval()
     compiled = openvino_forward(model, texts, prompt, precision)
@@ -65,7 +65,7 @@ def score_pairs(
     """
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
-    _, rows_here = length_order(pairs)
+    rows_here = rows_of_process(pairs)
     scores = np.empty(len(pairs), dtype=np.float32)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Literal
 
 import torch
@@ -12,10 +12,17 @@ from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.processes import process_state
 
 
-def autocast(device: torch.device | str):
-    """bf16 autocast where the hardware multiplies in bf16, else nothing: elsewhere it is emulated, and slower."""
+def autocast(device: torch.device | str, precision: Precision = "auto") -> AbstractContextManager:
+    """Autocast to bf16 where ``precision`` is, or stands for, bf16 on ``device``; else nothing.
+
+    >>> with autocast("cpu", "float32"):
+    ...     torch.is_autocast_enabled("cpu")
+    False
+    """
     device = torch.device(device)
-    return torch.autocast(device.type, dtype=torch.bfloat16) if has_bf16(device) else nullcontext()
+    if resolve_precision(precision, device) != "bf16":
+        return nullcontext()
+    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 @contextmanager

@@ -18,6 +18,10 @@ def _precision_digest(precision: Precision) -> str:
     return precision_digest(precision)
 
 
+PrecisionSetting = Annotated[Precision, Marker(_precision_digest)]
+"""In a fingerprint, what the machine computes in and by what stands for it."""
+
+
 class EncoderOptions(Settings):
     """What holds for the base, for the model that is tuned from it, and for queries and documents alike."""
 
@@ -29,7 +33,7 @@ class EncoderOptions(Settings):
     attention: (
         Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "kernels-community/flash-attn2"] | None
     ) = Field(None, description="null: the model's own. flash_attention_2 leaves padding out, on GPUs that have it.")
-    precision: Annotated[Precision, Marker(_precision_digest)] = Field(
+    precision: PrecisionSetting = Field(
         "auto", description="What models compute in: float32, bf16, or auto (bf16 where the hardware multiplies in it)."
     )
 

@@ -95,12 +95,7 @@ class Report:
         return self.comparison.verdict
 
     def __str__(self) -> str:
-        header, rows = table(self.comparison)
-        widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *rows)
-        ]
-        return "\n".join([self.title, "", *(line.rstrip() for line in lines), "", _plain(sentence(self.comparison))])
+        return "\n".join([self.title, "", *text_table(self.comparison), "", plain_sentence(self.comparison)])
 
     def _repr_markdown_(self) -> str:
         return self.to_markdown()
@@ -143,6 +138,21 @@ def table(comparison: Comparison) -> tuple[list[str], list[list[str]]]:
             row.insert(1, _value(comparison.bm25[metric]))
         rows.append(row)
     return header, rows
+
+
+def text_table(comparison: Comparison) -> list[str]:
+    """The lines of the table, with columns that stay in line where all letters are equally wide."""
+    header, rows = table(comparison)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    return [
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (header, *rows)
+    ]
+
+
+def plain_sentence(comparison: Comparison) -> str:
+    """``sentence`` without the marks of Markdown."""
+    return sentence(comparison).replace("**", "")
 
 
 def sentence(comparison: Comparison) -> str:
@@ -207,7 +217,7 @@ def markdown(name: str, comparison: Comparison, sections: Mapping[str, Sequence[
 def markdown_table(comparison: Comparison) -> list[str]:
     """The lines of the before/after table."""
     header, rows = table(comparison)
-    return [_row(header), _row(["---"] * len(header)), *(_row(row) for row in rows)]
+    return [markdown_row(header), markdown_row(["---"] * len(header)), *(markdown_row(row) for row in rows)]
 
 
 def latex(comparison: Comparison) -> str:
@@ -244,14 +254,16 @@ def difference_table(what: str, rows: Mapping[str, Comparison]) -> list[str]:
     """
     adjusted = holm([c.delta[c.primary].p for c in rows.values()])
     lines = [
-        _row([what, "queries", *next(iter(rows.values())).names, "difference", "95 % interval", "p (Holm)", "verdict"]),
-        _row(["---"] * 8),
+        markdown_row(
+            [what, "queries", *next(iter(rows.values())).names, "difference", "95 % interval", "p (Holm)", "verdict"]
+        ),
+        markdown_row(["---"] * 8),
     ]
     for (name, c), p in zip(rows.items(), adjusted, strict=True):
         d = c.delta[c.primary]
         verdict = c.verdict if p < 1 - LEVEL else "not distinguishable"
         lines.append(
-            _row(
+            markdown_row(
                 [
                     name,
                     f"{c.queries:,}",
@@ -290,11 +302,8 @@ def _latex(text: str) -> str:
     return "".join("\\" + c if c in "&%$#_{}" else c for c in text)
 
 
-def _plain(text: str) -> str:
-    return text.replace("**", "")
-
-
-def _row(cells: Sequence[str]) -> str:
+def markdown_row(cells: Sequence[str]) -> str:
+    """A line of a Markdown table."""
     return "| " + " | ".join(cells) + " |"
 
 

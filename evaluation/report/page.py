@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from sharpen.evaluation.report import charts
 from sharpen.evaluation.report.by_query import TOP_K, QueryChange
-from sharpen.evaluation.report.comparison import METHOD, Comparison, kinds_table, power, sentence, table
+from sharpen.evaluation.report.comparison import METHOD, Comparison, kinds_table, plain_sentence, power, table
 from sharpen.evaluation.report.rendering import render, source
 
 MAX_QUERIES = 2000
@@ -40,7 +40,7 @@ def page(
         "report.html.j2",
         title=title,
         comparison=comparison,
-        summary=sentence(comparison).replace("**", ""),
+        summary=plain_sentence(comparison),
         method=METHOD.replace("*", ""),
         power=power(comparison),
         header=header,

@@ -166,7 +166,8 @@ def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resource
         first = resources.models.index(task.corpus, _tuned(part.options, inputs), part.approximate, keep=False)
     model = load_cross_encoder(str(inputs.folder("reranker")))
     with resources.progress("reranking", len(task.qrels) * part.depth) as advance:
-        reranked = Reranked(first, task.corpus, model, part.depth, advance, part.first_stage_weight)
+        weight, precision = part.first_stage_weight, part.options.precision
+        reranked = Reranked(first, task.corpus, model, part.depth, advance, weight, precision)
         return _score(folder.path, "reranked", reranked, task)
 
 
@@ -185,4 +186,4 @@ def _score(folder: Path, name: str, retriever: Retriever, task: Task) -> Counts:
 # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
 BEFORE = Stage("before", 5, BeforeStage, score_before, shared=True)
 AFTER = Stage("after", 5, AfterStage, score_after, shared=True)
-RERANKED = Stage("reranked", 4, RerankedStage, score_reranked, shared=True)
+RERANKED = Stage("reranked", 5, RerankedStage, score_reranked, shared=True)

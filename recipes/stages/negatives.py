@@ -9,7 +9,7 @@ from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import write_corpus
 from sharpen.evaluation.custom import Custom
-from sharpen.evaluation.encoders.settings import Encoder
+from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.processes import process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import WRITTEN, Inputs
@@ -20,7 +20,6 @@ from sharpen.sdg.negatives.record import write_negatives, write_rejected_passage
 from sharpen.sdg.negatives.settings import NegativesSettings
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import read_split
-from sharpen.training.settings import PrecisionSetting
 
 
 class NegativesStage(StagePart):

@@ -6,7 +6,7 @@ from collections import Counter
 from typing import ClassVar, Literal, Self
 
 from sharpen.evaluation.beir import Query, read_queries, write_qrels, write_queries
-from sharpen.evaluation.encoders.settings import Encoder
+from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
@@ -20,7 +20,6 @@ from sharpen.sdg.queries import LABELLED
 from sharpen.sdg.rejections import count_reasons, write_rejections
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import Splits, SplitSettings, bundles_of, split, write_split
-from sharpen.training.settings import PrecisionSetting
 
 
 class PairsStage(StagePart):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal, Self
 
-from sharpen.evaluation.encoders.settings import Encoder
+from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, read_jsonl, write_jsonl
 from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
@@ -15,7 +15,6 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.rows import RowsPart
 from sharpen.sdg.resources import Resources
-from sharpen.training.settings import PrecisionSetting
 from sharpen.training.triplets import Triplet
 
 RERANKER = "reranker"

@@ -70,7 +70,7 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
         if part.mining is None:
             result = train_retriever(queries, triplets, corpus, part.settings, folder.path, part.seed, run)
         else:
-            mine = _mine(part, inputs, resources, triplets)
+            mine = _mine(part, inputs, resources, (triplets, left_out))
             result = train_with_refresh(queries, mine, corpus, part.settings, folder.path, part.seed, run)
     if part.mining is None:
         return record(folder.path, result, len(triplets), left_out)
@@ -83,14 +83,14 @@ def _validation(part: TrainingStage, inputs: Inputs):
     return part.validation.task(inputs).validation(part.settings, part.validation.settings)
 
 
-def _mine(part: TrainingStage, inputs: Inputs, resources: Resources, first: list[Triplet]):
+def _mine(part: TrainingStage, inputs: Inputs, resources: Resources, first: tuple[list[Triplet], int]):
     """The rows of an epoch: the first ones are mined already."""
 
-    def mine(current: SentenceTransformer | None) -> list[Triplet]:
+    def mine(current: SentenceTransformer | None) -> tuple[list[Triplet], int]:
         if current is None:
             return first
         rows = part.mining.mine(inputs, resources, current).rows
-        return part.rows.triplets(inputs, part.per_query, part.max_rows, rows)[0]
+        return part.rows.triplets(inputs, part.per_query, part.max_rows, rows)
 
     return mine
 

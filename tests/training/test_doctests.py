@@ -10,7 +10,7 @@ import sharpen.training
 
 try:
     from sharpen.training.fast_cpu.kernels import HAS_NUMBA
-except ImportError:
+except ModuleNotFoundError:
     MISSING = ("sharpen.training.fast_cpu",)
 else:
     MISSING = () if HAS_NUMBA else ("sharpen.training.fast_cpu.compiled",)

@@ -9,12 +9,7 @@ from sharpen.training.losses import make_loss
 from sharpen.training.micro_batches import WIDTH_STEP, MicroBatches
 from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import set_dropout
-
-COLUMNS = [
-    ["a", "two words", "now three words", "x " * 50],
-    ["b " * n for n in (90, 1, 7, 30)],
-    ["c " * n for n in (2, 60, 5, 4)],
-]
+from tests.training.support import COLUMNS, features_of
 
 
 @pytest.fixture(autouse=True)
@@ -31,17 +26,13 @@ def model():
     return model
 
 
-def _features(model, prompt: str = "") -> list[dict]:
-    return [model.preprocess(texts, prompt=prompt if n == 0 else None) for n, texts in enumerate(COLUMNS)]
-
-
 @pytest.mark.parametrize("prompt", ["", "query: "])
 def test_micro_batches_change_neither_loss_nor_gradient(model, prompt):
     settings = RetrieverSettings(base="packaged:tiny-bert", precision="float32")
     results = []
     for loss in (MultipleNegativesRankingLoss(model), make_loss(settings, model, None, 1)):
         model.zero_grad()
-        value = loss(_features(model, prompt), None)
+        value = loss(features_of(model, prompt), None)
         value.backward()
         gradients = [torch.zeros(1) if p.grad is None else p.grad.flatten() for p in model.parameters()]
         results.append((value.item(), torch.cat(gradients)))
@@ -55,7 +46,7 @@ def test_texts_of_similar_length_go_together_and_come_back_in_their_order(model,
     monkeypatch.setattr(
         type(model), "forward", lambda self, f: shapes.append(tuple(f["input_ids"].shape)) or forward(self, f)
     )
-    columns = MicroBatches("float32").embed(model, _features(model))
+    columns = MicroBatches("float32").embed(model, features_of(model))
     assert [rows for rows, _ in shapes] == [3] * 4
     widths = [width for _, width in shapes]
     assert (
@@ -70,7 +61,7 @@ def test_columns_with_prompts_are_not_mixed_with_others(model, monkeypatch):
     rows = []
     forward = type(model).forward
     monkeypatch.setattr(type(model), "forward", lambda self, f: rows.append(len(f["input_ids"])) or forward(self, f))
-    features = _features(model)
+    features = features_of(model)
     features[0]["prompt_length"] = 2
     MicroBatches("float32").embed(model, features)
     assert rows == [3, 1, 3, 3, 2]

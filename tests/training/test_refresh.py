@@ -47,7 +47,7 @@ class Miner:
     def __call__(self, model):
         self.weights.append(model and torch.cat([p.detach().flatten() for p in model.parameters()]).clone())
         by = len(self.weights)
-        return [Triplet(f"q-{i}", i, (f"{self.names[(n + by) % 12]}-rest",)) for n, i in enumerate(self.names)]
+        return [Triplet(f"q-{i}", i, (f"{self.names[(n + by) % 12]}-rest",)) for n, i in enumerate(self.names)], by
 
 
 def test_each_epoch_is_mined_with_the_model_before_it_and_the_last_one_is_kept(tmp_path, corpus, queries):
@@ -56,6 +56,7 @@ def test_each_epoch_is_mined_with_the_model_before_it_and_the_last_one_is_kept(t
     assert len(mine.weights) == 3 and mine.weights[0] is None
     assert not torch.equal(mine.weights[1], mine.weights[2])
     assert result.steps == result.last_step == result.kept_step == 9 and result.path == tmp_path / "m"
+    assert result.queries_left_out == 3, "of the last epoch"
     assert [row["step"] for row in result.log] == list(range(1, 10))
     assert [row["epoch"] for row in result.log] == pytest.approx([n / 3 for n in range(1, 10)])
     # linear, as it stands at the beginning of each epoch, after a warm-up of 0.1 of all steps

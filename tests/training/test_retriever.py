@@ -38,7 +38,7 @@ def backward_in_replicas(monkeypatch):
     try:
         from sharpen.training.fast_cpu.kernels import COMPILED
         from sharpen.training.fast_cpu.replicas import _Replicas
-    except ImportError:
+    except ModuleNotFoundError:
         COMPILED = False
     if COMPILED:
         used, backward = [], _Replicas.backward

@@ -1,7 +1,7 @@
 """Training on CPUs, faster: replicas of a model, one a core; attention, dropout, linear layers and lookups for them.
 
 Optional: everything trains without this folder, too. Its compiled kernels need numba (``pip install
-'sharpen[fast-cpu]'``); without it, dropout and attention are torch's.
+'sharpen[fast-cpu]'``); without it, dropout, and attention with dropout, are torch's.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from transformers import PreTrainedModel
 
 from sharpen.training.fast_cpu.attention import NAME
 from sharpen.training.fast_cpu.dropout import CPUDropout
-from sharpen.training.fast_cpu.kernels import HAS_NUMBA
 from sharpen.training.fast_cpu.replicas import Replicas
 
-__all__ = ["HAS_NUMBA", "Replicas", "prepared"]
+__all__ = ["Replicas", "prepared"]
 
 
 @contextmanager

@@ -12,12 +12,12 @@ from sentence_transformers import SentenceTransformer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.tokens import is_right_padded_text
 from sharpen.evaluation.processes import process_state, workers
 from sharpen.training.fast_cpu.dropout import seeded_dropout
 from sharpen.training.fast_cpu.linears import fused_bias, gathered_lookups, recomputes
-from sharpen.training.precision import autocast
 
 MOST_REPLICAS = 16
 """Each has gradients of its own, which all cores sum together; with more cores than this, a replica has several."""

@@ -190,6 +190,16 @@ def test_a_users_miner_comes_from_a_file_and_its_sum_is_in_the_fingerprint(tmp_p
         CustomMiner(use=f"{path}:Longest", options={"unknown": 2}).mine(QUERIES, corpus, 2, None, 0)
 
 
+def test_a_partial_of_a_users_miner_has_the_sum_of_its_file_too(tmp_path):
+    path = tmp_path / "my_miner.py"
+    path.write_text(f"from functools import partial\n{USER_FILE}\nTwice = partial(Longest, factor=2.0)\n")
+    twice, other = (CustomMiner(use=f"{path}:{name}") for name in ("Twice", "Longest"))
+    sum_ = twice.fingerprint()["use"].partition("@")[2]
+    assert sum_ and sum_ == other.fingerprint()["use"].partition("@")[2]
+    with pytest.raises(InputError, match="the options are"):
+        CustomMiner(use=f"{path}:Twice", options={"unknown": 2}).check()
+
+
 def test_reading_settings_loads_no_model_library():
     code = (
         "import sys; import sharpen.sdg.negatives as n; n.NegativesSettings(); n.LLMMiner(); n.mine_negatives;"

@@ -2,7 +2,7 @@
 
 try:
     from sharpen.training.fast_cpu.kernels import HAS_NUMBA
-except ImportError:
+except ModuleNotFoundError:
     HAS_NUMBA = False
 
 collect_ignore_glob = [] if HAS_NUMBA else ["test_*.py"]

@@ -15,12 +15,7 @@ from sharpen.training.micro_batches import MicroBatches
 from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import set_dropout
 from tests.conftest import cores
-
-COLUMNS = [
-    ["a", "two words", "now three words", "x " * 50],
-    ["b " * n for n in (90, 1, 7, 30)],
-    ["c " * n for n in (2, 60, 5, 4)],
-]
+from tests.training.support import features_of
 
 
 @pytest.fixture
@@ -42,10 +37,6 @@ def three_rows(monkeypatch):
     monkeypatch.setattr("sharpen.training.micro_batches.CPU_ROWS", 3)
 
 
-def _features(model, prompt: str = "") -> list[dict]:
-    return [model.preprocess(texts, prompt=prompt if n == 0 else None) for n, texts in enumerate(COLUMNS)]
-
-
 def _gradients(model) -> torch.Tensor:
     return torch.cat(
         [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in model.parameters()]
@@ -65,7 +56,7 @@ def test_replicas_change_neither_loss_nor_gradient(three_rows, make_model, numbe
         )
         with cores(number):
             for _ in range(2):  # gradients add up
-                value = loss(_features(model, prompt), None)
+                value = loss(features_of(model, prompt), None)
                 value.backward()
         assert not batched or bool(loss._micro_batches._replicas._replicas) == (number > 1)
         results.append((value.item(), _gradients(model)))
@@ -79,7 +70,7 @@ def _train(make_model, number: int, dropout: float) -> torch.Tensor:
     torch.manual_seed(7)
     with cores(number):
         for _ in range(3):
-            embedded = torch.cat(batches.embed(model, _features(model)))
+            embedded = torch.cat(batches.embed(model, features_of(model)))
             optimizer.zero_grad()
             embedded.square().mean(0).sum().backward()
             optimizer.step()
@@ -104,7 +95,7 @@ def test_gradients_in_bf16_with_dropout_are_those_of_float32(three_rows, make_mo
         model, batches = make_model(0.1), MicroBatches(precision)
         torch.manual_seed(7)
         with cores(number):
-            torch.nn.functional.normalize(torch.cat(batches.embed(model, _features(model)))).matmul(
+            torch.nn.functional.normalize(torch.cat(batches.embed(model, features_of(model)))).matmul(
                 torch.linspace(-1, 1, 128)
             ).sum().backward()
         gradients.append(_gradients(model))
@@ -114,11 +105,11 @@ def test_gradients_in_bf16_with_dropout_are_those_of_float32(three_rows, make_mo
 def test_weights_that_were_replaced_are_noticed(three_rows, make_model):
     model, batches = make_model(0.0), MicroBatches("float32")
     with cores(2):
-        batches.embed(model, _features(model))
+        batches.embed(model, features_of(model))
         for parameter in model.parameters():
             parameter.data = parameter.data * 1.5
-        again = batches.embed(model, _features(model))
-        alone = MicroBatches("float32").embed(model.eval(), _features(model))
+        again = batches.embed(model, features_of(model))
+        alone = MicroBatches("float32").embed(model.eval(), features_of(model))
     torch.testing.assert_close(torch.cat(again), torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
@@ -126,7 +117,7 @@ def test_only_what_is_trained_has_gradients(three_rows, make_model):
     model, batches = make_model(), MicroBatches("float32")
     frozen = model[0].auto_model.embeddings.requires_grad_(False)
     with cores(2):
-        torch.cat(batches.embed(model, _features(model))).sum().backward()
+        torch.cat(batches.embed(model, features_of(model))).sum().backward()
     assert batches._replicas._replicas and all(p.grad is None for p in frozen.parameters())
     assert all(p.grad is not None and p.grad.any() for p in model[0].auto_model.encoder.parameters())
     assert all(p.grad is None for p in model[0].auto_model.pooler.parameters()), "nothing comes from there"
@@ -165,7 +156,7 @@ def test_a_model_with_shared_state_has_one_thread(make_model, kind):
         model.insert(1, kind())
         torch.manual_seed(1)
         with cores(2):
-            embedded.append(torch.cat(batches.embed(model, _features(model))))
+            embedded.append(torch.cat(batches.embed(model, features_of(model))))
         assert batches._replicas._replicas is None
     assert torch.equal(*embedded)
 
@@ -184,13 +175,13 @@ def test_replicas_are_few_where_they_would_take_much_memory(monkeypatch, cores_,
 def test_backward_is_possible_once_and_what_failed_leaves_nothing(three_rows, make_model):
     model, batches = make_model(0.0), MicroBatches("float32")
     with cores(2):
-        first = torch.cat(batches.embed(model, _features(model))).sum()
+        first = torch.cat(batches.embed(model, features_of(model))).sum()
         first.backward(retain_graph=True)
         expected = _gradients(model)
         with pytest.raises(RuntimeError, match="once only"):
             first.backward()
         model.zero_grad()
-        second = torch.cat(batches.embed(model, _features(model))).sum()
+        second = torch.cat(batches.embed(model, features_of(model))).sum()
         broken = (
             batches._replicas._replicas._models[1][0]
             .auto_model.encoder.layer[0]
@@ -199,7 +190,7 @@ def test_backward_is_possible_once_and_what_failed_leaves_nothing(three_rows, ma
         with pytest.raises(ZeroDivisionError):
             second.backward()
         broken.remove()
-        torch.cat(batches.embed(model, _features(model))).sum().backward()
+        torch.cat(batches.embed(model, features_of(model))).sum().backward()
     torch.testing.assert_close(_gradients(model), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -208,14 +199,14 @@ def test_what_is_recomputed_in_backward_has_torchs_random_numbers(make_model):
     model[0].auto_model.gradient_checkpointing_enable({"use_reentrant": False})
     before = torch.get_rng_state()
     with cores(2):
-        torch.cat(batches.embed(model, _features(model))).sum().backward()
+        torch.cat(batches.embed(model, features_of(model))).sum().backward()
     assert batches._replicas._replicas is None and not torch.equal(before, torch.get_rng_state())
 
 
 def test_an_error_in_a_thread_is_raised_and_all_cores_are_there_again(three_rows, make_model):
     model, batches = make_model(), MicroBatches("float32")
     with cores(2):
-        features = _features(model)
+        features = features_of(model)
         batches.embed(model, features)
         assert batches._replicas._replicas
         features[0]["input_ids"] = features[0]["input_ids"] + 10**6
