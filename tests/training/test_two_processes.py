@@ -28,6 +28,7 @@ NEGATIVES = {f"{i}-rest": Document(f"{i}-rest", text[len(text) // 2 :]) for i, (
 CORPUS = POSITIVES | NEGATIVES
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("loss", "alike"),
     [
