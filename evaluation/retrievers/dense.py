@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 
 import faiss
@@ -63,6 +63,12 @@ class Dense:
             q: {self.ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0}
             for q, row, score in zip(queries, rows.tolist(), scores.tolist(), strict=True)
         }
+
+    def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:
+        """Cosines of all documents, for at most ``rows`` queries at a time: float32 of shape (queries, documents)."""
+        vectors = self.encode_queries(texts)
+        for start in range(0, len(vectors), rows):
+            yield vectors[start : start + rows] @ self.vectors.T
 
     def cut(self, dimensions: int) -> Dense:
         """The same index with the first ``dimensions`` of each embedding, of documents and queries alike."""

@@ -1,0 +1,73 @@
+"""The weighted sum of retrievers' standardized scores, on a real collection."""
+
+import numpy as np
+import pytest
+
+from sharpen.evaluation.beir import Document
+from sharpen.evaluation.datasets import load_task
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.metrics import PRIMARY, evaluate
+from sharpen.evaluation.retrievers import fused as module
+from sharpen.evaluation.retrievers.base import search_task
+from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
+from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.fused import Fused, fit_weights, weight_curve
+from sharpen.evaluation.runs import ranking
+
+
+@pytest.fixture
+def members(corpus):
+    return {"dense": Dense(corpus, "packaged:tiny-bert"), "bm25": BM25(corpus)}
+
+
+def test_scores_are_standardized_over_all_documents(corpus, members, monkeypatch):
+    queries = {"q1": "knead the dough", "q2": "pump up the inner tube of the wheel", "q3": "zzz"}
+    cosines = members["dense"].encode_queries(list(queries.values())) @ members["dense"].vectors.T
+    found = members["bm25"].search(queries, len(corpus))
+    words = np.array([[found[q].get(d, 0.0) for d in corpus] for q in queries])
+    expected = sum(
+        weight * (scores - scores.mean(axis=1, keepdims=True)) / np.maximum(scores.std(axis=1, keepdims=True), 1e-9)
+        for scores, weight in ((cosines, 1.0), (words, 0.5))
+    )
+    runs = []
+    for most in (module.MOST_SCORES, 1):  # all queries in one block, and each in its own
+        monkeypatch.setattr(module, "MOST_SCORES", most)
+        runs.append(Fused(members, {"bm25": 0.5}).search(queries, len(corpus)))
+    for run in runs:
+        for row, q in zip(expected, queries, strict=True):
+            np.testing.assert_allclose([run[q][d] for d in corpus], row, atol=1e-4)
+            assert list(run[q]) == ranking(run[q])
+    assert [list(run) for run in Fused(members, {"bm25": 0.5}).search(queries, 3).values()] == [
+        list(runs[0][q])[:3] for q in queries
+    ]
+
+
+def test_both_implementations_of_bm25_give_all_documents_the_same_scores(corpus):
+    texts = ["knead the dough", "the", "tune the strings"]
+    blocks = [np.concatenate(list(kind(corpus).score_blocks(texts, rows=2))) for kind in (BM25, RankBM25)]
+    assert blocks[0].shape == (3, len(corpus)) and blocks[0].max() > 1
+    np.testing.assert_allclose(*blocks, rtol=1e-4, atol=1e-5)
+
+
+def test_fitted_weights_are_better_than_either_alone_and_are_what_a_search_has():
+    task = load_task("cranfield", "test")
+    members = {"bm25": BM25(task.corpus), "plain": BM25(task.corpus, language=None, b=1.0)}
+    found = Fused(members).candidates(task.texts, depth=50)
+    assert all(50 <= len(documents) <= 100 for documents in found.documents.values())
+    weights, value = fit_weights(found, task.qrels)
+    alone = [found.quality({scorer: 1.0}, task.qrels) for scorer in members]
+    assert value >= max(alone) and set(weights) == set(members) and max(weights.values()) == 1.0
+    run = search_task(task, Fused(members, weights))
+    assert np.mean(list(evaluate(task.qrels, run)[PRIMARY].values())) == pytest.approx(value, abs=0.002)
+    first = max(weights, key=weights.__getitem__)
+    other = next(scorer for scorer in members if scorer != first)
+    curve = weight_curve(found, task.qrels, weights, other)
+    assert max(curve.values()) == value and curve[0.0] == pytest.approx(max(alone))
+
+
+def test_other_documents_or_an_unknown_member_are_refused(corpus, members):
+    other = BM25({"x": Document("x", "another corpus")})
+    with pytest.raises(InputError, match="search different documents"):
+        Fused({**members, "other": other})
+    with pytest.raises(InputError, match="a weight is given for 'bm52', and there are dense, bm25"):
+        Fused(members, {"bm52": 1.0})
