@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,9 +18,19 @@ from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.base import RUN_DEPTH
 from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.candidates import Candidates
 from sharpen.evaluation.retrievers.dense import Dense, similarities
-from sharpen.evaluation.retrievers.reranked import standardized
-from sharpen.evaluation.scorers import BASE, BM25_SCORER, BUILT_IN, ENCODER, FUSED, scorer_digest
+from sharpen.evaluation.retrievers.fused import CorpusScorer, Fused
+from sharpen.evaluation.scorers import (
+    BASE,
+    BM25_SCORER,
+    BUILT_IN,
+    ENCODER,
+    FUSED,
+    FUSED_WEIGHTS,
+    ranks_corpus,
+    scorer_digest,
+)
 
 Pairs = Sequence[tuple[str, str]]
 """Query IDs and document IDs."""
@@ -93,13 +103,40 @@ class Models:
                 self.cache[key] = corpus, index
         return index
 
-    def score(self, scorer: str, pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
-        """Scores of the pairs by ``scorer``: ``base``, ``bm25``, ``fused`` (both), ``encoder:<name>``, or the name of a
-        cross-encoder. Under ``accelerate launch`` every process must call this.
+    def forget(self, encoder: Encoder) -> None:
+        """Let go of an encoder's indexes."""
+        for approximate in (False, True):
+            self.cache.pop(("index", encoder.model_dump_json(), approximate), None)
 
-        Raises ``InputError`` if a model cannot be loaded.
+    def corpus_scorer(self, scorer: str, corpus: Corpus) -> CorpusScorer:
+        """What scores all documents: BM25, the base, or another bi-encoder. Raises ``InputError`` for what cannot be
+        loaded."""
+        if scorer == BM25_SCORER:
+            known, index = self.cache.get(BM25_SCORER, (None, None))
+            if known is not corpus:
+                index = BM25(corpus)
+                self.cache[BM25_SCORER] = corpus, index
+            return index
+        return self.index(corpus, None if scorer == BASE else self._encoder(scorer))
+
+    def fused(self, weights: Mapping[str, float], corpus: Corpus) -> Fused:
+        """The retriever of a mixture of scorers that score all documents; the others are left out. Raises
+        ``InputError`` if there is none that does."""
+        members = {scorer: self.corpus_scorer(scorer, corpus) for scorer in weights if ranks_corpus(scorer)}
+        return Fused(members, {scorer: weights[scorer] for scorer in members})
+
+    def score(self, scorer: str | Mapping[str, float], pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
+        """Scores of the pairs by ``scorer``: ``base``, ``bm25``, ``fused`` (both), ``encoder:<name>``, the name of a
+        cross-encoder, or a mixture, scorer to weight. Under ``accelerate launch`` every process must call this.
+
+        A mixture's scores are standardized over the corpus for each query, those of a cross-encoder over the pairs of
+        the query. Raises ``InputError`` if a model cannot be loaded.
         """
         pairs = list(dict.fromkeys(pairs))
+        if scorer == FUSED:
+            scorer = FUSED_WEIGHTS
+        if not isinstance(scorer, str):
+            return self._mixed(scorer, pairs, queries, corpus)
         if not self.remember_scores or self.current is not None or scorer in BUILT_IN:
             return self._scored(scorer, pairs, queries, corpus)
         known = self.cache.setdefault(("scores", self.precision, scorer_digest(scorer)), {})
@@ -112,21 +149,36 @@ class Models:
         known |= {keys[pair]: value for pair, value in new.items()}
         return {pair: known[keys[pair]] for pair in pairs}
 
+    def _mixed(
+        self, weights: Mapping[str, float], pairs: list[tuple[str, str]], queries: Queries, corpus: Corpus
+    ) -> PairScores:
+        documents: dict[str, list[str]] = {}
+        for q, i in pairs:
+            documents.setdefault(q, []).append(i)
+        texts = {q: queries[q].text for q in documents}
+        if any(map(ranks_corpus, weights)):
+            candidates = self.fused(weights, corpus).scores_of(texts, documents)
+        else:
+            candidates = Candidates((), documents, {q: np.zeros((0, len(d)), np.float32) for q, d in documents.items()})
+        for scorer in weights:
+            if scorer not in candidates.scorers:
+                candidates = candidates.with_scorer(scorer, self.score(scorer, pairs, queries, corpus))
+        return {(q, i): score for q, scores in candidates.run(weights).items() for i, score in scores.items()}
+
+    def _encoder(self, scorer: str) -> Encoder:
+        return Encoder(model=scorer.removeprefix(ENCODER), precision=self.precision)
+
     def _scored(self, scorer: str, pairs: list[tuple[str, str]], queries: Queries, corpus: Corpus) -> PairScores:
         if not pairs:
             return {}
-        if scorer == FUSED:
-            parts = [self._scored(one, pairs, queries, corpus) for one in (BM25_SCORER, BASE)]
-            return dict(zip(pairs, fused_scores(pairs, parts), strict=True))
         if scorer == BM25_SCORER:
-            run = BM25(corpus).search({q: queries[q].text for q, _ in pairs}, min(len(corpus), 10 * RUN_DEPTH))
+            index = self.corpus_scorer(scorer, corpus)
+            run = index.search({q: queries[q].text for q, _ in pairs}, min(len(corpus), 10 * RUN_DEPTH))
             return {(q, i): run[q].get(i, 0.0) for q, i in pairs}
         texts = [(queries[q].text, corpus[i].content) for q, i in pairs]
         with self.progress("scoring", len(pairs)) as advance:
             if scorer == BASE or scorer.startswith(ENCODER):
-                encoder = (
-                    None if scorer == BASE else Encoder(model=scorer.removeprefix(ENCODER), precision=self.precision)
-                )
+                encoder = None if scorer == BASE else self._encoder(scorer)
                 chosen = encoder or self.need_base()
                 values = similarities(
                     self.load(encoder), texts, chosen.query_prompt, chosen.document_prompt, chosen.precision, advance
@@ -134,21 +186,3 @@ class Models:
             else:
                 values = score_pairs(load_cross_encoder(scorer), texts, advance, precision=self.precision)
         return dict(zip(pairs, values, strict=True))
-
-
-def fused_scores(pairs: Pairs, parts: Sequence[PairScores]) -> list[float]:
-    """For each pair the sum of the parts' scores, each standardized over a query's documents, as they have no scale in
-    common.
-
-    >>> pairs = [("q", "a"), ("q", "b")]
-    >>> fused_scores(pairs, [dict(zip(pairs, [10.0, 30.0])), dict(zip(pairs, [0.1, 0.9]))])
-    [-2.0, 2.0]
-    """
-    rows: dict[str, list[int]] = {}
-    for row, (q, _) in enumerate(pairs):
-        rows.setdefault(q, []).append(row)
-    scores = np.zeros(len(pairs))
-    for values in ([part[pair] for pair in pairs] for part in parts):
-        for of_query in rows.values():
-            scores[of_query] += standardized(np.array([values[row] for row in of_query]))
-    return scores.tolist()

@@ -98,6 +98,23 @@ def preview(
 
 
 @app.command()
+def teachers(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    scorer: Annotated[
+        list[str] | None,
+        typer.Option(help="Measure this one, too: encoder:<name>, a cross-encoder, reranker. May be given again."),
+    ] = None,
+) -> None:
+    """Say which scorers, and which mixture of them, would be the best teacher, before anything is trained."""
+    loaded = _load(recipe, overrides)
+    _quiet_libraries()
+    from sharpen.recipes.teachers import recipe_teachers
+
+    recipe_teachers(loaded.recipe, Console(), scorer or [])
+
+
+@app.command()
 def inspect(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
     strategy: Annotated[str | None, typer.Option(help="Only queries of this strategy.")] = None,

@@ -10,9 +10,11 @@ from typing import Any
 
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, read_corpus, read_qrels, read_queries
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
+from sharpen.evaluation.systems import Systems
 from sharpen.sdg.negatives.record import Negative, read_negatives
 
 MANIFEST = "manifest.json"
+SYSTEMS = "systems.json"
 WRITTEN = "written.jsonl"
 """The documents that an LLM wrote as negatives, in the layout of a corpus."""
 
@@ -49,7 +51,7 @@ class Inputs:
 
     def training_corpus(self) -> Corpus:
         """The run's documents, and the negatives that an LLM wrote."""
-        return self.corpus() | self.written()
+        return (self.corpus() | written) if (written := self.written()) else self.corpus()
 
     def queries(self) -> Queries:
         """All queries that passed the filters, and the real ones."""
@@ -81,6 +83,10 @@ class Inputs:
         """The base's weight in the model, and what each weight scored on validation; empty where nothing was chosen."""
         choice = json.loads((self.folder("model") / "choice.json").read_text(encoding="utf-8"))
         return choice["base_weight"], {row["base_weight"]: row["value"] for row in choice[PRIMARY]}
+
+    def systems(self) -> Systems:
+        """Which system to serve."""
+        return Systems.model_validate_json((self.folder("systems") / SYSTEMS).read_text(encoding="utf-8"))
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """What a stage recorded of itself; None where it has not run or was removed."""

@@ -30,6 +30,7 @@ from sharpen.recipes.report import Sections, train_overlaps, write_report
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
+from sharpen.recipes.stages.comparison import tuned_encoder
 
 RESULTS = ("metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png")
 
@@ -62,6 +63,7 @@ def run_recipe(loaded: LoadedRecipe, console: Console, run: Run | None = None) -
         check_recipe(recipe)
         run = run or prepare_run(recipe, console)
     manifests = run_stages(run, results=RESULTS)
+    run.resources.models.forget(tuned_encoder(recipe.training, run.inputs()))
     if not process_state().is_main_process:
         return None
     return _finish(FinishedRun(recipe, run.inputs(), manifests), loaded.resolved_yaml, console)
@@ -71,15 +73,18 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     task = run.task()
     comparison = run.compare(task, ("before", "before"), ("after", "after"), bm25=run.inputs.scores("before", "bm25"))
     reranking, others, overlaps = run.reranking(task), run.others(), train_overlaps(run, task)
+    systems = run.inputs.systems() if "systems" in run.manifests else None
     write_text(run.folder / "recipe.yaml", resolved_yaml)
     metrics = comparison.model_dump(mode="json")
     metrics |= {"reranker": reranking.model_dump(mode="json")} if reranking else {}
     metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
+    metrics |= {"systems": systems.model_dump(mode="json")} if systems else {}
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
     write_json(run.folder / "metrics.json", metrics)
     logs = {name: run.inputs.training_log(name) for name in ("training", "reranker") if name in run.manifests}
     draw_curves(logs, run.folder / "curves.png")
-    sections: Sections = {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
+    sections: Sections = {"Which system to serve": [systems.sentence(), "", *systems.markdown()]} if systems else {}
+    sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
     if others:
@@ -94,6 +99,8 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         if shown:
             print_comparison(shown, console)
     print_elsewhere(others.values(), console)
+    if systems:
+        console.print("\n" + systems.plain(), highlight=False, soft_wrap=True)
     console.print(
         f"\nreport   {run.folder / 'report.html'}\nmodel    {model}\nmetrics  {run.folder / 'metrics.json'}",
         highlight=False,

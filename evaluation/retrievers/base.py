@@ -39,9 +39,17 @@ def search_task(task: Task, retriever: Retriever, depth: int = RUN_DEPTH) -> Run
     A document with the ID of the query is left out, as in BEIR: the queries of ArguAna and Quora are also documents.
     Where documents were cut into chunks, and the qrels name documents, a document has the score of its best chunk.
     """
-    chunked = task.by_document and any(d.doc_id != i for i, d in task.corpus.items())
     # deeper than asked: a hundred documents may have many chunks, and a hit with the query's ID is left out
-    run = retriever.search(task.texts, depth * 10 if chunked else depth + 1)
-    if chunked:
+    return task_run(task, retriever.search(task.texts, depth * 10 if is_chunked(task) else depth + 1), depth)
+
+
+def is_chunked(task: Task) -> bool:
+    """Whether documents were cut into chunks, and qrels name the documents."""
+    return task.by_document and any(d.doc_id != i for i, d in task.corpus.items())
+
+
+def task_run(task: Task, run: Run, depth: int = RUN_DEPTH) -> Run:
+    """What a search found, as the task's qrels name it: ``depth`` documents of each query, best first."""
+    if is_chunked(task):
         run = to_documents(run, task.corpus)
     return {q: {d: scores[d] for d in [d for d in ranking(scores) if d != q][:depth]} for q, scores in run.items()}

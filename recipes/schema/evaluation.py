@@ -30,6 +30,13 @@ class EvaluationPart(Settings):
         "test", description="qrels/<split>.tsv of data; of generated queries test (dev, where split.test is 0) or dev."
     )
     bm25: bool = Field(True, description="Show BM25 beside the two.")
+    systems: bool = Field(
+        True,
+        description=(
+            "Measure BM25, the base and the tuned model, each fused with BM25 and reranked, too, and say which is best"
+            " to serve: chosen on the validation's queries or else on generated ones, confirmed on these."
+        ),
+    )
     unknown_documents: Literal["error", "drop"] = Field(
         "error", description="What to do with qrels of documents that the corpus lacks."
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sharpen.evaluation.scorers import RERANKER, Teacher, members_of
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.evaluation import EvaluationPart
@@ -66,7 +67,7 @@ class Recipe(Settings):
         """What the reranker learns from beyond the retriever's negatives."""
         return max(0, self.reranker.negatives - self.negatives.per_query) if self.reranker else 0
 
-    def learners(self) -> list[tuple[Literal["training", "reranker"], str, int]]:
+    def learners(self) -> list[tuple[Literal["training", "reranker"], Teacher, int]]:
         """Who learns a teacher's scores, with the teacher and the negatives of a query."""
         candidates = [("training", self.training.teacher, self.negatives.per_query)]
         if self.reranker:
@@ -106,7 +107,7 @@ def _reranker_fits(recipe: Recipe) -> Iterator[str]:
     reranker = recipe.reranker
     if reranker and reranker.first_stage == "bm25" and not recipe.evaluation.bm25:
         yield "reranker.first_stage: bm25 is what is compared with, and evaluation.bm25 is false"
-    if recipe.training.teacher == "reranker":
+    if RERANKER in members_of(recipe.training.teacher or ()):
         if reranker is None:
             yield (
                 "training.teacher: reranker is the one that is trained in the same run; give the part reranker, or a"

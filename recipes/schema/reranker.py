@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sharpen.evaluation.scorers import RERANKER, Teacher, members_of
 from sharpen.evaluation.settings import Count
 from sharpen.training.settings import RerankerSettings
 
@@ -13,11 +14,11 @@ from sharpen.training.settings import RerankerSettings
 class RerankerPart(RerankerSettings):
     """What it learns, filters and teachers can use."""
 
-    teacher: str | None = Field(
+    teacher: Teacher | None = Field(
         None,
         description=(
-            "Of distillation: a cross-encoder's folder or hub name, encoder:<name>, or fused for BM25 and the"
-            " retriever's base together."
+            "Of distillation: a cross-encoder's folder or hub name, encoder:<name>, fused for BM25 and the retriever's"
+            " base together, a mixture or a list as in training."
         ),
     )
     negatives: Count = Field(4, description="Hard negatives a query.")
@@ -34,7 +35,7 @@ class RerankerPart(RerankerSettings):
     def _teacher_fits(self):
         if (self.loss == "distillation") != (self.teacher is not None):
             raise ValueError("teacher: distillation learns its scores, and nothing else does")
-        if self.teacher == "reranker":
+        if RERANKER in members_of(self.teacher or ()):
             raise ValueError(
                 "teacher: the reranker cannot teach itself; give a cross-encoder's folder or name, or encoder:<name>"
             )

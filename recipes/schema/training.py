@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from sharpen.evaluation.scorers import Teacher
 from sharpen.evaluation.settings import Count, Fraction
 from sharpen.training.settings import DISTILLING, RetrieverSettings, ValidationSettings
 
@@ -15,12 +16,13 @@ class TrainingPart(RetrieverSettings):
         None,
         description="Rows to train on at most, drawn by seed and query: to compare at equal number. null: all.",
     )
-    teacher: str | None = Field(
+    teacher: Teacher | None = Field(
         None,
         description=(
-            "Whose scores margin_mse and kl learn: a cross-encoder's folder or hub name, encoder:<name> for a"
-            " bi-encoder's cosine, reranker for the one that is trained in the same run, or fused for BM25 and the base"
-            " together."
+            "Whose scores margin_mse and kl learn: bm25, base, encoder:<name> for a bi-encoder's cosine, a"
+            " cross-encoder's folder or hub name, reranker for the one that is trained in the same run, fused for BM25"
+            " and the base; a mixture, {base: 1, bm25: 0.3}; or a list of scorers, whose weights are fitted on the"
+            " validation's queries or else on generated ones. sharpen teachers shows what each is worth."
         ),
     )
     base_weight: tuple[Fraction, ...] = Field(

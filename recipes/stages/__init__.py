@@ -9,7 +9,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import Stage, StagePart
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages import corpus, model, negatives, pairs, queries, reranker, teacher, training
+from sharpen.recipes.stages import corpus, model, negatives, pairs, queries, reranker, systems, teacher, training
 from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
 from sharpen.training.trainer import processes_of_batch
 
@@ -27,6 +27,7 @@ STAGES: dict[str, Stage] = {
         model.STAGE,
         AFTER,
         RERANKED,
+        systems.STAGE,
     )
 }
 """In the order in which they run, as far as what they read allows."""
@@ -43,6 +44,8 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
         left_out.add("teacher")
     if recipe.reranker is None:
         left_out |= {"reranker", "reranked"}
+    if not recipe.evaluation.systems:
+        left_out.add("systems")
     parts = {name: stage.part.of(recipe) for name, stage in STAGES.items() if name not in left_out}
     order: list[str] = []
     while len(order) < len(parts):

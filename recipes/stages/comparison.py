@@ -94,7 +94,7 @@ class EncoderStage(ComparisonPart):
 
     def score(self, name: str, encoder: Encoder, task: Task, folder: Folder, resources: Resources) -> Counts:
         """Score the encoder on the queries, its embeddings cut, and on the other collections."""
-        index = resources.models.index(task.corpus, encoder, self.approximate, keep=name == "before")
+        index = resources.models.index(task.corpus, encoder, self.approximate)
         counts = _score(folder.path, name, index, task)
         for dimensions in self.matryoshka:
             _score(folder.path, f"{name}-{dimensions}", index.cut(dimensions), task)
@@ -154,7 +154,7 @@ def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: R
 
 
 def score_after(part: AfterStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    return part.score("after", _tuned(part.options, inputs), part.task(inputs), folder, resources)
+    return part.score("after", tuned_encoder(part.options, inputs), part.task(inputs), folder, resources)
 
 
 def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
@@ -163,7 +163,7 @@ def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resource
     if part.first_stage == "bm25":
         first: Retriever = BM25(task.corpus)
     else:
-        first = resources.models.index(task.corpus, _tuned(part.options, inputs), part.approximate, keep=False)
+        first = resources.models.index(task.corpus, tuned_encoder(part.options, inputs), part.approximate)
     model = load_cross_encoder(str(inputs.folder("reranker")))
     with resources.progress("reranking", len(task.qrels) * part.depth) as advance:
         weight, precision = part.first_stage_weight, part.options.precision
@@ -171,8 +171,9 @@ def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resource
         return _score(folder.path, "reranked", reranked, task)
 
 
-def _tuned(options: EncoderOptions, inputs: Inputs) -> Encoder:
-    return Encoder(model=str(inputs.folder("model")), **options.model_dump())
+def tuned_encoder(options: EncoderOptions, inputs: Inputs) -> Encoder:
+    """The run's model, with the recipe's prompts, length and precision."""
+    return Encoder(model=str(inputs.folder("model")), **EncoderOptions.of_fields(options).model_dump())
 
 
 def _score(folder: Path, name: str, retriever: Retriever, task: Task) -> Counts:

@@ -6,26 +6,26 @@ from typing import ClassVar, Literal, Self
 
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, read_jsonl, write_jsonl
+from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.scorers import ScorerName, needs_base
+from sharpen.evaluation.scorers import RERANKER, Teacher, TeacherName, is_fitted, members_of, needs_base
 from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.teachers import fit_teacher
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.choosing import ChoosingPart
 from sharpen.recipes.stages.rows import RowsPart
 from sharpen.sdg.resources import Resources
 from sharpen.training.triplets import Triplet
 
-RERANKER = "reranker"
-"""The teacher that is trained in the same run."""
-
 
 class Learner(Settings):
-    """Who learns the scores: ``training``, or ``reranker``. ``teacher``: None is the run's reranker."""
+    """Who learns the scores: ``training``, or ``reranker``."""
 
     name: Literal["training", "reranker"]
-    teacher: ScorerName | None
+    teacher: TeacherName
     per_query: int
 
 
@@ -36,26 +36,37 @@ class TeacherStage(StagePart):
     rows: RowsPart
     encoder: Encoder | None
     precision: PrecisionSetting
+    choosing: ChoosingPart | None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         learners = tuple(
-            Learner(name=name, teacher=None if teacher == RERANKER else teacher, per_query=per_query)
-            for name, teacher, per_query in recipe.learners()
+            Learner(name=name, teacher=teacher, per_query=per_query) for name, teacher, per_query in recipe.learners()
         )
-        base = any(learner.teacher and needs_base(learner.teacher) for learner in learners)
+        base = any(needs_base(learner.teacher) for learner in learners)
         encoder = recipe.training.encoder if base else None
-        return cls(learners=learners, rows=RowsPart.of(recipe), encoder=encoder, precision=recipe.training.precision)
+        fitted = any(is_fitted(learner.teacher) for learner in learners)
+        return cls(
+            learners=learners,
+            rows=RowsPart.of(recipe),
+            encoder=encoder,
+            precision=recipe.training.precision,
+            choosing=ChoosingPart.of(recipe) if fitted else None,
+        )
 
     def reads(self) -> tuple[str, ...]:
-        return (*self.READS, *((RERANKER,) if any(learner.teacher is None for learner in self.learners) else ()))
+        learns_from_it = any(RERANKER in members_of(learner.teacher) for learner in self.learners)
+        return (*self.READS, *((RERANKER,) if learns_from_it else ()))
 
 
 def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     counts: Counts = {}
     for learner in part.learners:
         triplets, _ = part.rows.triplets(inputs, learner.per_query)
-        scorer = str(inputs.folder(RERANKER)) if learner.teacher is None else learner.teacher
+        scorer = _with_reranker(learner.teacher, inputs)
+        if is_fitted(scorer):
+            scorer, value = fit_teacher(resources.models, scorer, part.choosing.task(inputs).task)
+            counts[f"{learner.name}_teacher"] = scorer | {PRIMARY: value}
         scores = _score(triplets, scorer, inputs, resources)
         if process_state().is_main_process:
             rows = [{"query_id": q, "doc_id": i, "score": score} for (q, i), score in scores.items()]
@@ -71,7 +82,18 @@ def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, reso
     return counts
 
 
-def _score(triplets: list[Triplet], scorer: str, inputs: Inputs, resources: Resources) -> PairScores:
+def _with_reranker(teacher: Teacher, inputs: Inputs) -> Teacher:
+    """The teacher with the folder of the run's reranker in place of its name."""
+    if RERANKER not in members_of(teacher):
+        return teacher
+    folder = str(inputs.folder(RERANKER))
+    if isinstance(teacher, str):
+        return folder
+    names = {scorer: folder if scorer == RERANKER else scorer for scorer in teacher}
+    return {names[s]: w for s, w in teacher.items()} if isinstance(teacher, dict) else tuple(names.values())
+
+
+def _score(triplets: list[Triplet], scorer: str | dict[str, float], inputs: Inputs, resources: Resources) -> PairScores:
     pairs = list(dict.fromkeys((t.query_id, i) for t in triplets for i in (t.positive_id, *t.negative_ids)))
     if not pairs:
         raise InputError(
@@ -87,4 +109,4 @@ def read_teacher(inputs: Inputs, learner: str) -> PairScores:
     return {(row["query_id"], row["doc_id"]): row["score"] for _, row in read_jsonl(path)}
 
 
-STAGE = Stage("teacher", 2, TeacherStage, score_with_teachers, shared=True)
+STAGE = Stage("teacher", 3, TeacherStage, score_with_teachers, shared=True)

@@ -3,16 +3,18 @@
 import numpy as np
 import pytest
 
-from sharpen.evaluation.beir import Document
-from sharpen.evaluation.datasets import load_task
+from sharpen.evaluation.beir import Document, Query
+from sharpen.evaluation.datasets import Task, load_task
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY, evaluate
 from sharpen.evaluation.retrievers import fused as module
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
+from sharpen.evaluation.retrievers.candidates import JudgedCandidates, fit_weights, weight_curve
 from sharpen.evaluation.retrievers.dense import Dense
-from sharpen.evaluation.retrievers.fused import Fused, fit_weights, weight_curve
+from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.runs import ranking
+from sharpen.evaluation.systems import Choosing, compare_systems
 
 
 @pytest.fixture
@@ -54,15 +56,27 @@ def test_fitted_weights_are_better_than_either_alone_and_are_what_a_search_has()
     members = {"bm25": BM25(task.corpus), "plain": BM25(task.corpus, language=None, b=1.0)}
     found = Fused(members).candidates(task.texts, depth=50)
     assert all(50 <= len(documents) <= 100 for documents in found.documents.values())
-    weights, value = fit_weights(found, task.qrels)
-    alone = [found.quality({scorer: 1.0}, task.qrels) for scorer in members]
+    judged = JudgedCandidates(found, task)
+    weights, value = fit_weights(judged)
+    alone = [judged.quality({scorer: 1.0}) for scorer in members]
     assert value >= max(alone) and set(weights) == set(members) and max(weights.values()) == 1.0
     run = search_task(task, Fused(members, weights))
     assert np.mean(list(evaluate(task.qrels, run)[PRIMARY].values())) == pytest.approx(value, abs=0.002)
     first = max(weights, key=weights.__getitem__)
     other = next(scorer for scorer in members if scorer != first)
-    curve = weight_curve(found, task.qrels, weights, other)
+    curve = weight_curve(judged, weights, other)
     assert max(curve.values()) == value and curve[0.0] == pytest.approx(max(alone))
+
+
+def test_a_document_has_the_score_of_its_best_chunk_and_the_query_itself_is_left_out():
+    texts = {"a#1": "ice", "a#2": "ice flows downhill", "b": "ice flows", "q": "ice flows downhill slowly"}
+    corpus = {i: Document(i, text, metadata={"chunk_of": i.partition("#")[0]}) for i, text in texts.items()}
+    task = Task(corpus, {"q": Query("q", "ice flows downhill")}, {"q": {"a": 1, "b": 2}})
+    found = Fused({"bm25": BM25(corpus, language=None)}).candidates(task.texts)
+    run = search_task(task, BM25(corpus, language=None))
+    assert list(run["q"]) == ["a", "b"] and set(found.documents["q"]) == set(corpus)
+    expected = evaluate(task.qrels, run)[PRIMARY]["q"]
+    assert JudgedCandidates(found, task).quality({"bm25": 1.0}) == pytest.approx(expected) and expected < 1
 
 
 def test_other_documents_or_an_unknown_member_are_refused(corpus, members):
@@ -71,3 +85,38 @@ def test_other_documents_or_an_unknown_member_are_refused(corpus, members):
         Fused({**members, "other": other})
     with pytest.raises(InputError, match="a weight is given for 'bm52', and there are dense, bm25"):
         Fused(members, {"bm52": 1.0})
+
+
+def test_the_best_system_is_chosen_on_one_half_and_confirmed_on_the_other():
+    task = load_task("cranfield", "test")
+    names = sorted(task.qrels)
+    halves = [
+        Task(task.corpus, task.queries, {q: task.qrels[q] for q in part}, name)
+        for part, name in ((names[::2], "dev"), (names[1::2], "test"))
+    ]
+    calls = []
+
+    def members(corpus):
+        calls.append(corpus)
+        return {"plain": BM25(corpus, language=None, b=1.0), "BM25": BM25(corpus)}
+
+    class Backwards:
+        def __init__(self, first):
+            self.first = first
+
+        def search(self, queries, k):
+            found = self.first.search(queries, k)
+            return {q: {d: -score for d, score in documents.items()} for q, documents in found.items()}
+
+    systems = compare_systems(
+        Choosing(halves[0]), halves[1], members, baseline="plain", rerank=lambda first, _corpus: Backwards(first)
+    )
+    assert all(corpus is task.corpus for corpus in calls) and systems.queries == len(halves[0].qrels)
+    rows = {row.name: row for row in systems.systems}
+    assert set(rows) == {"plain", "BM25", *(n for n in rows if n.startswith("plain + ")), f"{systems.best}, reranked"}
+    first = max((row for row in rows.values() if not row.reranked), key=lambda row: row.chosen_by)
+    assert systems.best == first.name and systems.comparison.names == ("plain", first.name)
+    assert rows[f"{first.name}, reranked"].chosen_by < first.chosen_by  # as it puts the worst first
+    values = evaluate(halves[1].qrels, search_task(halves[1], BM25(task.corpus)))[PRIMARY].values()
+    assert rows["BM25"].test.value == pytest.approx(np.mean(list(values)))
+    assert f"**{systems.best}**" in "\n".join(systems.markdown()) and systems.best in systems.plain()

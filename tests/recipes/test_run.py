@@ -26,7 +26,7 @@ from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies
 
 POOLS = Path(__file__).parents[2] / "recipes" / "pools"
-STAGES = ["corpus", "before", "queries", "pairs", "negatives", "training", "model", "after"]
+STAGES = ["corpus", "before", "queries", "pairs", "negatives", "training", "model", "after", "systems"]
 
 
 def _metrics(folder: Path) -> dict:
@@ -65,6 +65,27 @@ def test_a_run_leaves_report_metrics_and_a_model_and_every_stage_says_what_it_di
     assert SentenceTransformer(str(folder / "model")).encode("x").shape == (128,)
 
 
+def test_the_system_to_serve_is_chosen_on_other_queries_than_it_is_confirmed_on(undisturbed):
+    tmp_path, _recipe, result = undisturbed
+    folder = tmp_path / "runs" / "topics"
+    metrics = _metrics(folder)
+    systems = metrics["systems"]
+    by_name = {row["name"]: row for row in systems["systems"]}
+    for name, side in (("base", "before"), ("tuned", "after"), ("BM25", "bm25")):
+        assert by_name[name]["test"]["value"] == pytest.approx(metrics[side]["ndcg@10"]["value"])
+    assert by_name["base"]["difference"]["value"] == 0
+    assert systems["best"] == max(by_name, key=lambda name: by_name[name]["chosen_by"])
+    assert systems["comparison"]["names"] == ["base", systems["best"]]
+    for encoder, curve in systems["curves"].items():
+        assert curve["0.0"] == pytest.approx(by_name[encoder]["chosen_by"])
+        fused = [row for row in by_name.values() if row["weights"].get(encoder) and "BM25" in row["weights"]]
+        assert [row["chosen_by"] for row in fused] in ([], [pytest.approx(max(curve.values()))])
+    assert all(row["milliseconds"] > 0 and row["needs"] for row in by_name.values())
+    assert "encoder, 0.0 MB of vectors" in by_name["base"]["needs"] and by_name["BM25"]["needs"] == "inverted index"
+    assert "Which system to serve" in (folder / "report.md").read_text()
+    assert f"Best system on {systems['queries']} {systems['chosen_on']}: " in result.stdout
+
+
 def test_what_was_generated_is_a_beir_folder_with_ids_that_hold(undisturbed):
     from beir.datasets.data_loader import GenericDataLoader
 
@@ -94,7 +115,7 @@ def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_i
     queries = [(tmp_path / "runs" / name / "queries" / "queries.jsonl").read_text() for name in ("topics", "other")]
     assert queries[0] == queries[1] and queries[0]
     changed = sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
-    assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-3]
+    assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-4]
     (tmp_path / "runs" / "other" / "after" / "after.json").write_text("{}")  # a damaged file is noticed
     assert (
         "after      unchanged"
@@ -518,6 +539,7 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     assert (
         "The reranker over its first 6 is" in result.stdout and "## The reranker" in (folder / "report.md").read_text()
     )
+    assert [row["reranked"] for row in metrics["systems"]["systems"]].count(True) == 1
     runs = [{}, {}]
     for run, name in zip(runs, ("before/bm25", "reranked/reranked"), strict=True):
         for line in (folder / f"{name}.trec").open():

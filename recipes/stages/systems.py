@@ -1,0 +1,92 @@
+"""Which system to serve: what was compared, fused with BM25 and reranked."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar, Self
+
+from sharpen.evaluation.beir import Corpus
+from sharpen.evaluation.encoders.load import load_cross_encoder
+from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions
+from sharpen.evaluation.files import write_json
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.base import Retriever
+from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.fused import CorpusScorer
+from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.systems import BM25_NAME, Rerank, compare_systems
+from sharpen.recipes.engine import Counts, Folder, Stage
+from sharpen.recipes.inputs import SYSTEMS, Inputs
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.choosing import ChoosingPart
+from sharpen.recipes.stages.comparison import ComparisonPart, tuned_encoder
+from sharpen.sdg.resources import Resources
+
+BASE, TUNED = "base", "tuned"
+
+
+class SystemsStage(ComparisonPart):
+    """``depth``: documents that the run's reranker puts in order; None: there is none."""
+
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "model")
+
+    encoder: Encoder
+    options: EncoderOptions
+    choosing: ChoosingPart
+    depth: int | None
+    first_stage_weight: float
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        training, reranker = recipe.training, recipe.reranker
+        return cls(
+            **cls.common(recipe),
+            encoder=training.encoder,
+            options=EncoderOptions.of_fields(training),
+            choosing=ChoosingPart.of(recipe),
+            depth=reranker.depth if reranker else None,
+            first_stage_weight=reranker.first_stage_weight if reranker else 0.0,
+            seed=recipe.seed,
+        )
+
+    def reads(self) -> tuple[str, ...]:
+        return (*self.READS, *(("reranker",) if self.depth else ()))
+
+
+def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    choosing, test = part.choosing.task(inputs), part.task(inputs)
+    encoders = {BASE: part.encoder, TUNED: tuned_encoder(part.options, inputs)}
+    made: dict[int, tuple[Corpus, Mapping[str, CorpusScorer]]] = {}
+
+    def members(corpus: Corpus) -> Mapping[str, CorpusScorer]:
+        if id(corpus) not in made:
+            indexes = {
+                name: resources.models.index(corpus, encoder, part.approximate, keep=corpus is test.corpus)
+                for name, encoder in encoders.items()
+            }
+            made[id(corpus)] = corpus, {**indexes, BM25_NAME: BM25(corpus)}
+        return made[id(corpus)][1]
+
+    systems = compare_systems(
+        choosing, test, members, baseline=BASE, rerank=_rerank(part, inputs, resources), seed=part.seed
+    )
+    if process_state().is_main_process:
+        write_json(folder.path / SYSTEMS, systems.model_dump(mode="json"))
+    return {"systems": len(systems.systems), "queries to choose by": systems.queries, "best": systems.best}
+
+
+def _rerank(part: SystemsStage, inputs: Inputs, resources: Resources) -> Rerank | None:
+    if part.depth is None:
+        return None
+    model = load_cross_encoder(str(inputs.folder("reranker")))
+
+    def rerank(first: Retriever, corpus: Corpus) -> Retriever:
+        return Reranked(
+            first, corpus, model, part.depth, None, part.first_stage_weight, precision=part.options.precision
+        )
+
+    return rerank
+
+
+STAGE = Stage("systems", 1, SystemsStage, measure_systems, shared=True)

@@ -1,0 +1,61 @@
+"""Which scorers, and which mixture of them, a recipe's student should learn from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console
+
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.scorers import BASE, BM25_SCORER, RERANKER, members_of
+from sharpen.evaluation.teachers import Teachers, compare_teachers
+from sharpen.recipes.engine import run_stages
+from sharpen.recipes.run import prepare_run
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages import check_recipe
+from sharpen.recipes.stages.choosing import ChoosingPart
+
+
+def recipe_teachers(recipe: Recipe, console: Console, scorers: Sequence[str] = ()) -> Teachers:
+    """Run what is needed for queries with judgments, measure every scorer on them, and print the tables.
+
+    Measured are BM25, the base, what the recipe's teacher is made of, the run's reranker where it is there, and
+    ``scorers``. The queries are the validation's, which need the corpus only, or else generated ones. Raises
+    ``InputError``.
+    """
+    check_recipe(recipe)
+    run = prepare_run(recipe, console)
+    choosing = ChoosingPart.of(recipe)
+    run_stages(run, until="corpus" if choosing.validation else "pairs")
+    inputs = run.inputs()
+    task = choosing.task(inputs)
+    names = dict.fromkeys([BM25_SCORER, BASE, *members_of(recipe.training.teacher or ()), *scorers])
+    reranker = inputs.folder(RERANKER)
+    names.pop(RERANKER, None)
+    if (reranker / "config.json").exists():
+        names[str(reranker)] = None
+    elif RERANKER in scorers:
+        raise InputError(f"--scorer {RERANKER}: {reranker} is not there; run the recipe with its part reranker first")
+    teachers = compare_teachers(run.resources.models, list(names), task.task)
+    if process_state().is_main_process:
+        print_teachers(teachers, task.what, console)
+    return teachers
+
+
+def print_teachers(teachers: Teachers, what: str, console: Console) -> None:
+    """The tables, and the line for the recipe."""
+    console.print(f"\n{teachers.queries} {what}, nDCG@10:\n", highlight=False, soft_wrap=True)
+    for line in teachers.markdown():
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
+    mixture, value = teachers.best
+    base = next((row.value for row in teachers.alone if row.scorer == BASE), None)
+    console.print(f"\n{teachers.recipe_line()}", highlight=False, soft_wrap=True, markup=False)
+    gain = "" if base is None else f", {value - base:+.4f} to the base"
+    console.print(
+        f"A student of this mixture reaches {value:.4f} on these queries at most, or little more{gain}.",
+        highlight=False,
+        soft_wrap=True,
+    )
+    if len(mixture) == 1 and BASE in mixture:
+        console.print("No mixture is better than the base: it has nothing to learn from these.", highlight=False)
