@@ -10,6 +10,7 @@ from typing import Any
 from sharpen.evaluation.report.comparison import Comparison
 from sharpen.recipes.finished import FinishedRun
 from sharpen.sdg.diagnose import JudgedTexts, profile
+from sharpen.sdg.filters.text import HARVESTED
 from sharpen.sdg.negatives.record import Reason
 from sharpen.sdg.queries import LABELLED
 
@@ -72,7 +73,9 @@ def _round_trip(m: _Measured) -> Iterator[str]:
 
 def _copied(m: _Measured) -> Iterator[str]:
     generated = {
-        q: query for q, query in m.run.inputs.train_queries().items() if query.metadata["strategy"] != LABELLED
+        q: query
+        for q, query in m.run.inputs.train_queries().items()
+        if query.metadata["strategy"] != LABELLED and HARVESTED not in query.metadata
     }
     if not generated:
         return

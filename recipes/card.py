@@ -11,6 +11,7 @@ from sharpen.evaluation.encoders.packaged import LICENCES, PACKAGED
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.strategies.settings import asks_llm
 
 
 def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Comparison]) -> str:
@@ -89,11 +90,10 @@ def _facts(run: FinishedRun, comparison: Comparison, licence: str | None) -> dic
     recipe = run.recipe
     counts, training = run.manifests["training"]["counts"], recipe.training
     weight, _ = run.inputs.base_weight()
-    strategies = ", ".join(s.name for s in recipe.queries.all_strategies())
     return {
         "base": f"`{training.base}`, licence: {licence or 'see there'}",
         "documents": f"{Path(recipe.corpus.source).name}, {run.manifests['corpus']['counts']['documents']:,} of them",
-        "queries": f"written by `{recipe.llm.embedded or recipe.llm.model}` ({strategies}). {_labels(recipe)}",
+        "queries": f"{_source_of_queries(recipe)} {_labels(recipe)}",
         "training": (
             f"{counts['triplets']:,} triplets, {training.loss}, {counts['kept_step']} steps of"
             f" {training.batch_size * training.accumulate} rows, learning rate {training.learning_rate:g};"
@@ -101,6 +101,16 @@ def _facts(run: FinishedRun, comparison: Comparison, licence: str | None) -> dic
         ),
         "compared on": f"{comparison.queries:,} {comparison.queries_of}",
     }
+
+
+def _source_of_queries(recipe: Recipe) -> str:
+    if not recipe.generates:
+        return "None was generated."
+    strategies = recipe.queries.all_strategies()
+    asking, others = ([s.name for s in strategies if asks_llm(s) is asks] for asks in (True, False))
+    written = f"written by `{recipe.llm.embedded or recipe.llm.model}` ({', '.join(asking)})" if asking else ""
+    harvested = f"texts of the documents ({', '.join(others)})" if others else ""
+    return f"{', '.join(filter(None, [written, harvested]))}."
 
 
 def _labels(recipe: Recipe) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -22,11 +22,13 @@ BEGIN, END = "<!-- keys: begin -->", "<!-- keys: end -->"
 
 @dataclass(frozen=True)
 class _Section:
-    """A part of a recipe: the path of keys to it, and its keys. ``same_as``: the path where the same keys stand."""
+    """A part of a recipe: the path of keys to it, and its keys. ``same_as``: the path where the same keys stand.
+    ``lacks``: those of the keys of all kinds that this one has not."""
 
     path: str
     fields: dict[str, FieldInfo]
     same_as: str = ""
+    lacks: Sequence[str] = ()
 
 
 def keys_markdown() -> str:
@@ -34,6 +36,8 @@ def keys_markdown() -> str:
     lines: list[str] = []
     for section in _sections(Recipe, "", {}):
         lines += [f"### {section.path or 'recipe'}", ""]
+        if section.lacks:
+            lines += [f"Without {', '.join(f'`{key}`' for key in section.lacks)}.", ""]
         if section.same_as:
             lines += [f"As `{section.same_as}`.", ""]
         elif not section.fields:
@@ -76,16 +80,27 @@ def _inner_sections(models: list[type[BaseModel]], path: str, seen: dict[type, s
         yield _Section(f"{place}[]", shared)
         for model in inner:
             (kind,) = get_args(model.model_fields["kind"].annotation)
-            specific = {key: value for key, value in _fields([model]).items() if key not in shared}
-            yield _Section(f"{place}[] of kind {kind}", specific)
+            own = _fields([model])
+            specific = {key: value for key, value in own.items() if not _is_same(value, shared.get(key))}
+            lacks = [key for key in shared if key not in own]
+            yield _Section(f"{place}[] of kind {kind}", specific, lacks=lacks)
         yield from _inner_sections(inner, f"{place}[]", seen)
 
 
 def _fields(models: list[type[BaseModel]]) -> dict[str, FieldInfo]:
-    """The keys that the models have in common, but for the kind. Of many, one may lack them, as a user's own does."""
-    needed = len(models) - (len(models) > 2)
-    fields = {name: field for model in models for name, field in model.model_fields.items() if name != "kind"}
+    """The keys that the models have in common, but for the kind. Of many, a quarter may lack them, as a user's own
+    does."""
+    needed = len(models) - (max(1, len(models) // 4) if len(models) > 2 else 0)
+    fields: dict[str, FieldInfo] = {}
+    for model in models:
+        for name, field in model.model_fields.items():
+            fields.setdefault(name, field)  # what a key means is said by the first
+    fields.pop("kind", None)
     return {name: field for name, field in fields.items() if sum(name in m.model_fields for m in models) >= needed}
+
+
+def _is_same(field: FieldInfo, other: FieldInfo | None) -> bool:
+    return other is not None and (field.description, field.default) == (other.description, other.default)
 
 
 def _models(annotation: Any) -> list[type[Settings]]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from decimal import Decimal
 from pathlib import Path
 
@@ -12,15 +13,18 @@ from rich.table import Table
 
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.encoders.load import resolve_encoder
-from sharpen.recipes.resources import JOURNAL
+from sharpen.recipes.resources import JOURNAL, resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import cut_corpus
-from sharpen.recipes.stages.queries import QueriesStage, labelled_queries
+from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries
 from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.settings import known_answers, open_llm
-from sharpen.sdg.queries import GeneratedQueries, generate_queries, sample_documents
+from sharpen.sdg.queries import GeneratedQueries, generate_queries
+from sharpen.sdg.selecting import sample_documents
+from sharpen.sdg.strategies.harvested import Harvested
+from sharpen.sdg.strategies.settings import asks_llm
 
 
 def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
@@ -28,43 +32,58 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
     corpus = cut_corpus(recipe.corpus, recipe.runs)
     documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     rows: list[CostEstimate] = []
-    if recipe.generates:
+    strategies = recipe.queries.all_strategies() if recipe.generates else []
+    if asking := list(filter(asks_llm, strategies)):
         with known_answers(recipe.llm, Path(recipe.runs) / JOURNAL) as known:
             estimator = CostEstimator(
                 _token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
             )
             labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept)
-            rows = estimator.estimate(recipe.queries.all_strategies(), documents, corpus, labelled)
-    concurrency = 1 if recipe.llm.embedded else sum(e.concurrency for e in recipe.llm.remote())
-    total = _print_costs(rows, recipe.llm.prices or Prices(), concurrency, console)
-    _print_notes(recipe, rows, total, concurrency, console)
+            rows = estimator.estimate(asking, documents, corpus, labelled)
+    notes = [
+        f"{strategy.name}: {len(strategy.harvest(corpus, recipe.queries_seed)):,} texts of the documents; no LLM."
+        for strategy in strategies
+        if isinstance(strategy, Harvested)
+    ]
+    if asking or not notes:
+        notes += _print_costs(recipe, rows, console)
+    for note in notes:
+        console.print(note, highlight=False, markup=False, soft_wrap=True)
     return rows
 
 
 def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> None:
     """Write queries for the first ``documents`` documents that the run would take, and print them beside the text.
 
-    The answers are in the journal, so the run will not ask for them again.
+    The answers are in the journal, so the run will not ask for them again. What is harvested is what the run harvests;
+    of it, that of the same documents is printed.
     """
     corpus = cut_corpus(recipe.corpus, recipe.runs)
-    with open_llm(recipe.llm, Path(recipe.runs) / JOURNAL) as llm:
+    part, strategies = QueriesStage.of(recipe), recipe.queries.all_strategies()
+    asking = recipe.llm and any(map(asks_llm, strategies))
+    chosen = chosen_documents(part, corpus, resources_of(recipe, console).models)[:documents]
+    with open_llm(recipe.llm, Path(recipe.runs) / JOURNAL) if asking else nullcontext() as llm:
         generated = generate_queries(
             corpus,
             llm,
-            recipe.queries.all_strategies(),
+            strategies,
             seed=recipe.queries_seed,
-            documents=documents,
-            labelled=labelled_queries(QueriesStage.of(recipe), corpus).kept[:documents],
+            documents=chosen,
+            labelled=labelled_queries(part, corpus).kept[:documents],
         )
-        spending = str(llm.spending)
-    chosen = sample_documents(list(corpus.values()), documents, recipe.queries_seed)
-    console.print(_preview_table(generated, chosen, corpus))
-    counts = generated.counts()
-    console.print(
-        f"{counts['kept']} of {counts['asked']} kept. {spending}. Filters of the recipe (the round trip and others)"
-        " come later.",
-        highlight=False,
-    )
+        spending = f" {llm.spending}." if llm else ""
+    harvested = {strategy.name for strategy in strategies if not asks_llm(strategy)}
+    console.print(_preview_table(generated, chosen, corpus, harvested))
+    sentences = [
+        f"{name}: {stats.kept:,} of {stats.asked:,} texts of all documents kept."
+        for name, stats in generated.stats.items()
+        if name in harvested
+    ]
+    if asking:
+        stats = [stats for name, stats in generated.stats.items() if name not in harvested]
+        sentences.append(f"{sum(s.kept for s in stats)} of {sum(s.asked for s in stats)} kept.{spending}")
+    sentences.append("Filters of the recipe (the round trip and others) come later.")
+    console.print(" ".join(sentences), highlight=False)
 
 
 def _token_counter(recipe: Recipe) -> Callable[[str], int]:
@@ -74,7 +93,10 @@ def _token_counter(recipe: Recipe) -> Callable[[str], int]:
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _print_costs(rows: Sequence[CostEstimate], prices: Prices, concurrency: int, console: Console) -> Decimal:
+def _print_costs(recipe: Recipe, rows: Sequence[CostEstimate], console: Console) -> list[str]:
+    """Print the table. Returns what is to be said of it."""
+    prices = recipe.llm.prices if recipe.llm and recipe.llm.prices else Prices()
+    concurrency = sum(e.concurrency for e in recipe.llm.remote()) if recipe.llm and not recipe.llm.embedded else 1
     view = numbers_table("strategy", "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
     for row in rows:
         hours = row.hours(concurrency)
@@ -94,12 +116,10 @@ def _print_costs(rows: Sequence[CostEstimate], prices: Prices, concurrency: int,
     view.add_section()
     view.add_row("all", f"{sum(row.calls for row in rows):,}", "", "", prices.show(total), prices.show(most), in_all)
     console.print(view)
-    return total
+    return _notes(recipe, rows, total, concurrency)
 
 
-def _print_notes(
-    recipe: Recipe, rows: Sequence[CostEstimate], total: Decimal, concurrency: int, console: Console
-) -> None:
+def _notes(recipe: Recipe, rows: Sequence[CostEstimate], total: Decimal, concurrency: int) -> list[str]:
     notes = []
     if measured := sum(row.measured for row in rows):
         requests = f"{concurrency} request{'s' * (concurrency > 1)}"
@@ -109,7 +129,12 @@ def _print_notes(
             "Tokens counted with the encoder's tokenizer where nothing was asked yet; LLMs' own differ by a tenth or"
             " two. `sharpen preview` asks a few of the same prompts, after which hours are known, too."
         )
-    if recipe.llm.prices is None:
+    if recipe.queries.select == "coverage":
+        notes.append(
+            "queries.select: to choose the documents takes encoding all of them; this is of as many drawn at random,"
+            " whose answers the journal may not have."
+        )
+    if recipe.llm is None or recipe.llm.prices is None:
         notes.append(
             "No llm.prices in the recipe ({input, output}, money for a million tokens): money is counted as 0."
         )
@@ -118,21 +143,27 @@ def _print_notes(
             f"That is more than the budget of {recipe.llm.prices.show(recipe.llm.budget)}: the run will go on with what"
             " that buys."
         )
-    for note in notes:
-        console.print(note, highlight=False, markup=False, soft_wrap=True)
+    return notes
 
 
-def _preview_table(generated: GeneratedQueries, chosen: Sequence[Document], corpus: Corpus) -> Table:
+def _preview_table(
+    generated: GeneratedQueries, chosen: Sequence[Document], corpus: Corpus, harvested: Collection[str]
+) -> Table:
+    """``harvested``: strategies of which only the texts of ``chosen`` documents are shown."""
     lines: dict[str, list[str]] = {}
+    known = {d.id for d in chosen}
     for query in generated.kept:
-        line = f"[green]✓[/] {escape(query.text)} [dim]{escape(query.metadata['strategy'])}[/]"
-        lines.setdefault(query.metadata["positives"][0], []).append(line)
+        document, strategy = query.metadata["positives"][0], query.metadata["strategy"]
+        if document in known or strategy not in harvested:
+            line = f"[green]✓[/] {escape(query.text)} [dim]{escape(strategy)}[/]"
+            lines.setdefault(document, []).append(line)
     for rejection in generated.rejected:
-        reason = f"{rejection.strategy}: {rejection.message}"
-        line = f"[red]✗[/] {escape(shorten(rejection.text, 15))} [dim]{escape(reason)}[/]"
-        lines.setdefault(rejection.document, []).append(line)
+        if rejection.document in known or rejection.strategy not in harvested:
+            reason = f"{rejection.strategy}: {rejection.message}"
+            line = f"[red]✗[/] {escape(shorten(rejection.text, 15))} [dim]{escape(reason)}[/]"
+            lines.setdefault(rejection.document, []).append(line)
     # others of a bundle, and what real queries are about
-    others = [corpus[i] for i in lines if i not in {d.id for d in chosen}]
+    others = [corpus[i] for i in lines if i not in known]
     view = Table("document", "queries", show_lines=True)
     for document in [*chosen, *others]:
         text = f"[bold]{escape(document.id)}[/]\n{escape(shorten(document.content, 40))}"

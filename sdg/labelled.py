@@ -11,7 +11,7 @@ from pydantic import Field
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, Query, Run, chunks_by_document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import UNHASHED, Settings
-from sharpen.sdg.queries import query_key
+from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.strategies.settings import LABELLED
 
 PREFIX = "labelled-"

@@ -1,4 +1,4 @@
-"""Queries written by an LLM for documents: generate, parse, accept or reject."""
+"""Queries for documents, written by an LLM or harvested from them: generate, parse, accept or reject."""
 
 from __future__ import annotations
 
@@ -7,22 +7,25 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from sharpen.evaluation.beir import Corpus, Document, Query, text_key
+from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
-from sharpen.sdg.filters.text import text_problem, words
+from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
 from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from sharpen.sdg.rejections import Problem, Rejection
 from sharpen.sdg.rejections import RejectionReason as Reason
+from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
 from sharpen.sdg.strategies.few_shot import StrategySettings
+from sharpen.sdg.strategies.harvested import Harvested, in_several_documents
 from sharpen.sdg.strategies.settings import LABELLED as LABELLED
-from sharpen.sdg.strategies.settings import resolve_strategy
+from sharpen.sdg.strategies.settings import asks_llm, resolve_strategy
 from sharpen.sdg.typos import with_typo
 
 if TYPE_CHECKING:
@@ -36,7 +39,7 @@ silence."""
 SHOWN_CHARACTERS = 2000
 """Of an answer, in a rejection."""
 
-AnyStrategy = StrategySettings | Custom | Strategy
+AnyStrategy = StrategySettings | Harvested | Custom | Strategy
 
 
 @dataclass
@@ -63,11 +66,11 @@ class StrategyStats:
 
 @dataclass
 class GeneratedQueries:
-    """Queries that an LLM wrote; looping over them is looping over ``kept``.
+    """Queries that an LLM wrote or that were harvested; looping over them is looping over ``kept``.
 
-    ``kept``: with metadata ``positives`` (IDs of the documents that answer), ``strategy``, ``model`` and
-    ``prompt_hash``. ``rejected``: with their reasons. ``stats``: by strategy. ``first_steps``: what first steps brought
-    (artifacts, translations), by unit.
+    ``kept``: with metadata ``positives`` (IDs of the documents that answer) and ``strategy``; ``model`` and
+    ``prompt_hash`` where an LLM wrote them, ``harvested`` and ``verbatim`` where none did. ``rejected``: with their
+    reasons. ``stats``: by strategy. ``first_steps``: what first steps brought (artifacts, translations), by unit.
     """
 
     kept: list[Query] = field(default_factory=list)
@@ -95,77 +98,70 @@ class GeneratedQueries:
         return total | {f"{kind}_tokens": n for kind, n in tokens.items()}
 
 
-def sample_documents(
-    documents: Sequence[Document], limit: int | None, seed: int, min_words: int = MIN_WORDS
-) -> list[Document]:
-    """At most ``limit`` documents in an order drawn by ``seed``, of at least ``min_words`` words, no text twice.
-
-    A larger limit of the same seed begins with the smaller one's documents, so their answers are found in the journal.
-
-    >>> documents = [Document(name, f"five words on topic {name}") for name in "abc"]
-    >>> sample_documents(documents, 2, seed=1) == sample_documents(documents, 3, seed=1)[:2]
-    True
-    """
-    unique = {d.copy_key: d for d in reversed(documents) if len(d.content.split()) >= min_words}
-    chosen = sorted(unique.values(), key=lambda d: d.id)
-    random.Random(seed).shuffle(chosen)
-    return chosen[:limit]
-
-
 def generate_queries(
     corpus: Corpus,
-    llm: LLM | LLMSettings | LLMClient,
+    llm: LLM | LLMSettings | LLMClient | None,
     strategies: Sequence[AnyStrategy],
     *,
     seed: int = 13,
-    documents: int | None = None,
+    documents: int | Sequence[Document] | None = None,
     labelled: Sequence[Query] = (),
     progress: Callable[[Answer], None] = lambda _answer: None,
 ) -> GeneratedQueries:
     """Ask ``llm`` for queries that the documents of ``corpus`` answer, and drop what is unusable.
 
-    ``documents``: write for so many, drawn by ``seed`` (default: all that have 5 words). ``labelled``: queries that
-    there are already, for strategies that rewrite queries; none of them is written again. ``progress`` is given each
-    answer as it comes.
+    ``llm``: None where all ``strategies`` are ``Harvested``, which ask none and take their texts from all documents.
+    ``documents``: have the LLM write for so many, drawn by ``seed`` (default: all that have 5 words), or for these.
+    ``labelled``: queries that there are already, for strategies that rewrite queries; none of them is written again.
+    ``progress`` is given each answer as it comes.
 
     With the same corpus, strategies, seed and answers the queries and their IDs are the same. Every answer is in the
     LLM's journal and is not asked for again. An LLM that is not open is opened, and closed at the end. Raises
-    ``InputError`` if no document has enough words, if a pool is bad, as ``LLMClient.ask`` does, and if more than 1 % of
-    a strategy's requests got no answer after all retries.
+    ``InputError`` if no document has enough words, if a pool is bad, if there is no LLM and a strategy asks one, as
+    ``LLMClient.ask`` does, and if more than 1 % of a strategy's requests got no answer after all retries.
 
-    Needs a server::
+    >>> corpus = {"d": Document("d", "A kiln is an oven for pottery. It takes nine hours to fire it.", "Firing pots")}
+    >>> generate_queries(corpus, llm=None, strategies=[Harvested()]).counts()
+    {'asked': 2, 'kept': 2, 'rejected': {}}
+
+    With an LLM it needs a server::
 
         llm = LLM("http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507")
         queries = generate_queries(corpus, llm, [Document(pool="pool.yaml"), Sentence(pool="sentences.yaml")])
     """
-    drawn = sample_documents(list(corpus.values()), documents, seed)
+    given = documents is not None and not isinstance(documents, int)
+    drawn = list(documents) if given else sample_documents(list(corpus.values()), documents, seed)
     if not drawn:
         raise InputError(f"no document has the {MIN_WORDS} words, separated by blanks, that a query is written from")
     resolved = [resolve_strategy(strategy) for strategy in strategies]
-    for strategy in resolved:
+    asking = [strategy for strategy in resolved if asks_llm(strategy)]
+    if asking and llm is None:
+        raise InputError(f"llm: none is given, and the strategy {asking[0].name} asks one; give llm")
+    for strategy in asking:
         strategy.example_texts()  # a bad pool of the last one is found before the first one is paid for
-    with opened(llm) as client:
+    with opened(llm) if asking else nullcontext() as client:
         generation = Generation(drawn, client, seed, corpus, labelled, progress)
         for strategy in resolved:
             generation.run(strategy)
     return generation.result
 
 
-def expected_prompts(strategies: Sequence[Strategy], documents: Sequence[Document], corpus: Corpus) -> int:
+def expected_prompts(strategies: Sequence[Strategy | Harvested], documents: Sequence[Document], corpus: Corpus) -> int:
     """For a progress bar: about how many prompts there will be, as far as that can be known."""
-    return sum(strategy.expected_prompts(documents, corpus) for strategy in strategies)
+    return sum(strategy.expected_prompts(documents, corpus) for strategy in strategies if asks_llm(strategy))
 
 
 class Generation:
     """One run of ``generate_queries``: every strategy adds to ``result``, and works on what those before it brought.
 
-    ``documents``: those to write for. ``corpus``: all of them, for strategies that show several together.
+    ``documents``: those to write for. ``client``: None where no strategy asks. ``corpus``: all documents, for
+    strategies that show several together, and to be harvested.
     """
 
     def __init__(
         self,
         documents: Sequence[Document],
-        client: LLMClient,
+        client: LLMClient | None,
         seed: int,
         corpus: Corpus | None = None,
         labelled: Sequence[Query] = (),
@@ -180,19 +176,45 @@ class Generation:
         self.result = GeneratedQueries()
         self._known = {query_key(query.text) for query in labelled}
 
-    def run(self, strategy: Strategy) -> None:
-        """Ask for everything that ``strategy`` wants. Raises ``InputError`` as ``generate_queries`` does."""
+    def run(self, strategy: Strategy | Harvested) -> None:
+        """Ask for everything that ``strategy`` wants, or harvest it. Raises ``InputError`` as ``generate_queries``
+        does."""
         started = time.monotonic()
         stats = self.result.stats[strategy.name] = StrategyStats()
+        if isinstance(strategy, Harvested):
+            self._harvest(strategy, stats)
+        else:
+            self._ask_for(strategy, stats)
+        stats.seconds = round(time.monotonic() - started, 2)
+
+    def _harvest(self, strategy: Harvested, stats: StrategyStats) -> None:
+        units = strategy.harvest(self.corpus, self.seed)
+        several = in_several_documents(units)
+        stats.asked = stats.parsed = len(units)
+        for unit in units:
+            key = query_key(unit.text)
+            problem = strategy.problem_of(unit)
+            if problem is None and (key in several or key in self._known):
+                problem = Problem(Reason.DUPLICATE)
+            if problem:
+                self._reject(strategy, unit, 0, unit.text, problem)
+                continue
+            self._known.add(key)
+            stats.kept += 1
+            metadata = {"positives": list(unit.positives), "strategy": strategy.name, **unit.metadata}
+            self.result.kept.append(Query(_query_id(unit.key, 0), unit.text, metadata))
+
+    def _ask_for(self, strategy: Strategy, stats: StrategyStats) -> None:
         examples = {query_key(text) for text in strategy.example_texts()}
-        units = dict(enumerate(strategy.units(self.documents, [*self.result.kept, *self.labelled], self.corpus)))
+        # what is harvested is not rewritten: it is of all documents, and what is asked is to stay within those drawn
+        earlier = [query for query in self.result.kept if HARVESTED not in query.metadata]
+        units = dict(enumerate(strategy.units(self.documents, [*earlier, *self.labelled], self.corpus)))
         replies = self._first_step(strategy, units, stats)
         left = {n: unit for n, unit in units.items() if n not in replies}
         replies |= self._ask(strategy, left, stats)
         _raise_if_outage(list(replies.values()))
         for n, unit in units.items():
             self._accept_answer(strategy, unit, replies[n], examples)
-        stats.seconds = round(time.monotonic() - started, 2)
 
     def _first_step(self, strategy: Strategy, units: dict[int, Unit], stats: StrategyStats) -> dict[int, _Reply]:
         """Put what the first step brings into ``units``. Returns the replies with which nothing more is to be asked."""
@@ -316,7 +338,7 @@ class Generation:
             metadata["typed_for"], text = text, with_typo(text, rng)
         self.result.kept.append(Query(query_id, text, metadata))
 
-    def _reject(self, strategy: Strategy, unit: Unit, sample: int, text: str, problem: Problem) -> None:
+    def _reject(self, strategy: Strategy | Harvested, unit: Unit, sample: int, text: str, problem: Problem) -> None:
         self.result.stats[strategy.name].rejected[str(problem.reason)] += 1
         shown, document = text[:SHOWN_CHARACTERS], unit.document.id
         self.result.rejected.append(
@@ -362,15 +384,6 @@ def _raise_if_outage(replies: Sequence[_Reply]) -> None:
             f"llm: {len(failed)} of {len(replies)} requests failed, the last with {failed[-1]!r}. What was answered is"
             " kept; run again to ask for the rest"
         )
-
-
-def query_key(text: str) -> str:
-    """Equal for queries that differ in signs and case only.
-
-    >>> query_key("What is it?") == query_key("what is it")
-    True
-    """
-    return text_key(" ".join(words(text)))
 
 
 def _query_id(unit: str, sample: int) -> str:

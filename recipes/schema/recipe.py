@@ -18,7 +18,7 @@ from sharpen.sdg.labelled import LabelledSettings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.settings import NegativesSettings
 from sharpen.sdg.splitting import SplitSettings
-from sharpen.sdg.strategies.settings import QueriesSettings
+from sharpen.sdg.strategies.settings import QueriesSettings, asks_llm, strategy_name
 from sharpen.training.settings import misfit
 
 
@@ -29,7 +29,9 @@ class Recipe(Settings):
     runs: str = Field("runs", description="Folder that holds the runs and the journal of LLM answers.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(13, description="Of all that is drawn at random.")
     corpus: CorpusPart
-    llm: LLMSettings
+    llm: LLMSettings | None = Field(
+        None, description="Who writes; null: nobody, where all strategies are harvested and no miner or judge asks."
+    )
     queries: QueriesSettings
     labelled: LabelledSettings | None = Field(
         None, description="Real labelled pairs to train on, too; strategies that rewrite queries take these as well."
@@ -43,7 +45,7 @@ class Recipe(Settings):
 
     @model_validator(mode="after")
     def _parts_fit(self):
-        for rule in (_evaluation_fits, _labelled_fits, _reranker_fits, _negatives_fit, _validation_fits):
+        for rule in (_evaluation_fits, _llm_fits, _labelled_fits, _reranker_fits, _negatives_fit, _validation_fits):
             for problem in rule(self):
                 raise ValueError(problem)
         return self
@@ -52,6 +54,11 @@ class Recipe(Settings):
     def generates(self) -> bool:
         """Whether queries are written at all."""
         return self.labelled is None or self.labelled.fraction < 1
+
+    @property
+    def asks_for_queries(self) -> bool:
+        """Whether an LLM is asked for queries."""
+        return self.generates and any(map(asks_llm, self.queries.strategies))
 
     @property
     def queries_seed(self) -> int:
@@ -92,12 +99,28 @@ def _evaluation_fits(recipe: Recipe) -> Iterator[str]:
             )
 
 
+def _llm_fits(recipe: Recipe) -> Iterator[str]:
+    if recipe.llm:
+        return
+    places: list[tuple[str, str]] = []
+    if recipe.asks_for_queries:
+        asking = [(n, s) for n, s in enumerate(recipe.queries.strategies) if asks_llm(s)]
+        places += [(f"queries.strategies.{n}", strategy_name(s)) for n, s in asking]
+    if recipe.filters.judge and recipe.filters.judge.llm is None:
+        places.append(("filters.judge", "the judge"))
+    for key in ("miners", "filters"):
+        asking = [(n, p) for n, p in enumerate(getattr(recipe.negatives, key)) if getattr(p, "llm", p) is None]
+        places += [(f"negatives.{key}.{n}", p.kind) for n, p in asking]
+    for place, name in places:
+        yield f"{place}: {name} asks an LLM, and the recipe has none; give the part llm"
+
+
 def _labelled_fits(recipe: Recipe) -> Iterator[str]:
-    labelled, first = recipe.labelled, recipe.queries.strategies[0]
+    labelled, first = recipe.labelled, next(filter(asks_llm, recipe.queries.strategies), None)
     if labelled is None and getattr(first, "rewrites", False):
         yield (
-            f"queries.strategies: {first.kind} works on the queries of earlier strategies or of labelled, so it cannot"
-            " be the first"
+            f"queries.strategies: {first.kind} works on the queries of earlier strategies or of labelled (not on"
+            " harvested ones), so it cannot be the first"
         )
     if labelled and (labelled.data, labelled.split) == (recipe.evaluation.data, recipe.evaluation.split):
         yield "labelled: these are the queries that are evaluated on; give another split"

@@ -76,7 +76,7 @@ def check_recipe(recipe: Recipe) -> None:
                 f"evaluation.others: {other.data} has no corpus.jsonl, and another collection is searched in its own"
                 " documents"
             )
-    if recipe.generates:
+    if recipe.asks_for_queries:
         recipe.llm.check()
     recipe.negatives.prompts(recipe.llm)
     for _, part in stages:

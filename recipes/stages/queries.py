@@ -1,26 +1,32 @@
-"""Queries: what the LLM is asked for, and the real ones that are given."""
+"""Queries: what the LLM is asked for, what is harvested, and the real ones that are given."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from contextlib import nullcontext
+from typing import Any, ClassVar, Self
 
-from sharpen.evaluation.beir import Corpus, write_queries
+from sharpen.evaluation.beir import Corpus, Document, write_queries
+from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError, write_json, write_jsonl
+from sharpen.evaluation.models import Models
+from sharpen.evaluation.processes import process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.labelled import LabelledQueries, LabelledSettings, read_labelled
 from sharpen.sdg.llm.settings import LLMSettings
-from sharpen.sdg.queries import GeneratedQueries, expected_prompts, generate_queries, sample_documents
+from sharpen.sdg.queries import GeneratedQueries, expected_prompts, generate_queries
 from sharpen.sdg.rejections import RejectionReason, write_rejections
 from sharpen.sdg.resources import Resources
+from sharpen.sdg.selecting import sample_documents, select_documents
 from sharpen.sdg.strategies.settings import QueriesSettings
 
 
 class QueriesStage(StagePart):
-    """``queries``: None where all are labelled ones. ``evaluated``: those that are compared on, which are left out of
-    the labelled ones."""
+    """``queries``: None where all are labelled ones. ``llm``: None where nothing is asked. ``evaluated``: those that
+    are compared on, which are left out of the labelled ones. ``encoder``: who chooses the documents; None where they
+    are drawn."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus",)
 
@@ -29,27 +35,39 @@ class QueriesStage(StagePart):
     labelled: LabelledSettings | None
     labelled_files: Judged | None
     evaluated: Judged | None
+    encoder: Encoder | None
     seed: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         return cls(
             queries=recipe.queries if recipe.generates else None,
-            llm=recipe.llm if recipe.generates else None,
+            llm=recipe.llm if recipe.asks_for_queries else None,
             labelled=recipe.labelled,
             labelled_files=Judged.of(recipe.labelled),
             evaluated=Judged.of(recipe.evaluation) if recipe.labelled else None,
+            encoder=recipe.training.encoder
+            if recipe.asks_for_queries and recipe.queries.select == "coverage"
+            else None,
             seed=recipe.queries_seed,
         )
 
+    def fingerprint(self) -> Any:
+        """The encoder stands in it only where it chooses the documents."""
+        return {key: value for key, value in super().fingerprint().items() if key != "encoder" or value is not None}
+
 
 def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    # on every process, since all of them share the encoding; all else is for the first one
+    documents = chosen_documents(part, inputs.corpus(), resources.models)
+    if not process_state().is_main_process:
+        return {}
     labelled = labelled_queries(part, inputs.corpus())
     counts: Counts = {"asked": 0, "kept": 0, "rejected": {}}
     generated = GeneratedQueries()
     if part.queries:
-        generated, spending = _generate(part, inputs, labelled, resources)
-        counts = generated.counts() | ({"money": spending} if part.llm.prices else {})
+        generated, spending = _generate(part, inputs, documents, labelled, resources)
+        counts = generated.counts() | ({"money": spending} if part.llm and part.llm.prices else {})
     if part.labelled:
         counts |= {"labelled": len(labelled.kept), "labelled_left_out": labelled.left_out()}
     write_queries(folder.path / "queries.jsonl", labelled.kept + generated.kept)
@@ -60,6 +78,14 @@ def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: 
     return counts
 
 
+def chosen_documents(part: QueriesStage, corpus: Corpus, models: Models) -> list[Document]:
+    """The documents that the LLM is to write for, as ``queries.select`` says."""
+    if part.queries is None or part.encoder is None:
+        return sample_documents(list(corpus.values()), part.queries and part.queries.documents, part.seed)
+    index = models.index(corpus)
+    return select_documents(list(corpus.values()), index.vectors, part.queries.documents, part.seed)
+
+
 def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
     """The real queries to train on, without those that are compared on. Raises ``InputError`` if none is left."""
     if part.labelled is None:
@@ -68,22 +94,26 @@ def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
 
 
 def _generate(
-    part: QueriesStage, inputs: Inputs, labelled: LabelledQueries, resources: Resources
+    part: QueriesStage,
+    inputs: Inputs,
+    documents: list[Document],
+    labelled: LabelledQueries,
+    resources: Resources,
 ) -> tuple[GeneratedQueries, str]:
     corpus, strategies = inputs.corpus(), part.queries.all_strategies()
-    documents = sample_documents(list(corpus.values()), part.queries.documents, part.seed)
     prompts = expected_prompts(strategies, documents, corpus)
-    with resources.progress("writing queries", prompts) as advance, resources.open_llm(part.llm) as llm:
+    opened = resources.open_llm(part.llm) if part.llm else nullcontext()
+    with resources.progress("writing queries", prompts) as advance, opened as llm:
         generated = generate_queries(
             corpus,
             llm,
             strategies,
             seed=part.seed,
-            documents=part.queries.documents,
+            documents=documents,
             labelled=labelled.kept,
             progress=lambda answer: advance(note=answer.text.strip().split("\n")[0][:60]),
         )
-        spending = str(llm.spending)
+        spending = str(llm.spending) if llm else ""
     counts = generated.counts()
     if unpaid := counts["rejected"].get(RejectionReason.OVER_BUDGET):
         resources.warn(
@@ -92,6 +122,11 @@ def _generate(
         )
     if not generated.kept:
         first = f" The first was {generated.rejected[0].text[:200]!r}." if generated.rejected else ""
+        if part.llm is None:
+            raise InputError(
+                f"queries.strategies: none of {counts['asked']} harvested texts is a query: {counts['rejected']}."
+                f"{first} Take more kinds, a smaller min_words, or a strategy that asks an LLM"
+            )
         raise InputError(
             f"llm: none of the {counts['asked']} queries asked for was usable: {counts['rejected']}.{first} Try another"
             " model, or another queries.task and queries.pool"
@@ -99,4 +134,4 @@ def _generate(
     return generated, spending
 
 
-STAGE = Stage("queries", 4, QueriesStage, make_queries)
+STAGE = Stage("queries", 4, QueriesStage, make_queries, shared=True)

@@ -9,7 +9,7 @@ from sharpen.evaluation.settings import Settings
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.queries import query_key
+from sharpen.sdg.filters.text import query_key
 from sharpen.training.settings import ValidationSettings
 from sharpen.training.validation import SmallTask, small_task
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from sharpen.evaluation.beir import Corpus, Document, Query
+from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.settings import Count, Fraction, Settings
 from sharpen.sdg.filters.base import FilterResult
 from sharpen.sdg.rejections import Problem, Rejection
@@ -22,6 +22,8 @@ MIN_WORDS = 2
 MAX_WORDS = 32
 COPIED_RUN = 8
 """Words in a row from which a query is the document's own."""
+HARVESTED = "harvested"
+"""In the metadata of a query that is a text of its document, and is no copy by mistake: which kind of text."""
 
 _WORD = re.compile(r"\w+")
 _SELF_REFERENCE = re.compile(
@@ -40,6 +42,15 @@ _SELF_REFERENCE = re.compile(
 
 def words(text: str) -> list[str]:
     return _WORD.findall(text.lower())
+
+
+def query_key(text: str) -> str:
+    """Equal for queries that differ in signs and case only.
+
+    >>> query_key("What is it?") == query_key("what is it")
+    True
+    """
+    return text_key(" ".join(words(text)))
 
 
 def first_words(text: str, n: int) -> str:
@@ -101,7 +112,7 @@ def _grams(sequence: list[str], size: int) -> list[tuple[str, ...]]:
 
 
 class Copying(Settings):
-    """Drops the queries that are written in their document's own words.
+    """Drops the queries that are written in their document's own words. Harvested ones are, and pass.
 
     >>> corpus = {"d": Document("d", "Beans are soaked overnight and boiled for an hour.")}
     >>> asked = [Query("q", "are beans soaked overnight and boiled", {"positives": ["d"]})]
@@ -118,6 +129,9 @@ class Copying(Settings):
     def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources | None = None) -> FilterResult:
         result = FilterResult()
         for query in queries:
+            if HARVESTED in query.metadata:
+                result.kept.append(query)
+                continue
             fraction = max(
                 copied_fraction(query.text, corpus[doc_id], self.ngram) for doc_id in query.metadata["positives"]
             )

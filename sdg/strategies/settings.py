@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -11,6 +11,7 @@ from sharpen.evaluation.settings import Count
 from sharpen.sdg.strategies.base import Strategy
 from sharpen.sdg.strategies.document import Document
 from sharpen.sdg.strategies.few_shot import AskingSettings, StrategySettings
+from sharpen.sdg.strategies.harvested import Harvested
 from sharpen.sdg.strategies.metadata import Metadata
 from sharpen.sdg.strategies.multi_hop import MultiHop
 from sharpen.sdg.strategies.pools import parse_example, parse_rows
@@ -22,7 +23,7 @@ LABELLED = "labelled"
 """Strategy of queries that people wrote."""
 
 AnyStrategy = Annotated[
-    Document | Sentence | Metadata | QuestionAnswer | MultiHop | Paraphrase | BackTranslation | Custom,
+    Document | Sentence | Metadata | QuestionAnswer | MultiHop | Paraphrase | BackTranslation | Harvested | Custom,
     Field(discriminator="kind"),
 ]
 
@@ -42,7 +43,16 @@ class QueriesSettings(AskingSettings):
             " with other seeds."
         ),
     )
-    documents: Count | None = Field(None, description="Documents to write queries for, drawn by seed; null: all.")
+    documents: Count | None = Field(
+        None, description="Documents to have queries written for, chosen as select says; null: all."
+    )
+    select: Literal["random", "coverage"] = Field(
+        "random",
+        description=(
+            "How documents are chosen. random: drawn by seed. coverage: from clusters of the base's vectors, in turns,"
+            " so that they cover the corpus (as in DUQGen); the whole corpus is encoded for it."
+        ),
+    )
     strategies: Annotated[tuple[AnyStrategy, ...], Field(min_length=1)] = Field(
         (Document(),), description="What is asked for, one after the other."
     )
@@ -68,6 +78,8 @@ class QueriesSettings(AskingSettings):
             )
         if LABELLED in names:
             raise ValueError(f"no strategy can be named {LABELLED}: that is what real queries are marked with")
+        if self.select == "coverage" and self.documents is None:
+            raise ValueError("select: coverage chooses documents out of all; say how many in documents")
         without = [s for s in self.strategies if isinstance(s, StrategySettings) and not s.pool]
         if missing := [strategy_name(s) for s in without if "pool" not in s.not_inherited and not self.pool]:
             raise ValueError(
@@ -80,27 +92,34 @@ class QueriesSettings(AskingSettings):
             )
         return self
 
-    def all_strategies(self) -> list[Strategy]:
+    def all_strategies(self) -> list[Strategy | Harvested]:
         """The strategies with all defaults filled in. Raises ``InputError`` if a custom one cannot be made."""
         return [resolve_strategy(strategy, self) for strategy in self.strategies]
 
     def check(self) -> None:
         """Raise ``InputError`` for a pool or a strategy of one's own that is not there, or not as it should be."""
         super().check()
-        for strategy in self.all_strategies():
+        for strategy in filter(asks_llm, self.all_strategies()):
             strategy.example_texts()  # reads the pool
 
     def fingerprint(self) -> Any:
         """What is asked for, with every default filled in: whether a key was said or is the default is the same."""
-        filled = [s.resolve(self) if isinstance(s, StrategySettings) else s for s in self.strategies]
+        filled = [s if isinstance(s, Custom) else resolve_strategy(s, self) for s in self.strategies]
+        chosen = {"select": self.select} if self.select != "random" else {}
         return {
             "seed": self.seed,
             "documents": self.documents,
+            **chosen,
             "strategies": [strategy.fingerprint() for strategy in filled],
         }
 
 
-def strategy_name(strategy: StrategySettings | Custom) -> str:
+def asks_llm(strategy: StrategySettings | Harvested | Custom | Strategy) -> bool:
+    """Whether an LLM is asked for the queries; a user's own strategy always asks."""
+    return not isinstance(strategy, Harvested)
+
+
+def strategy_name(strategy: StrategySettings | Harvested | Custom) -> str:
     """What stands in the queries' metadata; of a custom one the last part of its import string."""
     if isinstance(strategy, Custom):
         return strategy.use.rpartition(":")[2]
@@ -108,9 +127,11 @@ def strategy_name(strategy: StrategySettings | Custom) -> str:
 
 
 def resolve_strategy(
-    strategy: StrategySettings | Custom | Strategy, inherited: AskingSettings | None = None
-) -> Strategy:
+    strategy: StrategySettings | Harvested | Custom | Strategy, inherited: AskingSettings | None = None
+) -> Strategy | Harvested:
     """What can be asked: settings with their defaults filled in, a custom strategy made, any other object as it is."""
+    if isinstance(strategy, Harvested):
+        return strategy.resolve(inherited.language if inherited else None)
     if isinstance(strategy, StrategySettings):
         return strategy.resolve(inherited)
     return strategy.make() if isinstance(strategy, Custom) else strategy
