@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from sharpen.evaluation.settings import MODEL, Marker
@@ -30,6 +31,17 @@ def members_of(teacher: Teacher) -> tuple[str, ...]:
     if isinstance(teacher, str):
         return tuple(FUSED_WEIGHTS) if teacher == FUSED else (teacher,)
     return tuple(teacher)
+
+
+def mixture_of(teacher: str | Mapping[str, float]) -> dict[str, float]:
+    """Scorers with their weights.
+
+    >>> mixture_of("bm25"), mixture_of("fused")
+    ({'bm25': 1.0}, {'base': 1.0, 'bm25': 0.3})
+    """
+    if isinstance(teacher, str):
+        return dict(FUSED_WEIGHTS) if teacher == FUSED else {teacher: 1.0}
+    return dict(teacher)
 
 
 def needs_base(teacher: Teacher) -> bool:

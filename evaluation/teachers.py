@@ -6,9 +6,10 @@ A student does not pass its teacher, so the best value here is about what traini
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
+from sharpen.evaluation.beir import Corpus, Queries, Run
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY
@@ -16,7 +17,7 @@ from sharpen.evaluation.models import Models
 from sharpen.evaluation.report.comparison import markdown_row
 from sharpen.evaluation.retrievers.candidates import Candidates, JudgedCandidates, fit_weights
 from sharpen.evaluation.retrievers.fused import CANDIDATES
-from sharpen.evaluation.scorers import ranks_corpus
+from sharpen.evaluation.scorers import mixture_of, ranks_corpus
 
 RERANKED_DEPTH = 30
 """Documents of each query that a cross-encoder scores: those that the fitted mixture of the others ranks first."""
@@ -115,6 +116,34 @@ def _path(candidates: Candidates, task: Task) -> list[tuple[dict[str, float], fl
         chosen.append(scorer)
         path.append((weights, value))
     return path
+
+
+def rank_candidates(
+    models: Models,
+    teacher: str | Mapping[str, float],
+    queries: Queries,
+    corpus: Corpus,
+    size: int,
+    exclude: Mapping[str, Collection[str]] | None = None,
+) -> Run:
+    """The ``size`` documents that the teacher ranks first for each query, with its scores.
+
+    What only scores pairs (a cross-encoder) scores the documents that the others rank first. ``exclude``: query ID to
+    IDs of documents that are left out, as those that a query was copied from. Raises as ``compare_teachers``.
+    """
+    exclude = exclude or {}
+    weights = mixture_of(teacher)
+    if not any(map(ranks_corpus, weights)):
+        raise InputError("teacher: a cross-encoder needs documents to score; add bm25, base or encoder:<name>")
+    depth = min(len(corpus), size + max((len(exclude.get(q, ())) for q in queries), default=0))
+    run = models.fused(weights, corpus).search({q: queries[q].text for q in queries}, depth)
+    run = {
+        q: dict([(d, s) for d, s in scores.items() if d not in exclude.get(q, ())][:size]) for q, scores in run.items()
+    }
+    if all(map(ranks_corpus, weights)):
+        return run
+    scores = models.score(weights, [(q, d) for q, documents in run.items() for d in documents], queries, corpus)
+    return {q: {d: scores[q, d] for d in documents} for q, documents in run.items()}
 
 
 def fit_teacher(models: Models, scorers: Sequence[str], task: Task) -> tuple[dict[str, float], float]:

@@ -67,8 +67,9 @@ class Inputs:
         return {query_id: queries[query_id] for query_id in self.qrels("train")}
 
     def negatives(self) -> list[Negative]:
-        """All candidates with their verdicts."""
-        return read_negatives(self.folder("negatives") / "negatives.jsonl")
+        """All candidates with their verdicts; none where nothing was mined."""
+        path = self.folder("negatives") / "negatives.jsonl"
+        return read_negatives(path) if path.exists() else []
 
     def scores(self, stage: str, name: str) -> PerQuery | None:
         """Metric to query to value, as a stage wrote it; None where there is no such file."""

@@ -233,7 +233,7 @@ def _keep_scores(run: StudyRun, number: int, available: int) -> StudyScores:
     names = ("negatives", "reranker", "teacher", "training", "model")
     manifests = {name: manifest for name in names if (manifest := inputs.manifest(name))}
     before, after = (inputs.scores(stage, stage)[PRIMARY] for stage in ("before", "after"))
-    counts = manifests["negatives"]["counts"]
+    counts = manifests["negatives"]["counts"] if "negatives" in manifests else {}
     scores = StudyScores(
         digest=run.digest,
         triplets=number,

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Literal, get_args
 
-from sharpen.evaluation.beir import Document
+from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.sdg.filters.text import words
 
+VERBATIM = "verbatim"
+"""In a query's metadata: whether its text stands in its document's ``content`` as it is, but for case, signs and line
+breaks. Whoever scores the document for the query then scores a copy."""
 TextKind = Literal["title", "heading", "definition", "docstring", "caption", "link", "lead", "sentence"]
 TEXT_KINDS: tuple[TextKind, ...] = get_args(TextKind)
 """A text that is several of them counts as the first."""
@@ -164,3 +167,31 @@ def _plain(text: str) -> str:
 
 def _first_line(text: str) -> str:
     return next((line.strip() for line in text.splitlines() if line.strip()), "")
+
+
+def copied_sources(queries: Iterable[Query], corpus: Corpus) -> dict[str, set[str]]:
+    """Query ID to the documents that it was copied from, word for word: all chunks of these, and their copies.
+
+    >>> texts = {"a": "Ice flows downhill.", "b": "Ice flows downhill.", "c": "Bread rises."}
+    >>> corpus = {i: Document(i, text) for i, text in texts.items()}
+    >>> copied = copied_sources([Query("q", "ice flows", {"positives": ["a"], "verbatim": True})], corpus)
+    >>> sorted(copied["q"])
+    ['a', 'b']
+    """
+    verbatim = [query for query in queries if query.metadata.get(VERBATIM)]
+    if not verbatim:
+        return {}
+    same_text: dict[str, list[str]] = {}
+    same_document: dict[str, list[str]] = {}
+    for i, document in corpus.items():
+        same_text.setdefault(document.copy_key, []).append(i)
+        same_document.setdefault(document.doc_id, []).append(i)
+    return {
+        query.id: {
+            other
+            for i in query.metadata["positives"]
+            if i in corpus
+            for other in (*same_text[corpus[i].copy_key], *same_document[corpus[i].doc_id])
+        }
+        for query in verbatim
+    }

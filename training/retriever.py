@@ -11,13 +11,16 @@ from typing import Any
 import transformers
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers.base.modules import Router
 
 from sharpen.evaluation.beir import Corpus, Query, list_queries
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
+from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
 from sharpen.training.losses import make_loss
-from sharpen.training.samplers import NoFalseNegativesSampler
+from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
 from sharpen.training.settings import DISTILLING, LoraSettings, RetrieverSettings
 from sharpen.training.trainer import (
     CheckpointingTrainer,
@@ -35,7 +38,7 @@ from sharpen.training.triplets import NegativeRow, Triplet, make_triplets
 
 def train_retriever(
     queries: Mapping[str, Query] | Iterable[Query],
-    negatives: Iterable[NegativeRow] | Iterable[Triplet],
+    negatives: Iterable[NegativeRow] | Iterable[Triplet] | CandidateLists,
     corpus: Corpus,
     settings: RetrieverSettings,
     output: Path | str = "model",
@@ -45,13 +48,17 @@ def train_retriever(
     """Train, and write a sentence-transformers folder (safetensors) to ``output``.
 
     ``queries``: by ID, or any iterable of them. ``negatives``: mined rows, of which ``make_triplets`` makes triplets
-    with as many negatives as most queries have (those with fewer are left out); or triplets. ``run``: checkpoints,
-    progress, validation and a teacher's scores.
+    with as many negatives as most queries have (those with fewer are left out); triplets; or, with
+    ``settings.candidates``, lists with a teacher's scores. ``run``: checkpoints, progress, validation, a teacher's
+    scores, and the base's vectors of the documents, which are made where they are asked for and not given.
+
+    With ``settings.documents: kept`` the model that is written encodes queries only; ``with_routes`` puts it together
+    with the base, which encodes the documents.
 
     Under ``accelerate launch`` every process must call this; they share each batch, and the first one writes. The loss
-    itself is computed in float32, whatever the precision. Raises ``InputError`` if there are no triplets, if the base
-    cannot be loaded, if settings do not fit, if the loss or a weight is not a number, if a checkpoint is damaged or if
-    the disk is full; checkpoints that were written before stay as they are.
+    itself is computed in float32, whatever the precision. Raises ``InputError`` if there is nothing to train on, if the
+    base cannot be loaded, if settings do not fit, if the loss or a weight is not a number, if a checkpoint is damaged
+    or if the disk is full; checkpoints that were written before stay as they are.
 
     ::
 
@@ -61,13 +68,17 @@ def train_retriever(
     """
     run, output = run or TrainingRun(), Path(output)
     queries = {query.id: query for query in list_queries(queries)}
-    triplets, left_out = as_triplets(queries, negatives)
-    if not triplets:
+    if isinstance(negatives, CandidateLists):
+        rows, left_out = negatives, len(queries) - len(negatives)
+        check_lists(rows, queries)
+    else:
+        rows, left_out = as_triplets(queries, negatives)
+    if not rows:
         raise InputError(
             "no triplets to train on: no query was left with enough negatives; see the manifests of the stages before"
             " for where they went"
         )
-    setup, adapters = _setup(triplets, Texts(queries, corpus), settings, seed, run)
+    setup, adapters = _setup(rows, Texts(queries, corpus), settings, seed, run)
     model = setup.model
     result = fit(_Trainer, SentenceTransformerTrainingArguments, setup)
     if adapters:
@@ -75,7 +86,7 @@ def train_retriever(
     given = {"query": settings.query_prompt, "document": settings.document_prompt}
     model.prompts = (model.prompts or {}) | {k: v for k, v in given.items() if v is not None}
     save_trained(model, output)
-    return replace(result, path=output, triplets=len(triplets), queries_left_out=left_out)
+    return replace(result, path=output, triplets=len(rows), queries_left_out=left_out)
 
 
 class _Trainer(CheckpointingTrainer, SentenceTransformerTrainer):
@@ -98,30 +109,59 @@ def as_triplets(
 
 
 def _setup(
-    triplets: list[Triplet], texts: Texts, settings: RetrieverSettings, seed: int, run: TrainingRun
+    rows: list[Triplet] | CandidateLists, texts: Texts, settings: RetrieverSettings, seed: int, run: TrainingRun
 ) -> tuple[TrainingSetup, Any]:
     """What is trained and by what, and the adapters, if any."""
     processes = processes_of_batch("training", settings.batch_size)
-    if settings.loss in DISTILLING and run.teacher is None:
+    lists = rows if isinstance(rows, CandidateLists) else None
+    if settings.loss in DISTILLING and run.teacher is None and lists is None:
         raise InputError(f"training.loss: {settings.loss} learns a teacher's scores; give training.teacher")
-    negatives = len(triplets[0].negative_ids)
+    negatives = lists.size - 1 if lists else len(rows[0].negative_ids)
     transformers.set_seed(seed)
     model = _load(settings, settings.base)
+    if isinstance(model[0], Router):
+        raise InputError(
+            f"training.base: {settings.base} has an encoder for queries and one for documents; give one of its folders,"
+            " as query_0_Transformer"
+        )
     set_dropout(model, settings.dropout)
     adapters = _add_adapters(model, settings.lora) if settings.lora else None
-    loss = make_loss(
-        settings, model, lambda: _load(settings, settings.guide or settings.base), negatives, gather=processes > 1
-    )
     collator = RetrieverCollator(model.preprocess, prompts=_prompts(model, settings, negatives))
     collator.set_texts(texts, model.tokenizer.pad_token_id or 0)
-    sampler = NoFalseNegativesSampler(triplets, texts.corpus, settings.batch_size, processes, seed, settings.epochs)
-    scores = (
-        {pair: score / settings.teacher_temperature for pair, score in run.teacher.items()}
-        if run.teacher and settings.loss in DISTILLING
-        else None
-    )
-    dataset = to_dataset(triplets, scores)
+    batches = (settings.batch_size, processes, seed, settings.epochs)
+    if lists:
+        sampler = GlobalBatchSampler(len(lists), *batches)
+    else:
+        sampler = NoFalseNegativesSampler(rows, texts.corpus, *batches)
+    if settings.documents == "kept":
+        loss = _kept_documents_loss(settings, model, lists, texts.corpus, run)
+        dataset = Dataset.from_dict({"anchor": lists.queries, "label": range(len(lists))})
+    else:
+        guide = settings.guide or settings.base
+        loss = make_loss(settings, model, lambda: _load(settings, guide), negatives, gather=processes > 1)
+        dataset = _dataset(rows, settings, run)
     return TrainingSetup("training", model, loss, dataset, collator, sampler, settings, seed, run), adapters
+
+
+def _kept_documents_loss(
+    settings: RetrieverSettings, model: SentenceTransformer, lists: CandidateLists, corpus: Corpus, run: TrainingRun
+) -> KeptDocumentsLoss:
+    index = run.index
+    if index is None:
+        base = _load(settings, settings.base)
+        index = Dense(corpus, base, settings.query_prompt, settings.document_prompt, precision=settings.precision)
+    return KeptDocumentsLoss(model, lists, index.vectors, {i: row for row, i in enumerate(index.ids)}, settings)
+
+
+def _dataset(rows: list[Triplet] | CandidateLists, settings: RetrieverSettings, run: TrainingRun) -> Dataset:
+    """Columns of IDs, with a teacher's scores divided by its temperature where the loss learns them."""
+    if isinstance(rows, CandidateLists):
+        triplets = [Triplet(q, d[0], tuple(d[1:])) for q, d in zip(rows.queries, rows.documents, strict=True)]
+        labels = (rows.scores / settings.teacher_temperature).tolist()
+        return to_dataset(triplets).add_column("label", labels)
+    if settings.loss not in DISTILLING:
+        return to_dataset(rows)
+    return to_dataset(rows, {pair: score / settings.teacher_temperature for pair, score in run.teacher.items()})
 
 
 def to_dataset(triplets: Sequence[Triplet], scores: TeacherScores | None = None) -> Dataset:

@@ -81,6 +81,20 @@ class RetrieverSettings(EncoderOptions, Optimization):
     teacher_temperature: Annotated[float, Field(gt=0)] = Field(
         1.0, description="The teacher's scores are divided by it."
     )
+    candidates: Annotated[int, Field(ge=2)] | None = Field(
+        None,
+        description=(
+            "Rows are lists: so many documents of each query, those that the teacher ranks first, with its scores (kl)."
+            " Nothing is mined, and no label is needed. null: rows are a positive and its mined negatives."
+        ),
+    )
+    documents: Literal["trained", "kept"] = Field(
+        "trained",
+        description=(
+            "kept: documents keep the base's vectors, and queries get an encoder of their own: an index that is there"
+            " stays as it is. Needs candidates."
+        ),
+    )
     matryoshka: tuple[Count, ...] = Field(
         (),
         description=(
@@ -99,9 +113,18 @@ class RetrieverSettings(EncoderOptions, Optimization):
         return Encoder(model=self.base, **{name: getattr(self, name) for name in EncoderOptions.model_fields})
 
     @model_validator(mode="after")
-    def _guide_fits(self):
+    def _options_fit(self):
         if self.guide and "gist" not in self.loss:
             raise ValueError(f"guide: only gist and cached_gist take one, and loss is {self.loss}")
+        if self.candidates and self.loss != "kl":
+            raise ValueError(f"candidates: lists with a teacher's scores are learnt by kl, and loss is {self.loss}")
+        if self.documents == "kept" and not self.candidates:
+            raise ValueError("documents: kept needs candidates, lists of documents with a teacher's scores; try 64")
+        if self.documents == "kept" and (self.matryoshka or self.lora):
+            raise ValueError(
+                "documents: kept trains all weights of the queries' encoder in its full dimension; leave"
+                " out matryoshka and lora"
+            )
         return self
 
 
@@ -112,6 +135,8 @@ def misfit(settings: RetrieverSettings, negatives: int) -> str | None:
     'training.loss: gist takes one negative a query at most, and negatives.per_query is 4; use cached_gist'
     """
     loss = settings.loss
+    if settings.candidates:
+        return None  # rows are lists, which have no negatives
     if not settings.in_batch and loss != "mnrl":
         return (
             f"training.in_batch: only mnrl can do without the other rows' documents; {loss}"

@@ -18,6 +18,7 @@ from torch import nn
 from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training import checkpoints
 from sharpen.training.micro_batches import accelerated
 from sharpen.training.samplers import GlobalBatchSampler
@@ -45,7 +46,7 @@ class TrainingRun:
     ``work``: folder of the checkpoints; a call with the same arguments and a ``work`` that an earlier one left goes on
     from its last checkpoint, and ends with the same weights. None: no checkpoints. ``progress`` is called after each
     step. ``validation``: None keeps the last state. ``teacher``: scores of each row's documents, for the losses that
-    learn them.
+    learn them. ``index``: the base's vectors of the documents, for a training that keeps them.
 
     >>> TrainingRun(work=Path("checkpoints")).validation is None
     True
@@ -55,6 +56,7 @@ class TrainingRun:
     progress: Callable[[StepProgress], None] | None = None
     validation: Validation | None = None
     teacher: TeacherScores | None = None
+    index: Dense | None = None
 
 
 @dataclass(frozen=True)

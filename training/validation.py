@@ -50,14 +50,19 @@ class SmallTask:
     queries: Queries
     qrels: Qrels
 
-    def scorer(self, options: EncoderOptions) -> Callable[[SentenceTransformer], float]:
-        """A function that gives a model's nDCG@10, 0 to 1."""
+    def scorer(
+        self, options: EncoderOptions, documents: SentenceTransformer | None = None
+    ) -> Callable[[SentenceTransformer], float]:
+        """A function that gives a model's nDCG@10, 0 to 1. ``documents``: what encodes these; None: the model."""
         texts = {query.id: query.text for query in self.queries.values()}
 
+        def index_of(model: SentenceTransformer) -> Dense:
+            return Dense(self.corpus, model, options.query_prompt, options.document_prompt, precision=options.precision)
+
+        kept = index_of(documents) if documents else None
+
         def score(model: SentenceTransformer) -> float:
-            index = Dense(
-                self.corpus, model, options.query_prompt, options.document_prompt, precision=options.precision
-            )
+            index = kept.with_query_encoder(model) if kept else index_of(model)
             run = {
                 q: {d: scores[d] for d in ranking(scores) if d != q} for q, scores in index.search(texts, 11).items()
             }
@@ -65,9 +70,14 @@ class SmallTask:
 
         return score
 
-    def validation(self, options: EncoderOptions, settings: ValidationSettings) -> Validation:
-        """To train with: nDCG@10 on this task, as often as ``settings`` has it."""
-        return Validation(PRIMARY, self.scorer(options), settings.evaluations, settings.patience)
+    def validation(
+        self,
+        options: EncoderOptions,
+        settings: ValidationSettings,
+        documents: SentenceTransformer | None = None,
+    ) -> Validation:
+        """To train with: nDCG@10 on this task, as often as ``settings`` has it; ``documents`` as in ``scorer``."""
+        return Validation(PRIMARY, self.scorer(options, documents), settings.evaluations, settings.patience)
 
 
 def small_task(

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.encoders.routes import route_of
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.retrievers.base import Advance
 
@@ -23,7 +24,8 @@ class Dense:
     """Search by cosine with a bi-encoder. The corpus is encoded when the index is made.
 
     ``model``: a folder, a hub name, ``packaged:<name>`` or a loaded model. ``query_prompt`` and ``document_prompt`` are
-    put before the texts; None takes the model's prompts of the names ``query`` and ``document``, where it has them.
+    put before the texts; None takes the model's prompts of the names ``query`` and ``document``, where it has them. A
+    model with a route for each side encodes each by its own.
     ``precision``: what the model computes in, for documents and queries alike. ``approximate``: by FAISS, among the
     documents in the 32 cells of a k-means that are nearest to the query, for corpora of many millions; else all are
     compared, in blocks. Raises ``InputError`` if the model cannot be loaded.
@@ -43,11 +45,11 @@ class Dense:
     ) -> None:
         self.ids = list(corpus)
         model = load_encoder(model) if isinstance(model, str) else model
-        self._model, self._dimensions, self._approximate = model, None, approximate
+        self._model, self._dimensions, self._approximate = route_of(model, "query"), None, approximate
         self._precision = precision
         self._query_prompt = _prompt(model, "query", query_prompt)
         self.vectors = encode(
-            model,
+            route_of(model, "document"),
             [d.content for d in corpus.values()],
             prompt=_prompt(model, "document", document_prompt),
             precision=precision,
@@ -77,6 +79,12 @@ class Dense:
         other.vectors = _cut(self.vectors, dimensions)
         return other
 
+    def with_query_encoder(self, model: SentenceTransformer) -> Dense:
+        """The same vectors of documents, searched with queries that another model encodes."""
+        other = copy(self)
+        other._model = route_of(model, "query")
+        return other
+
     def encode_queries(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
         """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
         vectors = encode(self._model, texts, prompt=self._query_prompt, precision=self._precision, progress=progress)
@@ -95,7 +103,7 @@ def similarities(
     queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
     sides = (("query", query_prompt, queries), ("document", document_prompt, documents))
     vectors = [
-        encode(model, texts, prompt=_prompt(model, name, given), precision=precision, progress=progress)
+        encode(route_of(model, name), texts, prompt=_prompt(model, name, given), precision=precision, progress=progress)
         for name, given, texts in sides
     ]
     rows = [{text: row for row, text in enumerate(texts)} for texts in (queries, documents)]

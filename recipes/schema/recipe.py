@@ -74,6 +74,11 @@ class Recipe(Settings):
         """What the reranker learns from beyond the retriever's negatives."""
         return max(0, self.reranker.negatives - self.negatives.per_query) if self.reranker else 0
 
+    @property
+    def mines(self) -> bool:
+        """Whether there are rows of mined negatives: for the retriever, or for the reranker."""
+        return self.training.candidates is None or self.reranker is not None
+
     def learners(self) -> list[tuple[Literal["training", "reranker"], Teacher, int]]:
         """Who learns a teacher's scores, with the teacher and the negatives of a query."""
         candidates = [("training", self.training.teacher, self.negatives.per_query)]

@@ -25,6 +25,13 @@ class TrainingPart(RetrieverSettings):
             " validation's queries or else on generated ones. sharpen teachers shows what each is worth."
         ),
     )
+    mask_copies: bool = Field(
+        True,
+        description=(
+            "Of lists (candidates): where a query stands word for word in its document, as harvested ones do, this"
+            " document is left out of its list: the teacher would score a copy."
+        ),
+    )
     base_weight: tuple[Fraction, ...] = Field(
         (0.0,),
         description=(
@@ -45,6 +52,8 @@ class TrainingPart(RetrieverSettings):
             raise ValueError(f"loss: {self.loss} learns a teacher's scores; give teacher")
         if self.teacher and self.loss not in DISTILLING:
             raise ValueError(f"teacher: only {' and '.join(DISTILLING)} learn its scores, and loss is {self.loss}")
+        if self.candidates and self.triplets:
+            raise ValueError("triplets: rows are lists, as candidates is given; queries.strategies say how many")
         if len(self.base_weight) > 1 and self.validation is None:
             raise ValueError("base_weight: give one, or validation to choose by")
         if not self.base_weight:

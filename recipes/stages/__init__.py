@@ -44,6 +44,8 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
         left_out.add("teacher")
     if recipe.reranker is None:
         left_out |= {"reranker", "reranked"}
+    if not recipe.mines:
+        left_out.add("negatives")
     if not recipe.evaluation.systems:
         left_out.add("systems")
     parts = {name: stage.part.of(recipe) for name, stage in STAGES.items() if name not in left_out}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import ClassVar, Literal, Self
 
 import transformers
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.encoders.routes import with_routes
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import write_json
 from sharpen.evaluation.metrics import PRIMARY
@@ -25,6 +26,7 @@ class ModelStage(StagePart):
 
     encoder: Encoder
     base_weight: tuple[float, ...]
+    documents: Literal["trained", "kept"]
     validation: ValidationPart | None
     seed: int
 
@@ -33,6 +35,7 @@ class ModelStage(StagePart):
         return cls(
             encoder=recipe.training.encoder,
             base_weight=recipe.training.base_weight,
+            documents=recipe.training.documents,
             validation=ValidationPart.of(recipe),
             seed=recipe.seed,
         )
@@ -46,10 +49,12 @@ def make_model(part: ModelStage, inputs: Inputs, folder: Folder, _resources: Res
         transformers.set_seed(part.seed)  # as in training: weights that a base lacks are drawn
         return load_encoder(name, max_seq_length=part.encoder.max_seq_length, attention=part.encoder.attention)
 
-    model = load(str(inputs.folder("training")))
-    tuned, base = weights_of(model), weights_of(load(part.encoder.model))
-    score = part.validation.task(inputs).scorer(part.encoder) if part.validation else None
-    chosen, scores = choose_base_weight(model, tuned, base, part.base_weight, score)
+    model, base = load(str(inputs.folder("training"))), load(part.encoder.model)
+    kept = base if part.documents == "kept" else None
+    score = part.validation.task(inputs).scorer(part.encoder, kept) if part.validation else None
+    chosen, scores = choose_base_weight(model, weights_of(model), weights_of(base), part.base_weight, score)
+    if kept:
+        model = with_routes(model, kept)
     if process_state().is_main_process:
         model.save_pretrained(str(folder.path), safe_serialization=True, create_model_card=False)
         rows = [{"base_weight": weight, "value": value} for weight, value in sorted(scores.items())]
@@ -58,4 +63,4 @@ def make_model(part: ModelStage, inputs: Inputs, folder: Folder, _resources: Res
     return {"base_weight": chosen} | ({f"{PRIMARY} on validation": by_weight} if scores else {})
 
 
-STAGE = Stage("model", 3, ModelStage, make_model, shared=True)
+STAGE = Stage("model", 4, ModelStage, make_model, shared=True)

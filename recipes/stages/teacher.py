@@ -11,26 +11,34 @@ from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.scorers import RERANKER, Teacher, TeacherName, is_fitted, members_of, needs_base
 from sharpen.evaluation.settings import Settings
-from sharpen.evaluation.teachers import fit_teacher
+from sharpen.evaluation.teachers import fit_teacher, rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.choosing import ChoosingPart
 from sharpen.recipes.stages.rows import RowsPart
+from sharpen.sdg.harvesting import copied_sources
 from sharpen.sdg.resources import Resources
+from sharpen.training.lists import CandidateLists
 from sharpen.training.triplets import Triplet
+
+LISTS = "training.parquet"
+Scorer = str | dict[str, float]
 
 
 class Learner(Settings):
-    """Who learns the scores: ``training``, or ``reranker``."""
+    """Who learns the scores: ``training``, or ``reranker``. ``per_query``: mined negatives of a row. ``candidates``:
+    documents of a list, which the teacher ranks itself; None: rows are of mined negatives."""
 
     name: Literal["training", "reranker"]
     teacher: TeacherName
     per_query: int
+    candidates: int | None
+    mask_copies: bool
 
 
 class TeacherStage(StagePart):
-    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "negatives")
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
 
     learners: tuple[Learner, ...]
     rows: RowsPart
@@ -40,8 +48,16 @@ class TeacherStage(StagePart):
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
+        lists = {"training": recipe.training.candidates}
         learners = tuple(
-            Learner(name=name, teacher=teacher, per_query=per_query) for name, teacher, per_query in recipe.learners()
+            Learner(
+                name=name,
+                teacher=teacher,
+                per_query=per_query,
+                candidates=lists.get(name),
+                mask_copies=recipe.training.mask_copies,
+            )
+            for name, teacher, per_query in recipe.learners()
         )
         base = any(needs_base(learner.teacher) for learner in learners)
         encoder = recipe.training.encoder if base else None
@@ -56,30 +72,54 @@ class TeacherStage(StagePart):
 
     def reads(self) -> tuple[str, ...]:
         learns_from_it = any(RERANKER in members_of(learner.teacher) for learner in self.learners)
-        return (*self.READS, *((RERANKER,) if learns_from_it else ()))
+        mined = any(learner.candidates is None for learner in self.learners)
+        return (*self.READS, *(("negatives",) if mined else ()), *((RERANKER,) if learns_from_it else ()))
 
 
 def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     counts: Counts = {}
     for learner in part.learners:
-        triplets, _ = part.rows.triplets(inputs, learner.per_query)
         scorer = _with_reranker(learner.teacher, inputs)
         if is_fitted(scorer):
             scorer, value = fit_teacher(resources.models, scorer, part.choosing.task(inputs).task)
             counts[f"{learner.name}_teacher"] = scorer | {PRIMARY: value}
-        scores = _score(triplets, scorer, inputs, resources)
-        if process_state().is_main_process:
-            rows = [{"query_id": q, "doc_id": i, "score": score} for (q, i), score in scores.items()]
-            write_jsonl(folder.path / f"{learner.name}.jsonl", rows)
-        first = sum(
-            scores[t.query_id, t.positive_id] > max(scores[t.query_id, i] for i in t.negative_ids) for t in triplets
-        )
-        counts |= {
-            f"{learner.name}_pairs": len(scores),
-            f"{learner.name}_triplets": len(triplets),
-            f"{learner.name}_positive_first": first,
-        }
+        score = _score_rows if learner.candidates is None else _rank_lists
+        found = score(part, learner, scorer, inputs, folder, resources)
+        counts |= {f"{learner.name}_{name}": value for name, value in found.items()}
     return counts
+
+
+def _score_rows(
+    part: TeacherStage, learner: Learner, scorer: Scorer, inputs: Inputs, folder: Folder, resources: Resources
+) -> Counts:
+    """Of each row's positive and its mined negatives."""
+    triplets, _ = part.rows.triplets(inputs, learner.per_query)
+    scores = _score(triplets, scorer, inputs, resources)
+    if process_state().is_main_process:
+        rows = [{"query_id": q, "doc_id": i, "score": score} for (q, i), score in scores.items()]
+        write_jsonl(folder.path / f"{learner.name}.jsonl", rows)
+    first = sum(
+        scores[t.query_id, t.positive_id] > max(scores[t.query_id, i] for i in t.negative_ids) for t in triplets
+    )
+    return {"pairs": len(scores), "triplets": len(triplets), "positive_first": first}
+
+
+def _rank_lists(
+    _part: TeacherStage, learner: Learner, scorer: Scorer, inputs: Inputs, folder: Folder, resources: Resources
+) -> Counts:
+    """Of each query's first documents by the teacher itself."""
+    queries, corpus = inputs.train_queries(), inputs.corpus()
+    masked = copied_sources(queries.values(), corpus) if learner.mask_copies else {}
+    run = rank_candidates(resources.models, scorer, queries, corpus, learner.candidates, masked)
+    lists = CandidateLists.of(run, learner.candidates)
+    if not len(lists):
+        raise InputError(
+            f"training.candidates: no query has {learner.candidates} documents; there are {len(queries):,} queries and"
+            f" {len(corpus):,} documents"
+        )
+    if process_state().is_main_process:
+        lists.write(folder.path / LISTS)
+    return {"lists": len(lists), "candidates": lists.size, "masked": len(masked)}
 
 
 def _with_reranker(teacher: Teacher, inputs: Inputs) -> Teacher:
@@ -93,7 +133,7 @@ def _with_reranker(teacher: Teacher, inputs: Inputs) -> Teacher:
     return {names[s]: w for s, w in teacher.items()} if isinstance(teacher, dict) else tuple(names.values())
 
 
-def _score(triplets: list[Triplet], scorer: str | dict[str, float], inputs: Inputs, resources: Resources) -> PairScores:
+def _score(triplets: list[Triplet], scorer: Scorer, inputs: Inputs, resources: Resources) -> PairScores:
     pairs = list(dict.fromkeys((t.query_id, i) for t in triplets for i in (t.positive_id, *t.negative_ids)))
     if not pairs:
         raise InputError(
@@ -107,6 +147,11 @@ def read_teacher(inputs: Inputs, learner: str) -> PairScores:
     """Scores of (query ID, document ID), as the stage wrote them."""
     path = inputs.folder("teacher") / f"{learner}.jsonl"
     return {(row["query_id"], row["doc_id"]): row["score"] for _, row in read_jsonl(path)}
+
+
+def read_lists(inputs: Inputs) -> CandidateLists:
+    """The lists that the retriever learns from, as the stage wrote them."""
+    return CandidateLists.read(inputs.folder("teacher") / LISTS)
 
 
 STAGE = Stage("teacher", 3, TeacherStage, score_with_teachers, shared=True)

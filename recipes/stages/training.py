@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from sentence_transformers import SentenceTransformer
 
+from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.negatives import NegativesStage
 from sharpen.recipes.stages.rows import RowsPart
-from sharpen.recipes.stages.teacher import read_teacher
+from sharpen.recipes.stages.teacher import read_lists, read_teacher
 from sharpen.recipes.stages.tracking import record, shown, tracked
 from sharpen.recipes.stages.validating import ValidationPart
 from sharpen.sdg.resources import Resources
 from sharpen.training.refresh import train_with_refresh
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import RetrieverSettings
-from sharpen.training.trainer import TrainingRun
+from sharpen.training.trainer import TrainingResult, TrainingRun
 from sharpen.training.triplets import Triplet
 
 
 class TrainingStage(StagePart):
     """``mining``: how negatives are mined again before each epoch; None: they are not."""
 
-    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "negatives")
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
 
     settings: RetrieverSettings
     rows: RowsPart
@@ -51,12 +54,11 @@ class TrainingStage(StagePart):
         )
 
     def reads(self) -> tuple[str, ...]:
-        return (*self.READS, *(("teacher",) if self.has_teacher else ()))
+        mined = () if self.settings.candidates else ("negatives",)
+        return (*self.READS, *mined, *(("teacher",) if self.has_teacher else ()))
 
 
 def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    triplets, left_out = part.rows.triplets(inputs, part.per_query, part.max_rows)
-    queries, corpus = inputs.train_queries(), inputs.training_corpus()
     with (
         resources.progress("training", 0) as advance,
         tracked(part.settings.trackers, inputs.run, "training"),
@@ -65,22 +67,47 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
             work=folder.work,
             progress=shown(advance),
             validation=_validation(part, inputs),
-            teacher=read_teacher(inputs, "training") if part.has_teacher else None,
+            index=_kept(part, inputs, resources),
         )
-        if part.mining is None:
-            result = train_retriever(queries, triplets, corpus, part.settings, folder.path, part.seed, run)
-        else:
-            mine = _mine(part, inputs, resources, (triplets, left_out))
-            result = train_with_refresh(queries, mine, corpus, part.settings, folder.path, part.seed, run)
-    if part.mining is None:
-        return record(folder.path, result, len(triplets), left_out)
-    return record(folder.path, result, result.triplets, result.queries_left_out)  # those of the last epoch
+        learn = _train_on_lists if part.settings.candidates else _train_on_triplets
+        result = learn(part, inputs, folder, resources, run)
+    return record(folder.path, result, result.triplets, result.queries_left_out)
+
+
+def _train_on_lists(
+    part: TrainingStage, inputs: Inputs, folder: Folder, _resources: Resources, run: TrainingRun
+) -> TrainingResult:
+    queries, corpus = inputs.train_queries(), inputs.corpus()
+    return train_retriever(queries, read_lists(inputs), corpus, part.settings, folder.path, part.seed, run)
+
+
+def _train_on_triplets(
+    part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resources, run: TrainingRun
+) -> TrainingResult:
+    queries, corpus = inputs.train_queries(), inputs.training_corpus()
+    triplets, left_out = part.rows.triplets(inputs, part.per_query, part.max_rows)
+    if part.mining:
+        mine = _mine(part, inputs, resources, (triplets, left_out))
+        return train_with_refresh(queries, mine, corpus, part.settings, folder.path, part.seed, run)
+    run = replace(run, teacher=read_teacher(inputs, "training") if part.has_teacher else None)
+    result = train_retriever(queries, triplets, corpus, part.settings, folder.path, part.seed, run)
+    return replace(result, queries_left_out=left_out)
+
+
+def _kept(part: TrainingStage, inputs: Inputs, resources: Resources) -> Dense | None:
+    """The base's vectors of the documents, where they stay as they are."""
+    return resources.models.index(inputs.corpus()) if part.settings.documents == "kept" else None
 
 
 def _validation(part: TrainingStage, inputs: Inputs):
     if part.validation is None:
         return None
-    return part.validation.task(inputs).validation(part.settings, part.validation.settings)
+    kept = (
+        load_encoder(part.settings.base, max_seq_length=part.settings.max_seq_length, attention=part.settings.attention)
+        if part.settings.documents == "kept"
+        else None
+    )
+    return part.validation.task(inputs).validation(part.settings, part.validation.settings, kept)
 
 
 def _mine(part: TrainingStage, inputs: Inputs, resources: Resources, first: tuple[list[Triplet], int]):
@@ -95,4 +122,4 @@ def _mine(part: TrainingStage, inputs: Inputs, resources: Resources, first: tupl
     return mine
 
 
-STAGE = Stage("training", 3, TrainingStage, train, shared=True, resumable=True)
+STAGE = Stage("training", 4, TrainingStage, train, shared=True, resumable=True)

@@ -12,14 +12,10 @@ from pydantic import Field, field_validator, model_validator
 from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.filters.text import HARVESTED, MAX_WORDS, is_another_language, query_key, words
-from sharpen.sdg.harvesting import TEXT_KINDS, TextKind, carried_texts, stands_in
+from sharpen.sdg.harvesting import TEXT_KINDS, VERBATIM, TextKind, carried_texts, stands_in
 from sharpen.sdg.rejections import Problem, RejectionReason
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import Unit
-
-VERBATIM = "verbatim"
-"""In a query's metadata: whether its text stands in its document's ``content`` as it is, but for case, signs and line
-breaks. Whoever scores the document for the query then scores a copy."""
 
 
 class Harvested(Settings):
