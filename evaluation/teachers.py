@@ -17,7 +17,7 @@ from sharpen.evaluation.models import Models
 from sharpen.evaluation.report.comparison import markdown_row
 from sharpen.evaluation.retrievers.candidates import Candidates, JudgedCandidates, fit_weights
 from sharpen.evaluation.retrievers.fused import CANDIDATES
-from sharpen.evaluation.scorers import mixture_of, ranks_corpus
+from sharpen.evaluation.scorers import FUSED_WEIGHTS, mixture_of, ranks_corpus
 
 RERANKED_DEPTH = 30
 """Documents of each query that a cross-encoder scores: those that the fitted mixture of the others ranks first."""
@@ -128,19 +128,19 @@ def rank_candidates(
 ) -> Run:
     """The ``size`` documents that the teacher ranks first for each query, with its scores.
 
-    What only scores pairs (a cross-encoder) scores the documents that the others rank first. ``exclude``: query ID to
-    IDs of documents that are left out, as those that a query was copied from. Raises as ``compare_teachers``.
+    What only scores pairs (a cross-encoder) scores the documents that the others rank first, or, where there is no
+    other, those that BM25 and the base do. ``exclude``: query ID to IDs of documents that are left out, as those that
+    a query was copied from. Raises ``InputError`` if a model cannot be loaded.
     """
     exclude = exclude or {}
     weights = mixture_of(teacher)
-    if not any(map(ranks_corpus, weights)):
-        raise InputError("teacher: a cross-encoder needs documents to score; add bm25, base or encoder:<name>")
+    first = {scorer: weight for scorer, weight in weights.items() if ranks_corpus(scorer)} or FUSED_WEIGHTS
     depth = min(len(corpus), size + max((len(exclude.get(q, ())) for q in queries), default=0))
-    run = models.fused(weights, corpus).search({q: queries[q].text for q in queries}, depth)
+    run = models.fused(first, corpus).search({q: queries[q].text for q in queries}, depth)
     run = {
         q: dict([(d, s) for d, s in scores.items() if d not in exclude.get(q, ())][:size]) for q, scores in run.items()
     }
-    if all(map(ranks_corpus, weights)):
+    if first == weights:
         return run
     scores = models.score(weights, [(q, d) for q, documents in run.items() for d in documents], queries, corpus)
     return {q: {d: scores[q, d] for d in documents} for q, documents in run.items()}

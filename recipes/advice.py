@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from sharpen.evaluation.null_result import Measurements
 from sharpen.evaluation.report.comparison import Comparison
 from sharpen.recipes.finished import FinishedRun
 from sharpen.sdg.diagnose import JudgedTexts, profile
 from sharpen.sdg.filters.text import HARVESTED
-from sharpen.sdg.negatives.record import Reason
+from sharpen.sdg.negatives.record import Reason, fraction_filtered
 from sharpen.sdg.queries import LABELLED
 
 # From which on a number is worth a word. Those of data are what the studies in results/ and the sources trained on.
@@ -38,6 +39,18 @@ def advice(run: FinishedRun, comparison: Comparison) -> list[str]:
     """Markdown list lines, the most telling first; each begins with the number that it rests on."""
     measured = _Measured(run, comparison)
     return [f"- {line}" for rule in RULES for line in rule(measured)]
+
+
+def measurements_of(run: FinishedRun) -> Measurements:
+    """What a null result is explained from."""
+    training = run.recipe.training
+    return Measurements(
+        **run.inputs.diagnosis(),
+        false_negatives=fraction_filtered(run.manifests.get("negatives", {}).get("counts", {})),
+        steps=run.inputs.training_log()["kept_step"],
+        learning_rate=training.learning_rate,
+        base_weight=run.inputs.base_weight()[0],
+    )
 
 
 def _few_test_queries(m: _Measured) -> Iterator[str]:

@@ -14,6 +14,7 @@ from sharpen.evaluation.systems import Systems
 from sharpen.sdg.negatives.record import Negative, read_negatives
 
 MANIFEST = "manifest.json"
+DIAGNOSIS = "diagnosis.json"
 SYSTEMS = "systems.json"
 WRITTEN = "written.jsonl"
 """The documents that an LLM wrote as negatives, in the layout of a corpus."""
@@ -88,6 +89,10 @@ class Inputs:
     def systems(self) -> Systems:
         """Which system to serve."""
         return Systems.model_validate_json((self.folder("systems") / SYSTEMS).read_text(encoding="utf-8"))
+
+    def diagnosis(self) -> dict[str, Any]:
+        """What the stage of this name measured."""
+        return json.loads((self.folder("diagnosis") / DIAGNOSIS).read_text(encoding="utf-8"))
 
     def manifest(self, stage: str) -> dict[str, Any] | None:
         """What a stage recorded of itself; None where it has not run or was removed."""

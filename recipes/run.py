@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpen.evaluation.files import write_json, write_text
+from sharpen.evaluation.null_result import explain, measurements_table
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import (
     Comparison,
@@ -20,7 +21,7 @@ from sharpen.evaluation.report.comparison import (
     table,
     text_table,
 )
-from sharpen.recipes.advice import advice
+from sharpen.recipes.advice import advice, measurements_of
 from sharpen.recipes.card import model_card
 from sharpen.recipes.curves import draw_curves
 from sharpen.recipes.engine import Run, run_stages
@@ -80,7 +81,6 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
     metrics |= {"systems": systems.model_dump(mode="json")} if systems else {}
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
-    write_json(run.folder / "metrics.json", metrics)
     logs = {name: run.inputs.training_log(name) for name in ("training", "reranker") if name in run.manifests}
     draw_curves(logs, run.folder / "curves.png")
     sections: Sections = {"Which system to serve": [systems.sentence(), "", *systems.markdown()]} if systems else {}
@@ -90,7 +90,12 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     if others:
         sections["On other collections"] = difference_table("collection", others)
     if comparison.verdict != "better":
+        measured = measurements_of(run)
+        why = explain(measured, comparison)
+        metrics["why"] = why.model_dump(mode="json") | {"measured": measured.model_dump(mode="json")}
+        sections["Why"] = [why.markdown(), "", *measurements_table(measured, comparison)]
         sections["What to try"] = advice(run, comparison)
+    write_json(run.folder / "metrics.json", metrics)
     write_report(run, comparison, task, sections, overlaps, resolved_yaml)
     model = run.inputs.folder("model")
     write_text(model / "README.md", model_card(run, comparison, others))

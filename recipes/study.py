@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -29,6 +29,7 @@ from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.rows import triplets_of
 from sharpen.recipes.study_file import Study, read_study, study_name, with_prepared
+from sharpen.sdg.negatives.record import fraction_filtered
 
 WEIGHTS = ("training", "model", "reranker")
 """Stages whose folders hold models, which a study would fill a disk with."""
@@ -242,20 +243,10 @@ def _keep_scores(run: StudyRun, number: int, available: int) -> StudyScores:
         after=after,
         seconds=sum(manifest["seconds"] for manifest in manifests.values()),
         money=counts.get("money"),
-        filtered=_filtered(counts),
+        filtered=fraction_filtered(counts),
     )
     write_json(run.folder / "scores.json", scores.model_dump(mode="json"))
     return scores
-
-
-def _filtered(counts: Mapping[str, Any]) -> float | None:
-    """The fraction of the candidates that filters took for relevant; None without filters."""
-    filters = [values for name, values in counts.items() if name.startswith("filter ")]
-    if not filters:
-        return None
-    given = sum(n for name, n in filters[0].items() if name.endswith(": candidates"))
-    taken = sum(n for values in filters for name, n in values.items() if not name.endswith(": candidates"))
-    return taken / given if given else None
 
 
 def _kept_scores(run: StudyRun) -> StudyScores | None:

@@ -9,7 +9,18 @@ from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import Stage, StagePart
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages import corpus, model, negatives, pairs, queries, reranker, systems, teacher, training
+from sharpen.recipes.stages import (
+    corpus,
+    diagnosis,
+    model,
+    negatives,
+    pairs,
+    queries,
+    reranker,
+    systems,
+    teacher,
+    training,
+)
 from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
 from sharpen.training.trainer import processes_of_batch
 
@@ -28,6 +39,7 @@ STAGES: dict[str, Stage] = {
         AFTER,
         RERANKED,
         systems.STAGE,
+        diagnosis.STAGE,
     )
 }
 """In the order in which they run, as far as what they read allows."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import ClassVar, Literal, Self
 
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
-from sharpen.evaluation.files import InputError, read_jsonl, write_jsonl
+from sharpen.evaluation.files import InputError, read_jsonl, write_json, write_jsonl
 from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
@@ -23,6 +23,8 @@ from sharpen.training.lists import CandidateLists
 from sharpen.training.triplets import Triplet
 
 LISTS = "training.parquet"
+TEACHERS = "teachers.json"
+"""Learner to scorer, or to scorers with their weights, as they were fitted."""
 Scorer = str | dict[str, float]
 
 
@@ -78,14 +80,18 @@ class TeacherStage(StagePart):
 
 def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     counts: Counts = {}
+    scorers: dict[str, Scorer] = {}
     for learner in part.learners:
         scorer = _with_reranker(learner.teacher, inputs)
         if is_fitted(scorer):
             scorer, value = fit_teacher(resources.models, scorer, part.choosing.task(inputs).task)
             counts[f"{learner.name}_teacher"] = scorer | {PRIMARY: value}
+        scorers[learner.name] = scorer
         score = _score_rows if learner.candidates is None else _rank_lists
         found = score(part, learner, scorer, inputs, folder, resources)
         counts |= {f"{learner.name}_{name}": value for name, value in found.items()}
+    if process_state().is_main_process:
+        write_json(folder.path / TEACHERS, scorers)
     return counts
 
 
@@ -154,4 +160,4 @@ def read_lists(inputs: Inputs) -> CandidateLists:
     return CandidateLists.read(inputs.folder("teacher") / LISTS)
 
 
-STAGE = Stage("teacher", 3, TeacherStage, score_with_teachers, shared=True)
+STAGE = Stage("teacher", 4, TeacherStage, score_with_teachers, shared=True)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sharpen.evaluation.files import InputError, read_jsonl, write_jsonl
 
@@ -144,3 +144,13 @@ def kept_negatives(path: Path) -> dict[str, list[str]]:
         if negative.verdict == "kept":
             kept.setdefault(negative.query_id, []).append(negative.doc_id)
     return kept
+
+
+def fraction_filtered(counts: Mapping[str, Any]) -> float | None:
+    """The fraction of the candidates that filters took for relevant; None without filters."""
+    filters = [values for name, values in counts.items() if name.startswith("filter ")]
+    if not filters:
+        return None
+    given = sum(n for name, n in filters[0].items() if name.endswith(": candidates"))
+    taken = sum(n for values in filters for name, n in values.items() if not name.endswith(": candidates"))
+    return taken / given if given else None

@@ -26,7 +26,7 @@ from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies
 
 POOLS = Path(__file__).parents[2] / "recipes" / "pools"
-STAGES = ["corpus", "before", "queries", "pairs", "negatives", "training", "model", "after", "systems"]
+STAGES = ["corpus", "before", "queries", "pairs", "negatives", "training", "model", "after", "systems", "diagnosis"]
 
 
 def _metrics(folder: Path) -> dict:
@@ -115,7 +115,7 @@ def test_a_second_run_reuses_everything_and_a_change_runs_only_what_depends_on_i
     queries = [(tmp_path / "runs" / name / "queries" / "queries.jsonl").read_text() for name in ("topics", "other")]
     assert queries[0] == queries[1] and queries[0]
     changed = sharpen("run", str(recipe_file), "name=other", "negatives.per_query=0", "training.epochs=1", cwd=tmp_path)
-    assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-4]
+    assert changed.returncode == 0 and re.findall(r"✓ (\w+) +unchanged", changed.stdout) == STAGES[:-5]
     (tmp_path / "runs" / "other" / "after" / "after.json").write_text("{}")  # a damaged file is noticed
     assert (
         "after      unchanged"

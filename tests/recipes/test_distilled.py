@@ -1,0 +1,100 @@
+"""Recipes that learn a teacher's scores of lists: no LLM, no label, nothing mined."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sentence_transformers import SentenceTransformer
+
+from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.null_result import Cause
+from sharpen.training.lists import CandidateLists
+from tests.processes import sharpen
+
+LISTS = [
+    "llm=null",
+    "queries={strategies: [{kind: harvested}]}",
+    "split={dev: 0.2}",
+    "training.loss=kl",
+    "training.candidates=6",
+    "training.base_weight=0",
+    "training.batch_size=8",
+    "training.dropout=0",
+]
+
+
+def _run(recipe_file: Path, folder: Path, *more: str) -> tuple[Path, dict, str]:
+    result = sharpen("run", str(recipe_file), *LISTS, *more, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    run = folder / "runs" / "topics"
+    return run, json.loads((run / "metrics.json").read_text()), result.stdout
+
+
+def test_queries_learn_from_a_fitted_mixture_and_the_index_stays(recipe_file, tmp_path):
+    more = ("training.teacher=[base, bm25]", "training.documents=kept", "training.learning_rate=1e-3")
+    run, metrics, _ = _run(recipe_file, tmp_path, *more)
+    assert not (run / "negatives").exists()
+    counts = json.loads((run / "teacher" / "manifest.json").read_text())["counts"]
+    weights = json.loads((run / "teacher" / "teachers.json").read_text())["training"]
+    assert set(weights) <= {"base", "bm25"} and counts["training_teacher"]["ndcg@10"] > 0
+    lists = CandidateLists.read(run / "teacher" / "training.parquet")
+    assert lists.size == 6 and len(lists) == counts["training_lists"] == counts["training_masked"]
+    queries = {row["_id"]: row for row in map(json.loads, (run / "pairs" / "queries.jsonl").open())}
+    for q, documents in zip(lists.queries, lists.documents, strict=True):
+        assert not set(documents) & set(queries[q]["metadata"]["positives"])  # a copy is not learnt
+    model = SentenceTransformer(str(run / "model"))
+    base = load_encoder("packaged:tiny-bert")
+    text = "the dough rises"
+    np.testing.assert_allclose(model.encode_document(text), base.encode(text), atol=1e-4)
+    assert np.abs(model.encode_query(text) - base.encode(text)).max() > 0.01
+    assert metrics["verdict"] in ("better", "worse", "not distinguishable")
+    again = sharpen("run", str(recipe_file), *LISTS, *more, cwd=tmp_path)
+    assert again.returncode == 0 and "✓ training   unchanged, reused" in again.stdout
+
+
+def test_a_null_result_is_explained_from_what_the_run_measured(recipe_file, tmp_path):
+    run, metrics, _ = _run(recipe_file, tmp_path, "training.teacher=bm25", "training.learning_rate=1e-9")
+    assert metrics["why"]["cause"] == Cause.nothing_moved and metrics["why"]["measured"]["query_cosine"] > 0.9999
+    report = (run / "report.md").read_text()
+    assert (
+        "## Why" in report and "**Nothing moved.**" in report and "Nothing moved" in (run / "report.html").read_text()
+    )
+
+    model = load_encoder("packaged:tiny-bert")
+    for parameter in model.parameters():
+        parameter.data.normal_(std=0.5)
+    model.save_pretrained(str(tmp_path / "noise"), create_model_card=False)
+    more = (f"training.teacher=encoder:{tmp_path / 'noise'}", "training.learning_rate=3e-3", "training.epochs=4")
+    _, metrics, _ = _run(recipe_file, tmp_path, *more)
+    measured = metrics["why"]["measured"]
+    assert metrics["why"]["cause"] == Cause.teacher_not_better and measured["teacher"] < measured["base"] + 0.005
+    assert min(measured["query_cosine"], measured["document_cosine"]) < 0.999
+
+
+def test_teachers_are_measured_before_training_and_the_line_that_is_printed_is_a_recipe_s(recipe_file, tmp_path):
+    result = sharpen("teachers", str(recipe_file), *LISTS, "training.teacher=fused", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "generated dev queries, nDCG@10" in result.stdout and "| bm25 |" in result.stdout
+    line = next(line for line in result.stdout.splitlines() if line.startswith("teacher: {"))
+    teacher = line.partition(": ")[2]
+    assert not (tmp_path / "runs" / "topics" / "training").exists()
+    valid = sharpen("validate", str(recipe_file), *LISTS, f"training.teacher={teacher}", cwd=tmp_path)
+    assert valid.returncode == 0, valid.stderr
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        (["training.teacher=null"], "loss: kl learns a teacher's scores; give teacher"),
+        (["training.teacher=[base, ./nowhere]"], "teacher: "),
+        (["training.teacher=fused", "training.documents=kept", "training.candidates=null"], "documents: kept needs"),
+        (["training.teacher=fused", "training.triplets=10"], "triplets: rows are lists"),
+    ],
+)
+def test_what_does_not_fit_is_said_before_anything_runs(recipe_file, tmp_path, more, said):
+    result = sharpen("run", str(recipe_file), *LISTS, *more, cwd=tmp_path)
+    assert result.returncode != 0 and said in " ".join(result.stderr.split())
+    assert not (tmp_path / "runs" / "topics" / "queries").exists()
