@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import read_run, write_run
@@ -33,6 +35,7 @@ from sharpen.recipes.resources import show_progress
 from sharpen.recipes.run import print_comparison
 
 HYBRID = "hybrid:"
+FUSED = re.compile(r"fused:(\d+(?:\.\d+)?):(.+)")
 RUN_FILES = (".trec", ".run", ".txt")
 
 
@@ -96,9 +99,10 @@ def evaluate_systems(
 ) -> dict[str, dict[str, float]]:
     """Evaluate one system, or two against each other, on one or more collections.
 
-    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), or a TREC run file. ``data`` is
-    as ``load_task`` takes it. Writes, below ``out``, a folder for each collection with run file, metrics, scores by
-    query and, of two, the report. Returns system to metric to mean over the collections. Raises ``InputError``.
+    A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), ``fused:0.3:<model>`` (both by
+    z-scores, with this weight of BM25), or a TREC run file. ``data`` is as ``load_task`` takes it. Writes, below
+    ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the report. Returns
+    system to metric to mean over the collections. Raises ``InputError``.
     """
     options = options or EvaluationOptions()
     options.check()
@@ -278,6 +282,9 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
         return BM25(task.corpus)
     if system.startswith(HYBRID):
         return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
+    if weighted := FUSED.fullmatch(system):
+        members = {"dense": _retriever(weighted[2], task, options, console), "bm25": BM25(task.corpus)}
+        return Fused(members, {"bm25": float(weighted[1])})
     model = load_encoder(system, max_seq_length=options.max_seq_length)
     with show_progress(console, f"encoding with {_short(system)}", len(task.corpus)) as advance:
         return Dense(

@@ -10,6 +10,7 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "lists": ["CandidateLists"],
         "merging": ["choose_base_weight", "interpolate", "weights_of"],
         "refresh": ["train_with_refresh"],
         "reranker": ["train_reranker"],

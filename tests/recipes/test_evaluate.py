@@ -52,6 +52,16 @@ def test_two_systems_are_compared_and_their_run_files_again(tmp_path: Path, data
         )
 
 
+def test_a_model_is_fused_with_bm25_by_a_weight(tmp_path: Path, dataset: Path):
+    scores = {}
+    for system in ("packaged:tiny-bert", "fused:0:packaged:tiny-bert", "fused:0.5:packaged:tiny-bert"):
+        result = sharpen("evaluate", system, "--data", str(dataset), "--out", f"out{len(scores)}", cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+        scores[system] = next(line for line in result.stdout.splitlines() if line.startswith("ndcg@10"))
+    dense, nothing, half = scores.values()
+    assert dense == nothing != half
+
+
 def test_runs_of_recipes_are_compared(undisturbed, tmp_path: Path):
     folder = undisturbed[0] / "runs" / "topics"
     shutil.copytree(folder, tmp_path / "other")
