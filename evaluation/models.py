@@ -119,11 +119,11 @@ class Models:
             return index
         return self.index(corpus, None if scorer == BASE else self._encoder(scorer))
 
-    def fused(self, weights: Mapping[str, float], corpus: Corpus) -> Fused:
-        """The retriever of a mixture of scorers that score all documents; the others are left out. Raises
-        ``InputError`` if there is none that does."""
+    def fused(self, weights: Mapping[str, float], corpus: Corpus, unit: str | None = None) -> Fused:
+        """The retriever of a mixture of scorers that score all documents; the others are left out. ``unit`` as in
+        ``Fused``. Raises ``InputError`` if there is none that does."""
         members = {scorer: self.corpus_scorer(scorer, corpus) for scorer in weights if ranks_corpus(scorer)}
-        return Fused(members, {scorer: weights[scorer] for scorer in members})
+        return Fused(members, {scorer: weights[scorer] for scorer in members}, unit)
 
     def score(self, scorer: str | Mapping[str, float], pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
         """Scores of the pairs by ``scorer``: ``base``, ``bm25``, ``fused`` (both), ``encoder:<name>``, the name of a

@@ -17,7 +17,7 @@ from sharpen.evaluation.models import Models
 from sharpen.evaluation.report.comparison import markdown_row
 from sharpen.evaluation.retrievers.candidates import Candidates, JudgedCandidates, fit_weights
 from sharpen.evaluation.retrievers.fused import CANDIDATES
-from sharpen.evaluation.scorers import FUSED_WEIGHTS, mixture_of, ranks_corpus
+from sharpen.evaluation.scorers import BASE, FUSED_WEIGHTS, mixture_of, ranks_corpus
 
 RERANKED_DEPTH = 30
 """Documents of each query that a cross-encoder scores: those that the fitted mixture of the others ranks first."""
@@ -125,10 +125,14 @@ def rank_candidates(
     corpus: Corpus,
     size: int,
     exclude: Mapping[str, Collection[str]] | None = None,
+    scale: float = 20.0,
 ) -> Run:
     """The ``size`` documents that the teacher ranks first for each query, with its scores.
 
-    What only scores pairs (a cross-encoder) scores the documents that the others rank first, or, where there is no
+    Where the base is a part of the teacher, and all others score all documents, too, scores are ``scale`` times its
+    cosine, and what the others add in this unit: with the same scale, a student that still is the base differs from its
+    teacher by what the others say, and not by a temperature. Else they are z-scores over the corpus. What only scores
+    pairs (a cross-encoder) scores the documents that the others rank first, or, where there is no
     other, those that BM25 and the base do. ``exclude``: query ID to IDs of documents that are left out, as those that
     a query was copied from. Raises ``InputError`` if a model cannot be loaded.
     """
@@ -136,10 +140,13 @@ def rank_candidates(
     weights = mixture_of(teacher)
     first = {scorer: weight for scorer, weight in weights.items() if ranks_corpus(scorer)} or FUSED_WEIGHTS
     depth = min(len(corpus), size + max((len(exclude.get(q, ())) for q in queries), default=0))
-    run = models.fused(first, corpus).search({q: queries[q].text for q in queries}, depth)
+    unit = BASE if weights.get(BASE) and first == weights else None
+    run = models.fused(first, corpus, unit).search({q: queries[q].text for q in queries}, depth)
     run = {
         q: dict([(d, s) for d, s in scores.items() if d not in exclude.get(q, ())][:size]) for q, scores in run.items()
     }
+    if unit:
+        run = {q: {d: scale * s for d, s in scores.items()} for q, scores in run.items()}
     if first == weights:
         return run
     scores = models.score(weights, [(q, d) for q, documents in run.items() for d in documents], queries, corpus)

@@ -108,10 +108,15 @@ def standardized_rows(scores: np.ndarray) -> np.ndarray:
     >>> standardized_rows(np.array([[1.0, 3.0], [5.0, 5.0]])).tolist()
     [[-1.0, 1.0], [0.0, 0.0]]
     """
+    return standardize(scores)[0]
+
+
+def standardize(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """As ``standardized_rows``, with the standard deviations that the rows had, of shape (rows, 1)."""
     scores -= scores.mean(axis=1, keepdims=True)
     deviation = scores.std(axis=1, keepdims=True)
     scores /= np.where(deviation > 1e-12, deviation, 1.0)
-    return scores
+    return scores, deviation
 
 
 def fit_weights(

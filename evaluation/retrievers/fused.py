@@ -14,7 +14,7 @@ import numpy as np
 
 from sharpen.evaluation.beir import Run
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.retrievers.candidates import Candidates, standardized_rows
+from sharpen.evaluation.retrievers.candidates import Candidates, standardize
 
 MOST_SCORES = 8_000_000
 """Of a block of queries with all documents, in float32: 32 MB for each retriever."""
@@ -38,7 +38,9 @@ class Fused:
 
     ``members``: name to a retriever that scores all documents; all must search the same corpus (``InputError``).
     ``weights``: name to weight (default: 1 each). The sum is taken over all documents, so that no depth has to be
-    chosen; this is one pass over the corpus for each query, as exact dense search is.
+    chosen; this is one pass over the corpus for each query, as exact dense search is. ``unit``: a member in whose own
+    units the sums are given (default: standard deviations), which changes no ranking: with weight 1 for it and nothing
+    else, they are its scores, less their mean over the corpus. Raises ``InputError`` for a unit without a weight.
 
     >>> from sharpen.evaluation.beir import Document
     >>> from sharpen.evaluation.retrievers.bm25 import BM25
@@ -51,7 +53,12 @@ class Fused:
 
     name = "fused"
 
-    def __init__(self, members: Mapping[str, CorpusScorer], weights: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        members: Mapping[str, CorpusScorer],
+        weights: Mapping[str, float] | None = None,
+        unit: str | None = None,
+    ) -> None:
         if unknown := set(weights or ()) - set(members):
             raise InputError(f"fusion: a weight is given for {unknown.pop()!r}, and there are {', '.join(members)}")
         self._members = dict(members)
@@ -61,12 +68,15 @@ class Fused:
         first, *others = self._members.values()
         if any(other.ids != first.ids for other in others):
             raise InputError("fusion: the retrievers search different documents, or the same in another order")
-        self.ids = first.ids
+        self.ids, self._unit = first.ids, unit
+        if unit and not self._weights.get(unit):
+            raise InputError(f"fusion: scores are asked for in the units of {unit}, which has no weight")
 
     def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:
         """The weighted sums, as a ``CorpusScorer`` gives them: a fusion can be fused again."""
-        for blocks in self._standardized(texts, rows):
-            yield sum(self._weights[name] * block for name, block in blocks.items())
+        for blocks, deviations in self._standardized(texts, rows):
+            fused = sum(self._weights[name] * block for name, block in blocks.items())
+            yield fused * (deviations[self._unit] / self._weights[self._unit]) if self._unit else fused
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """Return the ``k`` best documents of each query."""
@@ -91,7 +101,7 @@ class Fused:
         names, depth = list(queries), min(depth, len(self.ids))
         documents: dict[str, list[str]] = {}
         scores: dict[str, np.ndarray] = {}
-        for blocks in self._standardized(list(queries.values()), self._rows()):
+        for blocks, _ in self._standardized(list(queries.values()), self._rows()):
             best = np.concatenate([_best(block, depth) for block in blocks.values()], axis=1)
             for row, union in enumerate(map(np.unique, best)):
                 query = names[len(documents)]
@@ -103,7 +113,7 @@ class Fused:
         """Every member's standardized scores of the given documents of each query."""
         rows, given = {d: n for n, d in enumerate(self.ids)}, list(queries)
         scores: dict[str, np.ndarray] = {}
-        for blocks in self._standardized(list(queries.values()), self._rows()):
+        for blocks, _ in self._standardized(list(queries.values()), self._rows()):
             for row in range(len(next(iter(blocks.values())))):
                 query = given[len(scores)]
                 columns = [rows[d] for d in documents[query]]
@@ -113,10 +123,14 @@ class Fused:
     def _rows(self) -> int:
         return max(1, MOST_SCORES // max(1, len(self.ids)))
 
-    def _standardized(self, texts: Sequence[str], rows: int) -> Iterator[dict[str, np.ndarray]]:
+    def _standardized(
+        self, texts: Sequence[str], rows: int
+    ) -> Iterator[tuple[dict[str, np.ndarray], dict[str, np.ndarray]]]:
+        """Blocks of each member's standardized scores, and the standard deviations that they had."""
         blocks = [member.score_blocks(texts, rows) for member in self._members.values()]
         for of_members in zip(*blocks, strict=True):
-            yield {name: standardized_rows(b) for name, b in zip(self._members, of_members, strict=True)}
+            made = {name: standardize(b) for name, b in zip(self._members, of_members, strict=True)}
+            yield {name: block for name, (block, _) in made.items()}, {name: d for name, (_, d) in made.items()}
 
 
 def _best(scores: np.ndarray, k: int) -> np.ndarray:

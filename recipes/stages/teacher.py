@@ -30,13 +30,15 @@ Scorer = str | dict[str, float]
 
 class Learner(Settings):
     """Who learns the scores: ``training``, or ``reranker``. ``per_query``: mined negatives of a row. ``candidates``:
-    documents of a list, which the teacher ranks itself; None: rows are of mined negatives."""
+    documents of a list, which the teacher ranks itself; None: rows are of mined negatives. ``scale``: of the student's
+    cosines, in which the teacher's scores are given."""
 
     name: Literal["training", "reranker"]
     teacher: TeacherName
     per_query: int
     candidates: int | None
     mask_copies: bool
+    scale: float
 
 
 class TeacherStage(StagePart):
@@ -58,6 +60,7 @@ class TeacherStage(StagePart):
                 per_query=per_query,
                 candidates=lists.get(name),
                 mask_copies=recipe.training.mask_copies,
+                scale=recipe.training.scale,
             )
             for name, teacher, per_query in recipe.learners()
         )
@@ -116,7 +119,7 @@ def _rank_lists(
     """Of each query's first documents by the teacher itself."""
     queries, corpus = inputs.train_queries(), inputs.corpus()
     masked = copied_sources(queries.values(), corpus) if learner.mask_copies else {}
-    run = rank_candidates(resources.models, scorer, queries, corpus, learner.candidates, masked)
+    run = rank_candidates(resources.models, scorer, queries, corpus, learner.candidates, masked, learner.scale)
     lists = CandidateLists.of(run, learner.candidates)
     if not len(lists):
         raise InputError(

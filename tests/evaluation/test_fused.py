@@ -79,6 +79,21 @@ def test_a_document_has_the_score_of_its_best_chunk_and_the_query_itself_is_left
     assert JudgedCandidates(found, task).quality({"bm25": 1.0}) == pytest.approx(expected) and expected < 1
 
 
+def test_sums_are_given_in_the_units_of_a_member(corpus, members):
+    queries = {"q1": "knead the dough", "q2": "pump up the inner tube of the wheel"}
+    cosines = members["dense"].encode_queries(list(queries.values())) @ members["dense"].vectors.T
+    alone = Fused(members, {"dense": 0.5, "bm25": 0.0}, unit="dense").search(queries, len(corpus))
+    both, plain = (Fused(members, {"dense": 0.5, "bm25": 0.2}, unit).search(queries, 5) for unit in ("dense", None))
+    for row, q in zip(cosines, queries, strict=True):
+        np.testing.assert_allclose([alone[q][d] for d in corpus], row - row.mean(), atol=1e-5)
+        assert list(both[q]) == list(plain[q])
+        np.testing.assert_allclose(
+            list(both[q].values()), np.array(list(plain[q].values())) * row.std() / 0.5, rtol=1e-3
+        )
+    with pytest.raises(InputError, match="units of bm25, which has no weight"):
+        Fused(members, {"bm25": 0.0}, unit="bm25")
+
+
 def test_other_documents_or_an_unknown_member_are_refused(corpus, members):
     other = BM25({"x": Document("x", "another corpus")})
     with pytest.raises(InputError, match="search different documents"):
