@@ -31,7 +31,7 @@ from sharpen.recipes.report import Sections, train_overlaps, write_report
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
-from sharpen.recipes.stages.comparison import tuned_encoder
+from sharpen.recipes.stages.tuned import TunedPart
 
 RESULTS = ("metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png")
 
@@ -64,7 +64,7 @@ def run_recipe(loaded: LoadedRecipe, console: Console, run: Run | None = None) -
         check_recipe(recipe)
         run = run or prepare_run(recipe, console)
     manifests = run_stages(run, results=RESULTS)
-    run.resources.models.forget(tuned_encoder(recipe.training, run.inputs()))
+    run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
     if not process_state().is_main_process:
         return None
     return _finish(FinishedRun(recipe, run.inputs(), manifests), loaded.resolved_yaml, console)

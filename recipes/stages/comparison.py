@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar, Literal, Self
 
+from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.datasets import Task, judged_files, load_task
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.precision import precision_digest
-from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions
+from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import sha256_file, write_json
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import write_run
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
@@ -21,7 +24,11 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.resources import Resources
+
+IndexOf = Callable[[Corpus, bool, bool], Dense]
+"""Of a corpus; whether the search may be approximate, and whether the index stays in memory."""
 
 
 class ComparisonPart(StagePart):
@@ -74,7 +81,6 @@ class ComparisonPart(StagePart):
 class EncoderStage(ComparisonPart):
     """The queries, searched with one encoder."""
 
-    options: EncoderOptions
     matryoshka: tuple[int, ...]
     others: dict[str, Judged]
 
@@ -83,7 +89,6 @@ class EncoderStage(ComparisonPart):
         training = recipe.training
         others = {name: Judged.of(other) for name, other in recipe.evaluation.others_by_name().items()}
         return super().common(recipe) | {
-            "options": EncoderOptions.of_fields(training),
             "matryoshka": training.matryoshka,
             "others": others,
         }
@@ -92,18 +97,17 @@ class EncoderStage(ComparisonPart):
         # by their order, which names the files; what they are called is for people
         return super().fingerprint() | {"others": [judged.fingerprint() for judged in self.others.values()]}
 
-    def score(self, name: str, encoder: Encoder, task: Task, folder: Folder, resources: Resources) -> Counts:
+    def score(self, name: str, index_of: IndexOf, task: Task, folder: Folder) -> Counts:
         """Score the encoder on the queries, its embeddings cut, and on the other collections."""
-        index = resources.models.index(task.corpus, encoder, self.approximate)
+        index = index_of(task.corpus, self.approximate, True)
         counts = _score(folder.path, name, index, task)
         for dimensions in self.matryoshka:
             _score(folder.path, f"{name}-{dimensions}", index.cut(dimensions), task)
         others = {}
         for number, (other_name, judged) in enumerate(self.others.items()):
             other = load_task(judged.data, judged.split, None, self.unknown_documents)
-            index = resources.models.index(other.corpus, encoder, self.approximate, keep=False)
+            index = index_of(other.corpus, self.approximate, False)
             others[other_name] = _score(folder.path, f"other-{number}", index, other)["queries"]
-        counts["precision"] = precision_digest(encoder.precision)
         return counts | ({"others": others} if others else {})
 
 
@@ -119,23 +123,25 @@ class BeforeStage(EncoderStage):
 class AfterStage(EncoderStage):
     READS: ClassVar[tuple[str, ...]] = ("corpus", "model")
 
+    tuned: TunedPart
+
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        return cls(**cls.common(recipe))
+        return cls(**cls.common(recipe), tuned=TunedPart.of(recipe))
 
 
 class RerankedStage(ComparisonPart):
-    options: EncoderOptions
+    tuned: TunedPart
     first_stage: Literal["bm25", "retriever"]
     depth: int
     first_stage_weight: float
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        part, training = recipe.reranker, recipe.training
+        part = recipe.reranker
         return cls(
             **cls.common(recipe),
-            options=EncoderOptions.of_fields(training),
+            tuned=TunedPart.of(recipe),
             first_stage=part.first_stage,
             depth=part.depth,
             first_stage_weight=part.first_stage_weight,
@@ -147,14 +153,23 @@ class RerankedStage(ComparisonPart):
 
 def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     task = part.task(inputs)
-    counts = part.score("before", part.encoder, task, folder, resources)
+
+    def index_of(corpus: Corpus, approximate: bool, keep: bool) -> Dense:
+        return resources.models.index(corpus, part.encoder, approximate, keep)
+
+    counts = part.score("before", index_of, task, folder)
+    counts["precision"] = precision_digest(part.encoder.precision)
     if part.bm25:
         _score(folder.path, "bm25", BM25(task.corpus), task)
     return counts
 
 
 def score_after(part: AfterStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    return part.score("after", tuned_encoder(part.options, inputs), part.task(inputs), folder, resources)
+    def index_of(corpus: Corpus, approximate: bool, keep: bool) -> Dense:
+        return part.tuned.index(inputs, resources.models, corpus, approximate, keep)
+
+    counts = part.score("after", index_of, part.task(inputs), folder)
+    return counts | {"precision": precision_digest(part.tuned.options.precision)}
 
 
 def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
@@ -163,17 +178,12 @@ def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resource
     if part.first_stage == "bm25":
         first: Retriever = BM25(task.corpus)
     else:
-        first = resources.models.index(task.corpus, tuned_encoder(part.options, inputs), part.approximate)
+        first = part.tuned.index(inputs, resources.models, task.corpus, part.approximate)
     model = load_cross_encoder(str(inputs.folder("reranker")))
     with resources.progress("reranking", len(task.qrels) * part.depth) as advance:
-        weight, precision = part.first_stage_weight, part.options.precision
+        weight, precision = part.first_stage_weight, part.tuned.options.precision
         reranked = Reranked(first, task.corpus, model, part.depth, advance, weight, precision)
         return _score(folder.path, "reranked", reranked, task)
-
-
-def tuned_encoder(options: EncoderOptions, inputs: Inputs) -> Encoder:
-    """The run's model, with the recipe's prompts, length and precision."""
-    return Encoder(model=str(inputs.folder("model")), **EncoderOptions.of_fields(options).model_dump())
 
 
 def _score(folder: Path, name: str, retriever: Retriever, task: Task) -> Counts:

@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import numpy as np
 
 from sharpen.evaluation.datasets import Task
-from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions
+from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError, write_json
 from sharpen.evaluation.metrics import PRIMARY, evaluate
 from sharpen.evaluation.models import Models
@@ -21,8 +21,8 @@ from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import DIAGNOSIS, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.choosing import ChoosingPart
-from sharpen.recipes.stages.comparison import tuned_encoder
 from sharpen.recipes.stages.teacher import TEACHERS, Scorer
+from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.filters.text import HARVESTED
 from sharpen.sdg.resources import Resources
 
@@ -36,10 +36,9 @@ class DiagnosisStage(StagePart):
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "model")
 
     encoder: Encoder
-    options: EncoderOptions
+    tuned: TunedPart
     choosing: ChoosingPart
     has_teacher: bool
-    kept_documents: bool
     seed: int
 
     @classmethod
@@ -47,10 +46,9 @@ class DiagnosisStage(StagePart):
         training = recipe.training
         return cls(
             encoder=training.encoder,
-            options=EncoderOptions.of_fields(training),
+            tuned=TunedPart.of(recipe),
             choosing=ChoosingPart.of(recipe),
             has_teacher=training.teacher is not None,
-            kept_documents=training.documents == "kept",
             seed=recipe.seed,
         )
 
@@ -61,13 +59,13 @@ class DiagnosisStage(StagePart):
 def diagnose(part: DiagnosisStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     models, corpus = resources.models, inputs.corpus()
     base = models.index(corpus, part.encoder)
-    tuned = models.index(corpus, tuned_encoder(part.options, inputs))
+    tuned = part.tuned.index(inputs, models, corpus)
     labelled = {q: query for q, query in inputs.train_queries().items() if HARVESTED not in query.metadata}
     qrels = inputs.qrels("train")
     drawn = _drawn(sorted(labelled), part.seed)
     texts = [query.text for query in inputs.train_queries().values()][:MOST_QUERIES]
     measured = {
-        "document_cosine": None if part.kept_documents else _cosine(base.vectors, tuned.vectors),
+        "document_cosine": None if part.tuned.kept else _cosine(base.vectors, tuned.vectors),
         "query_cosine": _cosine(base.encode_queries(texts), tuned.encode_queries(texts)),
         "easy": None,
     }

@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.encoders.load import load_cross_encoder
-from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions
+from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever
@@ -19,7 +19,8 @@ from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import SYSTEMS, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.choosing import ChoosingPart
-from sharpen.recipes.stages.comparison import ComparisonPart, tuned_encoder
+from sharpen.recipes.stages.comparison import ComparisonPart
+from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.resources import Resources
 
 BASE, TUNED = "base", "tuned"
@@ -31,7 +32,7 @@ class SystemsStage(ComparisonPart):
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "model")
 
     encoder: Encoder
-    options: EncoderOptions
+    tuned: TunedPart
     choosing: ChoosingPart
     depth: int | None
     first_stage_weight: float
@@ -43,7 +44,7 @@ class SystemsStage(ComparisonPart):
         return cls(
             **cls.common(recipe),
             encoder=training.encoder,
-            options=EncoderOptions.of_fields(training),
+            tuned=TunedPart.of(recipe),
             choosing=ChoosingPart.of(recipe),
             depth=reranker.depth if reranker else None,
             first_stage_weight=reranker.first_stage_weight if reranker else 0.0,
@@ -56,16 +57,19 @@ class SystemsStage(ComparisonPart):
 
 def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     choosing, test = part.choosing.task(inputs), part.task(inputs)
-    encoders = {BASE: part.encoder, TUNED: tuned_encoder(part.options, inputs)}
     made: dict[int, tuple[Corpus, Mapping[str, CorpusScorer]]] = {}
 
     def members(corpus: Corpus) -> Mapping[str, CorpusScorer]:
         if id(corpus) not in made:
-            indexes = {
-                name: resources.models.index(corpus, encoder, part.approximate, keep=corpus is test.corpus)
-                for name, encoder in encoders.items()
-            }
-            made[id(corpus)] = corpus, {**indexes, BM25_NAME: BM25(corpus)}
+            models, keep = resources.models, corpus is test.corpus
+            made[id(corpus)] = (
+                corpus,
+                {
+                    BASE: models.index(corpus, part.encoder, part.approximate, keep),
+                    TUNED: part.tuned.index(inputs, models, corpus, part.approximate, keep),
+                    BM25_NAME: BM25(corpus),
+                },
+            )
         return made[id(corpus)][1]
 
     systems = compare_systems(
@@ -83,7 +87,7 @@ def _rerank(part: SystemsStage, inputs: Inputs, resources: Resources) -> Rerank 
 
     def rerank(first: Retriever, corpus: Corpus) -> Retriever:
         return Reranked(
-            first, corpus, model, part.depth, None, part.first_stage_weight, precision=part.options.precision
+            first, corpus, model, part.depth, None, part.first_stage_weight, precision=part.tuned.options.precision
         )
 
     return rerank
