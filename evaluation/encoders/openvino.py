@@ -179,12 +179,14 @@ def _checksum(model: SentenceTransformer) -> int:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without what tracing says of every model."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
+    loggers = [logging.getLogger(name) for name in ("transformers", "sentence_transformers")]
+    levels = [logger.level for logger in loggers]
     try:
-        logger.setLevel(logging.ERROR)
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
