@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
 
-from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.null_result import Cause
 from sharpen.training.lists import CandidateLists
 from tests.processes import sharpen
@@ -53,6 +53,20 @@ def test_queries_learn_from_a_fitted_mixture_and_the_index_stays(recipe_file, tm
     assert metrics["verdict"] in ("better", "worse", "not distinguishable")
     again = sharpen("run", str(recipe_file), *LISTS, *more, cwd=tmp_path)
     assert again.returncode == 0 and "✓ training   unchanged, reused" in again.stdout
+
+
+def test_a_cross_encoder_rescores_the_lists_and_both_sides_are_trained(recipe_file, tmp_path):
+    folder = tmp_path / "cross-encoder"
+    load_cross_encoder("packaged:tiny-bert", new_head=True).save_pretrained(str(folder))
+    more = (f"training.teacher={{base: 1, bm25: 0.5, {folder}: 2}}", "training.candidates=4", "name=both")
+    result = sharpen("run", str(recipe_file), *LISTS, *more, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "runs" / "both"
+    lists = CandidateLists.read(run / "teacher" / "training.parquet")
+    assert lists.size == 4 and (np.diff(lists.scores) <= 0).all()
+    model = SentenceTransformer(str(run / "model"))
+    base = load_encoder("packaged:tiny-bert")
+    assert np.abs(model.encode("the dough rises") - base.encode("the dough rises")).max() > 0.001
 
 
 def test_a_null_result_is_explained_from_what_the_run_measured(recipe_file, tmp_path):
