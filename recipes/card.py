@@ -11,6 +11,7 @@ from sharpen.evaluation.encoders.packaged import LICENCES, PACKAGED
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.schema.training import TrainingPart
 from sharpen.sdg.strategies.settings import asks_llm
 
 
@@ -38,12 +39,23 @@ def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Compa
             "```python",
             "from sentence_transformers import SentenceTransformer",
             'model = SentenceTransformer("this folder")',
+            *_encoding(recipe),
             "```",
             "",
             "The licences of the base and of the language model hold for what was made with them.",
             "",
         ]
     )
+
+
+def _encoding(recipe: Recipe) -> list[str]:
+    """How the two sides are encoded, where it matters which one a text is."""
+    if recipe.training.documents == "trained":
+        return []
+    return [
+        "queries = model.encode_query(texts)  # by the tuned encoder",
+        f"documents = model.encode_document(texts)  # by {recipe.training.base}, as they are: an index by it stays",
+    ]
 
 
 def base_licence(base: str) -> str | None:
@@ -95,12 +107,16 @@ def _facts(run: FinishedRun, comparison: Comparison, licence: str | None) -> dic
         "documents": f"{Path(recipe.corpus.source).name}, {run.manifests['corpus']['counts']['documents']:,} of them",
         "queries": f"{_source_of_queries(recipe)} {_labels(recipe)}",
         "training": (
-            f"{counts['triplets']:,} triplets, {training.loss}, {counts['kept_step']} steps of"
+            f"{counts['triplets']:,} {_rows(training)}, {training.loss}, {counts['kept_step']} steps of"
             f" {training.batch_size * training.accumulate} rows, learning rate {training.learning_rate:g};"
             f" {weight:.0%} of the base's weights"
         ),
         "compared on": f"{comparison.queries:,} {comparison.queries_of}",
     }
+
+
+def _rows(training: TrainingPart) -> str:
+    return f"lists of {training.candidates} documents" if training.candidates else "triplets"
 
 
 def _source_of_queries(recipe: Recipe) -> str:

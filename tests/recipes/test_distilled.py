@@ -50,6 +50,8 @@ def test_queries_learn_from_a_fitted_mixture_and_the_index_stays(recipe_file, tm
     text = "the dough rises"
     np.testing.assert_allclose(model.encode_document(text), base.encode(text), atol=1e-4)
     assert np.abs(model.encode_query(text) - base.encode(text)).max() > 0.01
+    card = (run / "model" / "README.md").read_text()
+    assert "model.encode_query(texts)" in card and "lists of 6 documents" in card
     assert metrics["verdict"] in ("better", "worse", "not distinguishable")
     again = sharpen("run", str(recipe_file), *LISTS, *more, cwd=tmp_path)
     assert again.returncode == 0 and "✓ training   unchanged, reused" in again.stdout
