@@ -70,6 +70,10 @@ class Explanation(BaseModel):
         """One paragraph."""
         return f"**{self.cause[0].upper() + self.cause[1:]}.** {self.says} {self.do} {self.expect}"
 
+    def plain(self) -> str:
+        """``markdown`` without its marks."""
+        return self.markdown().replace("**", "").replace("`", "")
+
 
 def explain(measured: Measurements, comparison: Comparison) -> Explanation:
     """The first cause that holds.

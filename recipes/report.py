@@ -50,7 +50,7 @@ def write_report(
     write_text(run.folder / "report.md", markdown(run.recipe.name, comparison, sections))
     fence = "`" * 12  # longer than any in the recipe
     sections = first | about | {"The recipe": [*recipe, "", fence, *resolved.splitlines(), fence]}
-    html = page(run.recipe.name, comparison, changes, kinds, sections, {SELECTION: _curves(run)})
+    html = page(run.recipe.name, comparison, changes, kinds, sections, {SELECTION: _curves(run)}, first)
     write_text(run.folder / "report.html", html)
 
 

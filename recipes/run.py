@@ -89,6 +89,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
     if others:
         sections["On other collections"] = difference_table("collection", others)
+    why = None
     if comparison.verdict != "better":
         measured = measurements_of(run)
         why = explain(measured, comparison)
@@ -104,8 +105,9 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         if shown:
             print_comparison(shown, console)
     print_elsewhere(others.values(), console)
-    if systems:
-        console.print("\n" + systems.plain(), highlight=False, soft_wrap=True)
+    for line in (why, systems):
+        if line:
+            console.print("\n" + line.plain(), highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"\nreport   {run.folder / 'report.html'}\nmodel    {model}\nmetrics  {run.folder / 'metrics.json'}",
         highlight=False,

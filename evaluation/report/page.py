@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from markdown_it import MarkdownIt
 from markupsafe import Markup
@@ -25,12 +25,13 @@ def page(
     kinds: Mapping[str, Comparison],
     sections: Mapping[str, Sequence[str]] | None = None,
     figures: Mapping[str, str] | None = None,
+    leading: Collection[str] = (),
 ) -> str:
     """HTML of a comparison.
 
     ``changes``: of ``query_changes``, those that changed most first. ``kinds``: of ``slices``. ``sections``: heading to
     lines of Markdown, as in ``markdown``; HTML in them stays text. ``figures``: SVG to be put below the heading of that
-    name; it is trusted.
+    name; it is trusted. ``leading``: headings of sections that stand before the queries.
     """
     script = source("report.js")
     listed = changes[:MAX_QUERIES]
@@ -51,9 +52,16 @@ def page(
         total=len(changes),
         top_k=TOP_K,
         slices=_as_html(kinds_table(kinds)),
-        sections={
-            name: (_as_html(lines), Markup((figures or {}).get(name, ""))) for name, lines in (sections or {}).items()
-        },
+        sections=[
+            {
+                "anchor": f"section-{n}",
+                "name": name,
+                "body": _as_html(lines),
+                "figure": Markup((figures or {}).get(name, "")),
+                "leads": name in leading,
+            }
+            for n, (name, lines) in enumerate((sections or {}).items(), start=1)
+        ],
         style=Markup(source("report.css") + "\n" + source("charts.css")),
         script=Markup(script),
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),

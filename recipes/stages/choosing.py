@@ -14,6 +14,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.validating import evaluated_keys
+from sharpen.sdg.harvesting import VERBATIM
 from sharpen.sdg.queries import query_key
 
 
@@ -52,6 +53,12 @@ class ChoosingPart(Settings):
             name = f"queries of {self.validation.data}, split {self.validation.split}"
             yield *read_judged(self.validation.data, self.validation.split), name
             return
-        if self.dev:
-            yield inputs.queries(), inputs.qrels("dev"), "generated dev queries"
-        yield inputs.queries(), inputs.qrels("train"), "generated queries, which were trained on, too"
+        queries = inputs.queries()
+        splits = {"dev": "generated dev queries"} if self.dev else {}
+        splits["train"] = "generated queries, which were trained on, too"
+        # BM25 finds a copy at once, so what was copied is taken only where there is nothing else
+        for copies, suffix in ((False, ""), (True, ", copied from documents, which favours BM25")):
+            for split, what in splits.items():
+                qrels = inputs.qrels(split)
+                chosen = {q: grades for q, grades in qrels.items() if bool(queries[q].metadata.get(VERBATIM)) is copies}
+                yield queries, chosen, what + suffix
