@@ -6,6 +6,7 @@ import csv
 import difflib
 import hashlib
 import os
+import random
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -140,6 +141,13 @@ class Task:
     def texts(self) -> dict[str, str]:
         """Query ID to text."""
         return {query.id: query.text for query in self.queries.values()}
+
+    def sample(self, n: int, seed: int) -> Task:
+        """The same with ``n`` of the queries, drawn by ``seed``; itself where there are no more."""
+        if len(self.qrels) <= n:
+            return self
+        chosen = sorted(random.Random(seed).sample(sorted(self.qrels), n))
+        return Task(self.corpus, self.queries, {q: self.qrels[q] for q in chosen}, self.name, self.by_document)
 
 
 def load_task(

@@ -55,6 +55,7 @@ class Measurements(BaseModel):
     false_negatives: float | None = None
     steps: int
     learning_rate: float
+    kept_step: int | None = None
     base_weight: float = 0.0
 
 
@@ -100,6 +101,13 @@ def _nothing_moved(m: Measurements, _comparison: Comparison) -> Explanation | No
     cosines = [c for c in (m.document_cosine, m.query_cosine) if c is not None]
     if not cosines or min(cosines) < UNMOVED:
         return None
+    if m.base_weight == 1:
+        return Explanation(
+            cause=Cause.nothing_moved,
+            says="On validation nothing was better than the base, so the model is the base.",
+            do="Try another teacher or other queries; `sharpen teachers` shows what each is worth.",
+            expect=f"Nothing is known of what these bring{_headroom(m)}.",
+        )
     return Explanation(
         cause=Cause.nothing_moved,
         says=(
@@ -211,6 +219,7 @@ def measurements_table(m: Measurements, comparison: Comparison) -> list[str]:
         ),
         ("mined documents taken for relevant", "" if m.false_negatives is None else f"{m.false_negatives:.0%}"),
         ("optimizer steps", f"{m.steps:,}"),
+        ("step that was kept", "" if m.kept_step in (None, m.steps) else f"{m.kept_step:,}"),
         ("learning rate", f"{m.learning_rate:g}"),
         ("queries compared on", f"{comparison.queries:,}"),
         ("difference that they would show", _number(d.detectable)),

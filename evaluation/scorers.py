@@ -33,6 +33,25 @@ def members_of(teacher: Teacher) -> tuple[str, ...]:
     return tuple(teacher)
 
 
+def check_mixture(teacher: Teacher | None) -> Teacher | None:
+    """The teacher as it is. Raises ``ValueError`` for a mixture of nothing, a weight that is not above 0, and ``fused``
+    inside of a mixture.
+
+    >>> check_mixture({"base": 1.0, "bm25": -0.3})
+    Traceback (most recent call last):
+    ValueError: weights are above 0, and bm25 has -0.3
+    """
+    if teacher is None or isinstance(teacher, str):
+        return teacher
+    if not teacher:
+        raise ValueError("a mixture names at least one scorer")
+    if FUSED in teacher:
+        raise ValueError("fused is a mixture itself; name base and bm25 in its place")
+    if isinstance(teacher, dict) and (low := [scorer for scorer, weight in teacher.items() if not weight > 0]):
+        raise ValueError(f"weights are above 0, and {low[0]} has {teacher[low[0]]:g}")
+    return teacher
+
+
 def mixture_of(teacher: str | Mapping[str, float]) -> dict[str, float]:
     """Scorers with their weights.
 

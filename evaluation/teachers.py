@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sharpen.evaluation.beir import Corpus, Queries, Run
 from sharpen.evaluation.datasets import Task
@@ -26,7 +26,8 @@ RERANKED_DEPTH = 30
 @dataclass(frozen=True)
 class ScorerQuality:
     """A scorer alone. ``value``: nDCG@10, 0 to 1. ``seconds``: what scoring took, encoding of the corpus included;
-    nothing where it was in memory. ``reranks``: it scores the first documents of the others only."""
+    nothing where it was in memory. ``reranks``: of the first documents by a mixture only, as a cross-encoder is among
+    the scorers."""
 
     scorer: str
     value: float
@@ -61,7 +62,7 @@ class Teachers:
         """The lines of two tables: scorers alone, and mixtures."""
         lines = [markdown_row(["scorer", PRIMARY, "seconds", "scores"]), markdown_row(["---"] * 4)]
         for row in sorted(self.alone, key=lambda row: -row.value):
-            what = f"the first {RERANKED_DEPTH} of the others" if row.reranks else "all documents"
+            what = f"the first {RERANKED_DEPTH} by a mixture" if row.reranks else "all documents"
             lines.append(markdown_row([row.scorer, f"{row.value:.4f}", f"{row.seconds:.1f}", what]))
         lines += ["", markdown_row(["mixture", PRIMARY]), markdown_row(["---"] * 2)]
         for weights, value in self.path:
@@ -90,13 +91,15 @@ def compare_teachers(models: Models, scorers: Sequence[str], task: Task) -> Teac
     if rerank:
         weights, _ = fit_weights(judged)
         candidates = candidates.best(weights, RERANKED_DEPTH)
+        judged = JudgedCandidates(candidates, task)  # all of the same documents, or they could not be compared
+        alone = {scorer: judged.quality({scorer: 1.0}) for scorer in ranks_all}
     for scorer in rerank:
         started = time.monotonic()
         pairs = [(q, i) for q, documents in candidates.documents.items() for i in documents]
         candidates = candidates.with_scorer(scorer, models.score(scorer, pairs, task.queries, task.corpus))
         seconds[scorer] = time.monotonic() - started
         alone[scorer] = JudgedCandidates(candidates.of([scorer]), task).quality({scorer: 1.0})
-    rows = [ScorerQuality(s, value, round(seconds[s], 2), s in rerank) for s, value in alone.items()]
+    rows = [ScorerQuality(s, value, round(seconds[s], 2), bool(rerank)) for s, value in alone.items()]
     return Teachers(rows, _path(candidates, task), len(task.qrels))
 
 
@@ -118,13 +121,22 @@ def _path(candidates: Candidates, task: Task) -> list[tuple[dict[str, float], fl
     return path
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """Documents that are no candidates. ``of_query``: query ID to IDs, as of those that the query was copied from.
+    ``always``: IDs, as of held-out documents."""
+
+    of_query: Mapping[str, Collection[str]] = field(default_factory=dict)
+    always: Collection[str] = ()
+
+
 def rank_candidates(
     models: Models,
     teacher: str | Mapping[str, float],
     queries: Queries,
     corpus: Corpus,
     size: int,
-    exclude: Mapping[str, Collection[str]] | None = None,
+    exclude: LeftOut | None = None,
     scale: float = 20.0,
 ) -> Run:
     """The ``size`` documents that the teacher ranks first for each query, with its scores.
@@ -133,18 +145,14 @@ def rank_candidates(
     cosine, and what the others add in this unit: with the same scale, a student that still is the base differs from its
     teacher by what the others say, and not by a temperature. Else they are z-scores over the corpus. What only scores
     pairs (a cross-encoder) scores the documents that the others rank first, or, where there is no
-    other, those that BM25 and the base do. ``exclude``: query ID to IDs of documents that are left out, as those that
-    a query was copied from. Raises ``InputError`` if a model cannot be loaded.
+    other, those that BM25 and the base do. Raises ``InputError`` if a model cannot be loaded.
     """
-    exclude = exclude or {}
+    exclude = exclude or LeftOut()
     weights = mixture_of(teacher)
     first = {scorer: weight for scorer, weight in weights.items() if ranks_corpus(scorer)} or FUSED_WEIGHTS
-    depth = min(len(corpus), size + max((len(exclude.get(q, ())) for q in queries), default=0))
     unit = BASE if weights.get(BASE) and first == weights else None
-    run = models.fused(first, corpus, unit).search({q: queries[q].text for q in queries}, depth)
-    run = {
-        q: dict([(d, s) for d, s in scores.items() if d not in exclude.get(q, ())][:size]) for q, scores in run.items()
-    }
+    texts = {q: queries[q].text for q in queries}
+    run = models.fused(first, corpus, unit).search(texts, size, exclude.of_query, exclude.always)
     if unit:
         run = {q: {d: scale * s for d, s in scores.items()} for q, scores in run.items()}
     if first == weights:

@@ -43,11 +43,13 @@ def advice(run: FinishedRun, comparison: Comparison) -> list[str]:
 
 def measurements_of(run: FinishedRun) -> Measurements:
     """What a null result is explained from."""
-    training = run.recipe.training
+    training, log = run.recipe.training, run.inputs.training_log()
+    negatives = run.manifests.get("negatives", {}).get("counts", {})
     return Measurements(
         **run.inputs.diagnosis(),
-        false_negatives=fraction_filtered(run.manifests.get("negatives", {}).get("counts", {})),
-        steps=run.inputs.training_log()["kept_step"],
+        false_negatives=None if training.candidates else fraction_filtered(negatives),
+        steps=log["last_step"],
+        kept_step=log["kept_step"],
         learning_rate=training.learning_rate,
         base_weight=run.inputs.base_weight()[0],
     )

@@ -109,9 +109,11 @@ def teachers(
     """Say which scorers, and which mixture of them, would be the best teacher, before anything is trained."""
     loaded = _load(recipe, overrides)
     _quiet_libraries()
+    from sharpen.evaluation.processes import end_processes, process_state
     from sharpen.recipes.teachers import recipe_teachers
 
-    recipe_teachers(loaded.recipe, Console(), scorer or [])
+    recipe_teachers(loaded.recipe, Console(quiet=not process_state().is_main_process), scorer or [])
+    end_processes()
 
 
 @app.command()

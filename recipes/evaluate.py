@@ -283,6 +283,8 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
     if system.startswith(HYBRID):
         return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
     if weighted := FUSED.fullmatch(system):
+        if weighted[2].startswith(HYBRID):
+            raise InputError(f"{system}: what is fused by ranks has no scores; give a model after fused:{weighted[1]}:")
         members = {"dense": _retriever(weighted[2], task, options, console), "bm25": BM25(task.corpus)}
         return Fused(members, {"bm25": float(weighted[1])})
     model = load_encoder(system, max_seq_length=options.max_seq_length)

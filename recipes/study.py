@@ -187,7 +187,8 @@ class _Runner:
             of_arm = [run for run in runs if run.arm == arm]
             for run in of_arm:
                 least = min(rows for other, rows in available.items() if other.dataset == run.dataset)
-                number = least if self.study.equal_triplets else available[run]
+                equal = self.study.equal_triplets and not run.loaded.recipe.training.candidates
+                number = least if equal else available[run]
                 scores = kept[run]
                 if scores is None or scores.triplets != number:
                     scores = self._train(run, number, available[run])
@@ -199,12 +200,15 @@ class _Runner:
 
     def _mine(self, run: StudyRun) -> int:
         self._say(f"mining {run.dataset}, seed {run.seed}, {run.arm}")
-        prepared = self._prepare(run)
-        run_stages(prepared, until="negatives")
-        recipe = run.loaded.recipe
-        rows = len(triplets_of(recipe, prepared.inputs(), recipe.negatives.per_query, recipe.training.triplets)[0])
+        prepared, recipe = self._prepare(run), run.loaded.recipe
+        until = "teacher" if recipe.training.candidates else "negatives"
+        manifests = run_stages(prepared, until=until)
+        if recipe.training.candidates:
+            rows = manifests[until]["counts"]["training_lists"]
+        else:
+            rows = len(triplets_of(recipe, prepared.inputs(), recipe.negatives.per_query, recipe.training.triplets)[0])
         if not rows:
-            manifest = run.folder / "negatives" / "manifest.json"
+            manifest = run.folder / until / "manifest.json"
             raise InputError(f"{run.arm}, seed {run.seed}: no row to train on is left; see {manifest}")
         return rows
 

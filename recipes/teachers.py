@@ -24,8 +24,9 @@ def recipe_teachers(recipe: Recipe, console: Console, scorers: Sequence[str] = (
     ``scorers``. The queries are the validation's, which need the corpus only, or else generated ones. Raises
     ``InputError``.
     """
-    check_recipe(recipe)
-    run = prepare_run(recipe, console)
+    with process_state().main_process_first():  # it fetches a dataset that is not there
+        check_recipe(recipe)
+        run = prepare_run(recipe, console)
     choosing = ChoosingPart.of(recipe)
     run_stages(run, until="corpus" if choosing.validation else "pairs")
     inputs = run.inputs()

@@ -37,12 +37,14 @@ class CandidateLists:
 
     @classmethod
     def of(cls, run: Run, size: int) -> CandidateLists:
-        """The first ``size`` documents of each query of a run; queries with fewer are left out."""
+        """The first ``size`` documents of each query of a run. Queries with fewer are left out, and those whose
+        documents all have the same score, as BM25 gives where no word is known: nothing is said by these."""
         best = {
             q: sorted(scores.items(), key=lambda item: (-item[1], item[0]))[:size]
             for q, scores in run.items()
             if len(scores) >= size
         }
+        best = {q: row for q, row in best.items() if row[0][1] > row[-1][1]}
         values = np.array([[score for _, score in row] for row in best.values()], dtype=np.float32)
         return cls(list(best), [[i for i, _ in row] for row in best.values()], values.reshape(len(best), size))
 

@@ -32,5 +32,9 @@ def route_of(model: SentenceTransformer, side: Side) -> SentenceTransformer:
 def with_routes(query: SentenceTransformer, document: SentenceTransformer) -> SentenceTransformer:
     """One model that encodes queries by one encoder and documents by the other; ``encode_query`` and
     ``encode_document`` choose, and ``encode`` asks for ``task``."""
-    router = Router.for_query_document(query_modules=list(query.children()), document_modules=list(document.children()))
+    router = Router(
+        {"query": list(query.children()), "document": list(document.children())},
+        default_route=None,
+        allow_empty_key=False,  # or encode would take the documents' encoder for queries, too, without a word
+    )
     return SentenceTransformer(modules=[router], device=str(query.device), prompts=dict(query.prompts or {}))

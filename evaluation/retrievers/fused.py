@@ -7,7 +7,7 @@ list it would not: among ten good ones the standard deviation is small, and says
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -78,14 +78,25 @@ class Fused:
             fused = sum(self._weights[name] * block for name, block in blocks.items())
             yield fused * (deviations[self._unit] / self._weights[self._unit]) if self._unit else fused
 
-    def search(self, queries: Mapping[str, str], k: int) -> Run:
-        """Return the ``k`` best documents of each query."""
-        names, k = list(queries), min(k, len(self.ids))
-        run: Run = {}
+    def search(
+        self,
+        queries: Mapping[str, str],
+        k: int,
+        exclude: Mapping[str, Collection[str]] | None = None,
+        never: Collection[str] = (),
+    ) -> Run:
+        """Return the ``k`` best documents of each query. ``exclude``: query ID to IDs of documents that are left out;
+        ``never``: IDs of those that are left out for all."""
+        names, k, run = list(queries), min(k, len(self.ids)), {}
+        columns = {i: n for n, i in enumerate(self.ids)}
+        out = [columns[i] for i in never if i in columns]
         for block in self.score_blocks(list(queries.values()), self._rows()):
-            best = _best(block, k)
-            for row, documents in zip(block, best, strict=True):
-                run[names[len(run)]] = {self.ids[d]: float(row[d]) for d in documents}
+            of_block = names[len(run) : len(run) + len(block)]
+            block[:, out] = -np.inf
+            for row, query in enumerate(of_block):
+                block[row, [columns[i] for i in (exclude or {}).get(query, ()) if i in columns]] = -np.inf
+            for row, query, best in zip(block, of_block, _best(block, k), strict=True):
+                run[query] = {self.ids[d]: float(row[d]) for d in best if row[d] > -np.inf}
         return run
 
     def candidates(self, queries: Mapping[str, str], depth: int = CANDIDATES) -> Candidates:

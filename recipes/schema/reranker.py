@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sharpen.evaluation.scorers import RERANKER, Teacher, members_of
+from sharpen.evaluation.scorers import RERANKER, Teacher, check_mixture, members_of
 from sharpen.evaluation.settings import Count
 from sharpen.training.settings import RerankerSettings
 
@@ -30,6 +30,11 @@ class RerankerPart(RerankerSettings):
         0.5,
         description="Weight of the first stage's scores in the new ones, each on one scale; 0: the reranker's alone.",
     )
+
+    @field_validator("teacher")
+    @classmethod
+    def _teacher_says_something(cls, value: Teacher | None) -> Teacher | None:
+        return check_mixture(value)
 
     @model_validator(mode="after")
     def _teacher_fits(self):

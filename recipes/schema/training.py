@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sharpen.evaluation.scorers import Teacher
+from sharpen.evaluation.scorers import Teacher, check_mixture
 from sharpen.evaluation.settings import Count, Fraction
 from sharpen.training.settings import DISTILLING, RetrieverSettings, ValidationSettings
 
@@ -45,6 +45,11 @@ class TrainingPart(RetrieverSettings):
     @classmethod
     def _one_or_several(cls, value: Any) -> Any:
         return value if isinstance(value, list | tuple) else [value]
+
+    @field_validator("teacher")
+    @classmethod
+    def _teacher_says_something(cls, value: Teacher | None) -> Teacher | None:
+        return check_mixture(value)
 
     @model_validator(mode="after")
     def _teacher_and_weight_fit(self):

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from typing import Self
 
 from sharpen.evaluation.beir import Qrels, Queries
-from sharpen.evaluation.datasets import Task, read_judged
+from sharpen.evaluation.datasets import Task, known_ids, read_judged
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Settings
-from sharpen.evaluation.systems import Choosing
+from sharpen.evaluation.systems import MOST_CHOOSING, Choosing
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
@@ -25,6 +25,7 @@ class ChoosingPart(Settings):
     validation: Judged | None
     evaluated: Judged | None
     dev: bool
+    seed: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -32,33 +33,42 @@ class ChoosingPart(Settings):
             validation=Judged.of(recipe.training.validation),
             evaluated=Judged.of(recipe.evaluation),
             dev=recipe.evaluation.data is not None or recipe.generated_split != "dev",
+            seed=recipe.seed,
         )
 
-    def task(self, inputs: Inputs) -> Choosing:
-        """The queries, in the run's corpus. Raises ``InputError`` if there is none, and as the readers do."""
-        evaluated = evaluated_keys(self.evaluated)
-        for queries, qrels, what in self._candidates(inputs):
-            qrels = {q: grades for q, grades in qrels.items() if query_key(queries[q].text) not in evaluated}
+    def task(self, inputs: Inputs, trained: Queries | None = None) -> Choosing:
+        """The queries, in the run's corpus. ``trained``: those that a model was trained on, which do not choose it
+        under whatever name they come. Raises ``InputError`` if there is none, and as the readers do."""
+        excluded = evaluated_keys(self.evaluated)
+        if self.validation:
+            excluded |= {query_key(query.text) for query in (trained or {}).values()}
+        known = known_ids(inputs.corpus())
+        for queries, qrels, what, copied in self._candidates(inputs):
+            qrels = {
+                q: {i: grade for i, grade in grades.items() if i in known}
+                for q, grades in qrels.items()
+                if query_key(queries[q].text) not in excluded
+            }
             try:
                 task = Task(inputs.corpus(), queries, qrels, "choosing", by_document=bool(self.validation))
             except InputError:  # none is left
                 continue
-            return Choosing(task, what)
+            return Choosing(task.sample(MOST_CHOOSING, self.seed), what, copied)
         raise InputError(
             "no query is left to choose a mixture or a system by; give training.validation.data, or split.dev"
         )
 
-    def _candidates(self, inputs: Inputs) -> Iterator[tuple[Queries, Qrels, str]]:
+    def _candidates(self, inputs: Inputs) -> Iterator[tuple[Queries, Qrels, str, bool]]:
         if self.validation:
             name = f"queries of {self.validation.data}, split {self.validation.split}"
-            yield *read_judged(self.validation.data, self.validation.split), name
+            yield *read_judged(self.validation.data, self.validation.split), name, False
             return
         queries = inputs.queries()
         splits = {"dev": "generated dev queries"} if self.dev else {}
         splits["train"] = "generated queries, which were trained on, too"
         # BM25 finds a copy at once, so what was copied is taken only where there is nothing else
-        for copies, suffix in ((False, ""), (True, ", copied from documents, which favours BM25")):
+        for copied, suffix in ((False, ""), (True, ", copied from documents, which favours BM25")):
             for split, what in splits.items():
                 qrels = inputs.qrels(split)
-                chosen = {q: grades for q, grades in qrels.items() if bool(queries[q].metadata.get(VERBATIM)) is copies}
-                yield queries, chosen, what + suffix
+                chosen = {q: grades for q, grades in qrels.items() if bool(queries[q].metadata.get(VERBATIM)) is copied}
+                yield queries, chosen, what + suffix, copied

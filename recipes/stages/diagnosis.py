@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
-from collections.abc import Sequence
 from typing import ClassVar, Self
 
 import numpy as np
@@ -15,13 +13,14 @@ from sharpen.evaluation.files import InputError, write_json
 from sharpen.evaluation.metrics import PRIMARY, evaluate
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.retrievers.base import RUN_DEPTH, Retriever, search_task, task_run
+from sharpen.evaluation.retrievers.base import Retriever, is_chunked, search_task, task_run
+from sharpen.evaluation.scorers import RERANKER, members_of
 from sharpen.evaluation.teachers import rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import DIAGNOSIS, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.choosing import ChoosingPart
-from sharpen.recipes.stages.teacher import TEACHERS, Scorer
+from sharpen.recipes.stages.teacher import TEACHERS, Scorer, with_reranker
 from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.filters.text import HARVESTED
 from sharpen.sdg.resources import Resources
@@ -39,6 +38,8 @@ class DiagnosisStage(StagePart):
     tuned: TunedPart
     choosing: ChoosingPart
     has_teacher: bool
+    by_reranker: bool
+    approximate: bool
     seed: int
 
     @classmethod
@@ -49,29 +50,30 @@ class DiagnosisStage(StagePart):
             tuned=TunedPart.of(recipe),
             choosing=ChoosingPart.of(recipe),
             has_teacher=training.teacher is not None,
+            by_reranker=RERANKER in members_of(training.teacher or ()),
+            approximate=recipe.evaluation.approximate,
             seed=recipe.seed,
         )
 
     def reads(self) -> tuple[str, ...]:
-        return (*self.READS, *(("teacher",) if self.has_teacher else ()))
+        return (*self.READS, *(("teacher",) if self.has_teacher else ()), *((RERANKER,) if self.by_reranker else ()))
 
 
 def diagnose(part: DiagnosisStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     models, corpus = resources.models, inputs.corpus()
-    base = models.index(corpus, part.encoder)
-    tuned = part.tuned.index(inputs, models, corpus)
+    base = models.index(corpus, part.encoder, part.approximate)
+    tuned = part.tuned.index(inputs, models, corpus, part.approximate)
     labelled = {q: query for q, query in inputs.train_queries().items() if HARVESTED not in query.metadata}
     qrels = inputs.qrels("train")
-    drawn = _drawn(sorted(labelled), part.seed)
     texts = [query.text for query in inputs.train_queries().values()][:MOST_QUERIES]
     measured = {
         "document_cosine": None if part.tuned.kept else _cosine(base.vectors, tuned.vectors),
         "query_cosine": _cosine(base.encode_queries(texts), tuned.encode_queries(texts)),
         "easy": None,
     }
-    if drawn:
-        task = Task(corpus, labelled, {q: qrels[q] for q in drawn}, "trained on", by_document=False)
-        measured["easy"] = _quality(task, base)
+    if labelled:
+        task = Task(corpus, labelled, {q: qrels[q] for q in labelled}, "trained on", by_document=False)
+        measured["easy"] = _quality(task.sample(MOST_QUERIES, part.seed), base)
     measured |= _teacher(part, inputs, models, {"base": base, "tuned": tuned})
     if process_state().is_main_process:
         write_json(folder.path / DIAGNOSIS, measured)
@@ -83,21 +85,19 @@ def _teacher(part: DiagnosisStage, inputs: Inputs, models: Models, retrievers: d
     if not part.has_teacher:
         return {}
     try:
-        choosing = part.choosing.task(inputs)
+        choosing = part.choosing.task(inputs, inputs.train_queries())
     except InputError:  # no query is left
         return {}
-    whole = choosing.task
-    drawn = {q: whole.qrels[q] for q in _drawn(sorted(whole.qrels), part.seed)}
-    task = Task(whole.corpus, whole.queries, drawn, whole.name, whole.by_document)
+    if choosing.copied:  # with these BM25 has nearly 1, whatever it is worth
+        return {}
+    task = choosing.task.sample(MOST_QUERIES, part.seed)
     scorer: Scorer = json.loads((inputs.folder("teacher") / TEACHERS).read_text(encoding="utf-8"))["training"]
-    run = task_run(task, rank_candidates(models, scorer, task.queries, task.corpus, TEACHER_DEPTH), RUN_DEPTH)
+    depth = 10 * TEACHER_DEPTH if is_chunked(task) else TEACHER_DEPTH
+    queries = {q: task.queries[q] for q in task.qrels}
+    run = task_run(task, rank_candidates(models, with_reranker(scorer, inputs), queries, task.corpus, depth))
     values = {name: _quality(task, retriever) for name, retriever in retrievers.items()}
     values["teacher"] = float(np.mean(list(evaluate(task.qrels, run, (PRIMARY,))[PRIMARY].values())))
-    return values | {"choosing": f"{len(drawn)} {choosing.what}"}
-
-
-def _drawn(names: Sequence[str], seed: int) -> list[str]:
-    return sorted(random.Random(seed).sample(names, min(MOST_QUERIES, len(names))))
+    return values | {"choosing": f"{len(task.qrels)} {choosing.what}"}
 
 
 def _cosine(first: np.ndarray, second: np.ndarray) -> float:

@@ -75,4 +75,4 @@ def mine(part: NegativesStage, inputs: Inputs, folder: Folder, resources: Resour
     return mined.counts
 
 
-STAGE = Stage("negatives", 5, NegativesStage, mine, shared=True)
+STAGE = Stage("negatives", 6, NegativesStage, mine, shared=True)

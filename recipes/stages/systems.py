@@ -56,7 +56,7 @@ class SystemsStage(ComparisonPart):
 
 
 def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    choosing, test = part.choosing.task(inputs), part.task(inputs)
+    choosing, test = part.choosing.task(inputs, inputs.train_queries()), part.task(inputs)
     made: dict[int, tuple[Corpus, Mapping[str, CorpusScorer]]] = {}
 
     def members(corpus: Corpus) -> Mapping[str, CorpusScorer]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
@@ -11,7 +12,7 @@ from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.scorers import RERANKER, Teacher, TeacherName, is_fitted, members_of, needs_base
 from sharpen.evaluation.settings import Settings
-from sharpen.evaluation.teachers import fit_teacher, rank_candidates
+from sharpen.evaluation.teachers import LeftOut, fit_teacher, rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
@@ -19,6 +20,7 @@ from sharpen.recipes.stages.choosing import ChoosingPart
 from sharpen.recipes.stages.rows import RowsPart
 from sharpen.sdg.harvesting import copied_sources
 from sharpen.sdg.resources import Resources
+from sharpen.sdg.splitting import read_split
 from sharpen.training.lists import CandidateLists
 from sharpen.training.triplets import Triplet
 
@@ -36,9 +38,9 @@ class Learner(Settings):
     name: Literal["training", "reranker"]
     teacher: TeacherName
     per_query: int
-    candidates: int | None
-    mask_copies: bool
-    scale: float
+    candidates: int | None = None
+    mask_copies: bool = False
+    scale: float | None = None
 
 
 class TeacherStage(StagePart):
@@ -49,22 +51,24 @@ class TeacherStage(StagePart):
     encoder: Encoder | None
     precision: PrecisionSetting
     choosing: ChoosingPart | None
+    generated: bool
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        lists = {"training": recipe.training.candidates}
+        training = recipe.training
+        lists = {"candidates": training.candidates, "mask_copies": training.mask_copies, "scale": training.scale}
+        if training.candidates is None:
+            lists = {}
         learners = tuple(
             Learner(
                 name=name,
                 teacher=teacher,
                 per_query=per_query,
-                candidates=lists.get(name),
-                mask_copies=recipe.training.mask_copies,
-                scale=recipe.training.scale,
+                **(lists if name == "training" else {}),
             )
             for name, teacher, per_query in recipe.learners()
         )
-        base = any(needs_base(learner.teacher) for learner in learners)
+        base = any(needs_base(learner.teacher) or learner.candidates for learner in learners)
         encoder = recipe.training.encoder if base else None
         fitted = any(is_fitted(learner.teacher) for learner in learners)
         return cls(
@@ -73,6 +77,7 @@ class TeacherStage(StagePart):
             encoder=encoder,
             precision=recipe.training.precision,
             choosing=ChoosingPart.of(recipe) if fitted else None,
+            generated=recipe.evaluation.data is None,
         )
 
     def reads(self) -> tuple[str, ...]:
@@ -85,17 +90,29 @@ def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, reso
     counts: Counts = {}
     scorers: dict[str, Scorer] = {}
     for learner in part.learners:
-        scorer = _with_reranker(learner.teacher, inputs)
+        scorer = with_reranker(learner.teacher, inputs)
         if is_fitted(scorer):
-            scorer, value = fit_teacher(resources.models, scorer, part.choosing.task(inputs).task)
+            scorer, value = _fitted(part, scorer, inputs, resources)
             counts[f"{learner.name}_teacher"] = scorer | {PRIMARY: value}
-        scorers[learner.name] = scorer
+        scorers[learner.name] = _renamed(scorer, {str(inputs.run / RERANKER): RERANKER})
         score = _score_rows if learner.candidates is None else _rank_lists
         found = score(part, learner, scorer, inputs, folder, resources)
         counts |= {f"{learner.name}_{name}": value for name, value in found.items()}
     if process_state().is_main_process:
-        write_json(folder.path / TEACHERS, scorers)
+        write_json(folder.path / TEACHERS, scorers)  # the run's reranker by its name: its folder may go
     return counts
+
+
+def _fitted(
+    part: TeacherStage, scorers: Teacher, inputs: Inputs, resources: Resources
+) -> tuple[dict[str, float], float]:
+    choosing = part.choosing.task(inputs)
+    if choosing.copied:
+        raise InputError(
+            "training.teacher: weights cannot be fitted on queries that were copied from the documents, as BM25 finds"
+            " these at once; give training.validation.data, or weights, as in {base: 1, bm25: 0.3}"
+        )
+    return fit_teacher(resources.models, scorers, choosing.task)
 
 
 def _score_rows(
@@ -114,32 +131,39 @@ def _score_rows(
 
 
 def _rank_lists(
-    _part: TeacherStage, learner: Learner, scorer: Scorer, inputs: Inputs, folder: Folder, resources: Resources
+    part: TeacherStage, learner: Learner, scorer: Scorer, inputs: Inputs, folder: Folder, resources: Resources
 ) -> Counts:
     """Of each query's first documents by the teacher itself."""
     queries, corpus = inputs.train_queries(), inputs.corpus()
     masked = copied_sources(queries.values(), corpus) if learner.mask_copies else {}
-    run = rank_candidates(resources.models, scorer, queries, corpus, learner.candidates, masked, learner.scale)
+    sides = read_split(inputs.folder("pairs") / "split.jsonl") if part.generated else {}
+    # nothing of a document that is compared on is in training
+    out = LeftOut(masked, [i for i, side in sides.items() if side != "train"])
+    run = rank_candidates(resources.models, scorer, queries, corpus, learner.candidates, out, learner.scale)
     lists = CandidateLists.of(run, learner.candidates)
     if not len(lists):
         raise InputError(
             f"training.candidates: no query has {learner.candidates} documents; there are {len(queries):,} queries and"
-            f" {len(corpus):,} documents"
+            f" {len(corpus):,} documents, and those that a query was copied from are left out (mask_copies)"
         )
     if process_state().is_main_process:
         lists.write(folder.path / LISTS)
     return {"lists": len(lists), "candidates": lists.size, "masked": len(masked)}
 
 
-def _with_reranker(teacher: Teacher, inputs: Inputs) -> Teacher:
+def with_reranker(teacher: Teacher, inputs: Inputs) -> Teacher:
     """The teacher with the folder of the run's reranker in place of its name."""
     if RERANKER not in members_of(teacher):
         return teacher
-    folder = str(inputs.folder(RERANKER))
+    return _renamed(teacher, {RERANKER: str(inputs.folder(RERANKER))})
+
+
+def _renamed(teacher: Teacher, names: Mapping[str, str]) -> Teacher:
     if isinstance(teacher, str):
-        return folder
-    names = {scorer: folder if scorer == RERANKER else scorer for scorer in teacher}
-    return {names[s]: w for s, w in teacher.items()} if isinstance(teacher, dict) else tuple(names.values())
+        return names.get(teacher, teacher)
+    if isinstance(teacher, dict):
+        return {names.get(scorer, scorer): weight for scorer, weight in teacher.items()}
+    return tuple(names.get(scorer, scorer) for scorer in teacher)
 
 
 def _score(triplets: list[Triplet], scorer: Scorer, inputs: Inputs, resources: Resources) -> PairScores:

@@ -38,8 +38,8 @@ def test_every_scorer_is_measured_and_each_step_of_the_path_is_better(task, mode
     teachers = compare_teachers(models, ["bm25", "base", cross_encoder], task)
     alone = {row.scorer: row for row in teachers.alone}
     assert set(alone) == {"bm25", "base", cross_encoder} and teachers.queries == 16
-    assert [row.scorer for row in teachers.alone if row.reranks] == [cross_encoder]
-    assert alone["bm25"].value > 0.3 > alone["base"].value  # tiny-bert never learnt to retrieve
+    assert all(row.reranks for row in teachers.alone)  # of the same documents
+    assert alone["bm25"].value > alone["base"].value  # tiny-bert never learnt to retrieve
     values = [value for _, value in teachers.path]
     assert values == sorted(set(values)) and values[0] == max(row.value for row in teachers.alone)
     mixture, value = teachers.best

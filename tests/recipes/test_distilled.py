@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.null_result import Cause
 from sharpen.training.lists import CandidateLists
+from tests.conftest import write_rows
 from tests.processes import sharpen
 
 LISTS = [
@@ -33,8 +34,23 @@ def _run(recipe_file: Path, folder: Path, *more: str) -> tuple[Path, dict, str]:
     return run, json.loads((run / "metrics.json").read_text()), result.stdout
 
 
+def _questions(folder: Path) -> str:
+    """Questions that are not those that are compared on."""
+    questions = {"bread": "dough that rests", "glacier": "what does ice do downhill", "coffee": "how many beans"}
+    (folder / "dev" / "qrels").mkdir(parents=True)
+    write_rows(folder / "dev" / "queries.jsonl", [{"_id": f"d-{i}", "text": text} for i, text in questions.items()])
+    rows = "".join(f"d-{i}\t{i}\t1\n" for i in questions)
+    (folder / "dev" / "qrels" / "dev.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    return f"{{data: '{folder / 'dev'}', split: dev}}"
+
+
 def test_queries_learn_from_a_fitted_mixture_and_the_index_stays(recipe_file, tmp_path):
-    more = ("training.teacher=[base, bm25]", "training.documents=kept", "training.learning_rate=1e-3")
+    more = (
+        "training.teacher=[base, bm25]",
+        f"training.validation={_questions(tmp_path)}",
+        "training.documents=kept",
+        "training.learning_rate=1e-3",
+    )
     run, metrics, _ = _run(recipe_file, tmp_path, *more)
     assert not (run / "negatives").exists()
     counts = json.loads((run / "teacher" / "manifest.json").read_text())["counts"]
@@ -83,7 +99,12 @@ def test_a_null_result_is_explained_from_what_the_run_measured(recipe_file, tmp_
     for parameter in model.parameters():
         parameter.data.normal_(std=0.5)
     model.save_pretrained(str(tmp_path / "noise"), create_model_card=False)
-    more = (f"training.teacher=encoder:{tmp_path / 'noise'}", "training.learning_rate=3e-3", "training.epochs=4")
+    more = (
+        f"training.teacher=encoder:{tmp_path / 'noise'}",
+        f"training.validation={_questions(tmp_path)}",
+        "training.learning_rate=3e-3",
+        "training.epochs=4",
+    )
     _, metrics, _ = _run(recipe_file, tmp_path, *more)
     measured = metrics["why"]["measured"]
     assert metrics["why"]["cause"] == Cause.teacher_not_better and measured["teacher"] < measured["base"] + 0.005
@@ -108,6 +129,8 @@ def test_teachers_are_measured_before_training_and_the_line_that_is_printed_is_a
         (["training.teacher=[base, ./nowhere]"], "teacher: "),
         (["training.teacher=fused", "training.documents=kept", "training.candidates=null"], "documents: kept needs"),
         (["training.teacher=fused", "training.triplets=10"], "triplets: rows are lists"),
+        (["training.teacher={base: 1, bm25: 0}"], "weights are above 0, and bm25 has 0"),
+        (["training.teacher={}"], "a mixture names at least one scorer"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_runs(recipe_file, tmp_path, more, said):

@@ -13,7 +13,7 @@ from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.retrievers.dense import Dense, similarities
-from sharpen.evaluation.teachers import rank_candidates
+from sharpen.evaluation.teachers import LeftOut, rank_candidates
 from sharpen.sdg.harvesting import copied_sources
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss
 from sharpen.training.retriever import train_retriever
@@ -103,13 +103,19 @@ def test_a_query_that_was_copied_does_not_learn_its_source(corpus):
     masked = copied_sources([copied, Query("other", "ice", {"positives": ["bread"]})], corpus)
     assert masked == {"c": {"bread", "copy"}}
     models = Models(Encoder(model=BASE))
-    for exclude, expected in (({}, True), (masked, False)):
+    for exclude, expected in ((None, True), (LeftOut(masked), False), (LeftOut(always=["bread"]), False)):
         run = rank_candidates(models, "bm25", {"c": copied}, corpus, 4, exclude)
         assert len(run["c"]) == 4 and ("bread" in run["c"]) is expected
 
 
 def test_lists_are_read_as_they_were_written_and_short_ones_are_left_out(tmp_path):
-    lists = CandidateLists.of({"q1": {"a": 0.25, "b": 2.0}, "q2": {"a": 1.0}, "é": {"c": 1.0, "a": 1.0}}, size=2)
+    run = {
+        "q1": {"a": 0.25, "b": 2.0},
+        "q2": {"a": 1.0},
+        "é": {"c": 1.0, "a": 1.5},
+        "says nothing": {"a": 0.0, "b": 0.0},
+    }
+    lists = CandidateLists.of(run, size=2)
     assert lists.queries == ["q1", "é"] and lists.documents == [["b", "a"], ["a", "c"]]
     lists.write(tmp_path / "lists.parquet")
     read = CandidateLists.read(tmp_path / "lists.parquet")
