@@ -79,7 +79,9 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     metrics = comparison.model_dump(mode="json")
     metrics |= {"reranker": reranking.model_dump(mode="json")} if reranking else {}
     metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
-    metrics |= {"systems": systems.model_dump(mode="json")} if systems else {}
+    # without the milliseconds, which are others each time
+    timed = {"systems": {"__all__": {"milliseconds"}}}
+    metrics |= {"systems": systems.model_dump(mode="json", exclude=timed)} if systems else {}
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
     logs = {name: run.inputs.training_log(name) for name in ("training", "reranker") if name in run.manifests}
     draw_curves(logs, run.folder / "curves.png")

@@ -69,6 +69,9 @@ class ChoosingPart(Settings):
         # BM25 finds a copy at once, so what was copied is taken only where there is nothing else
         for copied, suffix in ((False, ""), (True, ", copied from documents, which favours BM25")):
             for split, what in splits.items():
-                qrels = inputs.qrels(split)
+                try:
+                    qrels = inputs.qrels(split)
+                except InputError:  # no query is in this split
+                    continue
                 chosen = {q: grades for q, grades in qrels.items() if bool(queries[q].metadata.get(VERBATIM)) is copied}
                 yield queries, chosen, what + suffix, copied
