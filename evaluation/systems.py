@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.metrics import PRIMARY, PerQuery, evaluate
-from sharpen.evaluation.report.comparison import Comparison, make_comparison, markdown_row, plain_sentence, sentence
+from sharpen.evaluation.report.comparison import Comparison, make_comparison, markdown_row, sentence
 from sharpen.evaluation.retrievers.base import Retriever, search_task
 from sharpen.evaluation.retrievers.candidates import WEIGHTS, JudgedCandidates, weight_curve
 from sharpen.evaluation.retrievers.fused import CorpusScorer, Fused
@@ -69,9 +69,7 @@ class Systems(BaseModel):
 
     def plain(self) -> str:
         """``sentence`` without the marks of Markdown."""
-        if self.best == self.comparison.names[0]:
-            return self.sentence().replace("**", "")
-        return f"Best system on {self.queries} {self.chosen_on}: {self.best}. {plain_sentence(self.comparison)}"
+        return self.sentence().replace("**", "")
 
     def markdown(self) -> list[str]:
         """The lines of the table, and of the curves."""

@@ -56,26 +56,20 @@ class TeacherStage(StagePart):
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         training = recipe.training
-        lists = {"candidates": training.candidates, "mask_copies": training.mask_copies, "scale": training.scale}
-        if training.candidates is None:
-            lists = {}
+        of_lists = {"candidates": training.candidates, "mask_copies": training.mask_copies, "scale": training.scale}
+        lists = {"training": of_lists} if training.candidates else {}
         learners = tuple(
-            Learner(
-                name=name,
-                teacher=teacher,
-                per_query=per_query,
-                **(lists if name == "training" else {}),
-            )
+            Learner(name=name, teacher=teacher, per_query=per_query, **lists.get(name, {}))
             for name, teacher, per_query in recipe.learners()
         )
         base = any(needs_base(learner.teacher) or learner.candidates for learner in learners)
-        encoder = recipe.training.encoder if base else None
+        encoder = training.encoder if base else None
         fitted = any(is_fitted(learner.teacher) for learner in learners)
         return cls(
             learners=learners,
             rows=RowsPart.of(recipe),
             encoder=encoder,
-            precision=recipe.training.precision,
+            precision=training.precision,
             choosing=ChoosingPart.of(recipe) if fitted else None,
             generated=recipe.evaluation.data is None,
         )
