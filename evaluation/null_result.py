@@ -173,8 +173,8 @@ def _few_steps(m: Measurements, _comparison: Comparison) -> Explanation | None:
         cause=Cause.few_steps,
         says=f"There were {m.steps:,} optimizer steps.",
         do=(
-            "Train on more rows: `strategies/harvested` gives tens of thousands without an LLM, and `queries.documents`"
-            " more generated ones."
+            "Train on more rows: the part `training/queries_alone` takes tens of thousands of texts from the documents"
+            " without an LLM, and `queries.documents` gives more generated ones."
         ),
         expect=f"What more steps bring is not known{_headroom(m)}.",
     )
