@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from math import log2
+from statistics import fmean
 
 import numpy as np
 
@@ -45,6 +46,15 @@ def evaluate(qrels: Qrels, run: Run, metrics: Iterable[str] = METRICS) -> PerQue
         for metric, (value, depth) in wanted.items():
             result[metric][query_id] = value([r for r in ranks if r[0] <= depth], ideal, depth)
     return result
+
+
+def mean_primary(qrels: Qrels, run: Run) -> float:
+    """Mean nDCG@10 over the queries, 0 to 1.
+
+    >>> mean_primary({"q1": {"a": 1}, "q2": {"b": 1}}, {"q1": {"a": 1.0}})
+    0.5
+    """
+    return fmean(evaluate(qrels, run, (PRIMARY,))[PRIMARY].values())
 
 
 def parse_metric(metric: str) -> tuple[Callable[[RelevantRanks, Sequence[int], int], float], int]:

@@ -28,9 +28,7 @@ def members_of(teacher: Teacher) -> tuple[str, ...]:
     >>> members_of("fused"), members_of(["bm25", "encoder:all-mpnet-base-v2"])
     (('base', 'bm25'), ('bm25', 'encoder:all-mpnet-base-v2'))
     """
-    if isinstance(teacher, str):
-        return tuple(FUSED_WEIGHTS) if teacher == FUSED else (teacher,)
-    return tuple(teacher)
+    return tuple(teacher if is_fitted(teacher) else mixture_of(teacher))
 
 
 def check_mixture(teacher: Teacher | None) -> Teacher | None:

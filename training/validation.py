@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from itertools import zip_longest
-from statistics import fmean
 from typing import Any
 
 from sentence_transformers import SentenceTransformer
@@ -14,7 +13,7 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, chunks_by_document
 from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.metrics import PRIMARY, evaluate
+from sharpen.evaluation.metrics import PRIMARY, mean_primary
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.runs import ranking
@@ -66,7 +65,7 @@ class SmallTask:
             run = {
                 q: {d: scores[d] for d in ranking(scores) if d != q} for q, scores in index.search(texts, 11).items()
             }
-            return fmean(evaluate(self.qrels, run, (PRIMARY,))[PRIMARY].values())
+            return mean_primary(self.qrels, run)
 
         return score
 

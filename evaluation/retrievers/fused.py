@@ -88,7 +88,7 @@ class Fused:
         """Return the ``k`` best documents of each query. ``exclude``: query ID to IDs of documents that are left out;
         ``never``: IDs of those that are left out for all."""
         names, k, run = list(queries), min(k, len(self.ids)), {}
-        columns = {i: n for n, i in enumerate(self.ids)}
+        columns = {i: n for n, i in enumerate(self.ids)} if exclude or never else {}
         out = [columns[i] for i in never if i in columns]
         for block in self.score_blocks(list(queries.values()), self._rows()):
             of_block = names[len(run) : len(run) + len(block)]

@@ -11,6 +11,7 @@ from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.retrievers.base import Advance, Retriever
+from sharpen.evaluation.retrievers.candidates import standardized_rows
 from sharpen.evaluation.runs import ranking
 
 
@@ -50,21 +51,12 @@ class Reranked:
         run: Run = {}
         for q, documents in best.items():
             new = np.array([scores[q, d] for d in documents])
-            if self._weight:
-                old = np.array([first[q][d] for d in documents])
-                new = (1 - self._weight) * standardized(new) + self._weight * standardized(old)
+            if self._weight and documents:
+                new, old = standardized_rows(np.stack([new, np.array([first[q][d] for d in documents])]))
+                new = (1 - self._weight) * new + self._weight * old
             reranked = dict(zip(documents, new.tolist(), strict=True))
             lowest = min(reranked.values(), default=0.0)
             below = [d for d in ranked[q] if d not in reranked]
             reranked |= {d: lowest - place for place, d in enumerate(below, start=1)}
             run[q] = {d: reranked[d] for d in ranking(reranked)[:k]}
         return run
-
-
-def standardized(values: np.ndarray) -> np.ndarray:
-    """With mean 0 and standard deviation 1; all 0 where they are the same.
-
-    >>> standardized(np.array([1.0, 3.0])).tolist()
-    [-1.0, 1.0]
-    """
-    return (values - values.mean()) / (values.std() or 1.0) if len(values) else values

@@ -10,7 +10,7 @@ import numpy as np
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError, write_json
-from sharpen.evaluation.metrics import PRIMARY, evaluate
+from sharpen.evaluation.metrics import mean_primary
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, is_chunked, search_task, task_run
@@ -96,7 +96,7 @@ def _teacher(part: DiagnosisStage, inputs: Inputs, models: Models, retrievers: d
     queries = {q: task.queries[q] for q in task.qrels}
     run = task_run(task, rank_candidates(models, with_reranker(scorer, inputs), queries, task.corpus, depth))
     values = {name: _quality(task, retriever) for name, retriever in retrievers.items()}
-    values["teacher"] = float(np.mean(list(evaluate(task.qrels, run, (PRIMARY,))[PRIMARY].values())))
+    values["teacher"] = mean_primary(task.qrels, run)
     return values | {"choosing": f"{len(task.qrels)} {choosing.what}"}
 
 
@@ -106,7 +106,7 @@ def _cosine(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _quality(task: Task, retriever: Retriever) -> float:
-    return float(np.mean(list(evaluate(task.qrels, search_task(task, retriever, 11), (PRIMARY,))[PRIMARY].values())))
+    return mean_primary(task.qrels, search_task(task, retriever, 11))
 
 
 STAGE = Stage("diagnosis", 1, DiagnosisStage, diagnose, shared=True)

@@ -11,9 +11,9 @@ from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever
-from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.fused import CorpusScorer
 from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.scorers import BM25_SCORER
 from sharpen.evaluation.systems import BM25_NAME, Rerank, compare_systems
 from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import SYSTEMS, Inputs
@@ -67,7 +67,7 @@ def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resource
                 {
                     BASE: models.index(corpus, part.encoder, part.approximate, keep),
                     TUNED: part.tuned.index(inputs, models, corpus, part.approximate, keep),
-                    BM25_NAME: BM25(corpus),
+                    BM25_NAME: models.corpus_scorer(BM25_SCORER, corpus),
                 },
             )
         return made[id(corpus)][1]

@@ -7,7 +7,6 @@ from typing import ClassVar, Self
 
 from sentence_transformers import SentenceTransformer
 
-from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
@@ -66,7 +65,7 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
         run = TrainingRun(
             work=folder.work,
             progress=shown(advance),
-            validation=_validation(part, inputs),
+            validation=_validation(part, inputs, resources),
             index=_kept(part, inputs, resources),
         )
         learn = _train_on_lists if part.settings.candidates else _train_on_triplets
@@ -99,14 +98,10 @@ def _kept(part: TrainingStage, inputs: Inputs, resources: Resources) -> Dense | 
     return resources.models.index(inputs.corpus()) if part.settings.documents == "kept" else None
 
 
-def _validation(part: TrainingStage, inputs: Inputs):
+def _validation(part: TrainingStage, inputs: Inputs, resources: Resources):
     if part.validation is None:
         return None
-    kept = (
-        load_encoder(part.settings.base, max_seq_length=part.settings.max_seq_length, attention=part.settings.attention)
-        if part.settings.documents == "kept"
-        else None
-    )
+    kept = resources.models.load() if part.settings.documents == "kept" else None
     return part.validation.task(inputs).validation(part.settings, part.validation.settings, kept)
 
 
