@@ -456,13 +456,22 @@ def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file,
     assert "none of the 24 queries asked for was usable" in message and "'empty': 24" in message
 
 
-@pytest.mark.slow
-def test_a_teacher_is_learnt_from_and_checkpoint_and_base_weight_are_chosen_on_validation(undisturbed):
-    tmp_path, recipe_file, _ = undisturbed
-    data = tmp_path / "topics"
+@pytest.fixture
+def two_splits(undisturbed):
+    """The topics with most of their test queries in a dev split, for one test: others count on the test queries."""
+    data = undisturbed[0] / "topics"
     rows = (data / "qrels" / "test.tsv").read_text().splitlines()
     (data / "qrels" / "test.tsv").write_text("\n".join(rows[:4]) + "\n")
     (data / "qrels" / "dev.tsv").write_text("\n".join([rows[0], *rows[4:]]) + "\n")
+    yield data
+    (data / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
+    (data / "qrels" / "dev.tsv").unlink()
+
+
+@pytest.mark.slow
+def test_a_teacher_is_learnt_from_and_checkpoint_and_base_weight_are_chosen_on_validation(undisturbed, two_splits):
+    tmp_path, recipe_file, _ = undisturbed
+    data = two_splits
     chosen = [
         "name=chosen",
         "training.loss=kl",
@@ -511,7 +520,6 @@ def test_a_teacher_is_learnt_from_and_checkpoint_and_base_weight_are_chosen_on_v
         (["training.loss=mnlr"], "did you mean 'mnrl'"),
     ):
         assert said in _fails(str(recipe_file), *(o.replace("'D'", f"'{data}'") for o in overrides), cwd=tmp_path)
-    (data / "qrels" / "test.tsv").write_text("\n".join(rows) + "\n")
 
 
 @pytest.mark.slow
