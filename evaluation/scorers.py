@@ -75,6 +75,15 @@ def ranks_corpus(scorer: str) -> bool:
     return scorer in (BASE, BM25_SCORER) or scorer.startswith(ENCODER)
 
 
+def is_encoder(scorer: str) -> bool:
+    """Whether it scores by the cosine of two vectors.
+
+    >>> [scorer for scorer in ("bm25", "base", "encoder:all-mpnet-base-v2", "a/cross-encoder") if is_encoder(scorer)]
+    ['base', 'encoder:all-mpnet-base-v2']
+    """
+    return scorer == BASE or scorer.startswith(ENCODER)
+
+
 def is_fitted(teacher: Teacher | None) -> bool:
     """Whether the weights are still to be found: a list of scorers has none."""
     return isinstance(teacher, list | tuple)

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 
 from sharpen.evaluation.beir import Run
 from sharpen.evaluation.files import InputError
+from sharpen.training.anchor import Anchor
+from sharpen.training.distributions import distribution_loss, teacher_logits
 from sharpen.training.micro_batches import MicroBatches
 from sharpen.training.settings import RetrieverSettings
 
@@ -72,9 +74,10 @@ class CandidateLists:
 class KeptDocumentsLoss(nn.Module):
     """Learn a teacher's distribution over each query's candidates, whose vectors stay as they are.
 
-    KL(softmax(teacher / ``teacher_temperature``) || softmax(``scale`` x cosine)) over the candidates of a query: only
-    queries are encoded, and the softmax may be as long as one likes. ``vectors``: unit vectors, float32 of shape
-    (documents, dimension). ``labels`` are row numbers in ``lists``.
+    KL(softmax(teacher / ``teacher_temperature``) || softmax(``scale`` x cosine)) over the candidates of a query, with
+    the contrastive term and the anchor that the settings ask for: only queries are encoded, and the softmax may be as
+    long as one likes. ``vectors``: unit vectors, float32 of shape (documents, dimension). ``labels`` are row numbers in
+    ``lists``.
     """
 
     def __init__(
@@ -90,27 +93,21 @@ class KeptDocumentsLoss(nn.Module):
         device = next(model.parameters()).device
         self._vectors = torch.from_numpy(np.ascontiguousarray(vectors)).to(device)
         self._documents = torch.tensor([[rows[i] for i in documents] for documents in lists.documents], device=device)
-        self._teacher = torch.from_numpy(lists.scores).to(device) / settings.teacher_temperature
+        self._teacher = torch.from_numpy(teacher_logits(lists.scores, settings)).to(device)
+        self._contrastive = settings.contrastive
+        self._anchor = Anchor(model, settings.anchor, settings.precision) if settings.anchor else None
         self._micro_batches = MicroBatches(settings.precision)
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor) -> Tensor:
-        (queries,) = self._micro_batches.embed(self.model, list(sentence_features))
+        columns = list(sentence_features)
+        embedded = self._micro_batches.embed(self.model, columns)
+        (queries,) = embedded
         with torch.autocast(queries.device.type, enabled=False):
             queries = nn.functional.normalize(queries.float(), dim=-1)
             documents = self._vectors[self._documents[labels]]
             student = torch.einsum("qd,qkd->qk", queries, documents) * self._scale
-            return distribution_loss(student, self._teacher[labels])
-
-
-def distribution_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """Mean over the rows of KL(softmax(teacher) || softmax(student)); both of shape (queries, candidates).
-
-    >>> distribution_loss(torch.tensor([[1.0, 2.0]]), torch.tensor([[2.0, 3.0]])).item()
-    0.0
-    """
-    return nn.functional.kl_div(
-        student.log_softmax(dim=1), teacher.log_softmax(dim=1), log_target=True, reduction="batchmean"
-    )
+            loss = distribution_loss(student, self._teacher[labels], self._contrastive)
+        return loss + self._anchor(columns, embedded) if self._anchor else loss
 
 
 def check_lists(lists: CandidateLists, queries: Sequence[str] | Mapping[str, Any]) -> None:

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 
 from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.files import InputError
+from sharpen.training.anchor import Anchor
+from sharpen.training.distributions import distribution_loss
 from sharpen.training.micro_batches import MicroBatches
 from sharpen.training.settings import RetrieverSettings, misfit
 
@@ -73,9 +75,7 @@ def _bare_loss(
         case "margin_mse":
             return st.MarginMSELoss(model, similarity_fct=similarity)
         case "kl":
-            return st.DistillKLDivLoss(
-                model, similarity_fct=similarity, student_temperature=1.0, teacher_temperature=1.0
-            )
+            return ListwiseLoss(model, settings.scale, settings.contrastive)
 
 
 class MicroBatchedLoss(nn.Module):
@@ -90,14 +90,17 @@ class MicroBatchedLoss(nn.Module):
         self.model, self.loss = model, loss
         self._guided, self._precision = settings.loss == "gist", settings.precision
         self._micro_batches = MicroBatches(settings.precision)
+        self._anchor = Anchor(model, settings.anchor, settings.precision) if settings.anchor else None
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
         columns = list(sentence_features)
-        embedded = [
-            column | {"sentence_embedding": e}
-            for column, e in zip(columns, self._micro_batches.embed(self.model, columns), strict=True)
-        ]
-        device = embedded[0]["sentence_embedding"].device
+        embeddings = self._micro_batches.embed(self.model, columns)
+        loss = self._of_embeddings(columns, embeddings, labels)
+        return loss + self._anchor(columns, embeddings) if self._anchor else loss
+
+    def _of_embeddings(self, columns: list[dict[str, Any]], embeddings: list[Tensor], labels: Tensor | None) -> Tensor:
+        embedded = [c | {"sentence_embedding": e} for c, e in zip(columns, embeddings, strict=True)]
+        device = embeddings[0].device
         # the guide is a model, too, and as slow as one; of what follows it nothing is computed in bf16
         with (
             autocast(device, self._precision) if self._guided else torch.autocast(device.type, enabled=False),
@@ -137,6 +140,20 @@ class HardNegativesLoss(nn.Module):
         query, *documents = [self.model(column)["sentence_embedding"] for column in sentence_features]
         scores = torch.stack([self._similarity(query, document) for document in documents], dim=1)
         return nn.functional.cross_entropy(scores, torch.zeros(len(query), dtype=torch.long, device=scores.device))
+
+
+class ListwiseLoss(nn.Module):
+    """KL(softmax(labels) || softmax(``scale`` x cosine)) over a row's documents, ``labels`` being the teacher's logits,
+    and a contrastive term of weight ``contrastive``."""
+
+    def __init__(self, model: nn.Module, scale: float, contrastive: float = 0.0) -> None:
+        super().__init__()
+        self.model, self._similarity, self._contrastive = model, _Scaled(scale), contrastive
+
+    def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor) -> Tensor:
+        query, *documents = [self.model(column)["sentence_embedding"] for column in sentence_features]
+        student = torch.stack([self._similarity(query, document) for document in documents], dim=1)
+        return distribution_loss(student, labels, self._contrastive)
 
 
 class _CachedMNRL(st.CachedMultipleNegativesRankingLoss):

@@ -36,11 +36,12 @@ def accelerated(model: nn.Module) -> AbstractContextManager[None]:
 
 
 class MicroBatches:
-    """Embeds the batches of one training. ``precision``: what the encoder computes in."""
+    """Embeds the batches of one training. ``precision``: what the encoder computes in. ``replicas``: on a CPU, each
+    core has a copy of the model; not for a model that is not trained, as the copies carry gradients."""
 
-    def __init__(self, precision: Precision = "auto") -> None:
+    def __init__(self, precision: Precision = "auto", replicas: bool = True) -> None:
         self._in_turn = InTurn(precision)
-        self._replicas = Replicas(precision) if Replicas else None
+        self._replicas = Replicas(precision) if Replicas and replicas else None
 
     def embed(self, model: nn.Module, columns: Sequence[Features]) -> list[Tensor]:
         """One float32 tensor of shape (texts, dimension) for each column, as ``model`` embeds each column alone.

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import transformers
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -18,6 +19,7 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
+from sharpen.training.distributions import teacher_logits
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
 from sharpen.training.losses import make_loss
 from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
@@ -34,6 +36,7 @@ from sharpen.training.trainer import (
     set_dropout,
 )
 from sharpen.training.triplets import NegativeRow, Triplet, make_triplets
+from sharpen.training.vectors import VectorsLoss
 
 
 def train_retriever(
@@ -116,6 +119,10 @@ def _setup(
     lists = rows if isinstance(rows, CandidateLists) else None
     if settings.loss in DISTILLING and run.teacher is None and lists is None:
         raise InputError(f"training.loss: {settings.loss} learns a teacher's scores; give training.teacher")
+    if settings.loss == "embedding":
+        if run.vectors is None:
+            raise InputError("training.loss: embedding learns encoders' vectors; give training.teacher")
+        rows = [Triplet(row.query_id, row.positive_id, ()) for row in rows]
     negatives = lists.size - 1 if lists else len(rows[0].negative_ids)
     transformers.set_seed(seed)
     model = _load(settings, settings.base)
@@ -136,6 +143,9 @@ def _setup(
     if settings.documents == "kept":
         loss = _kept_documents_loss(settings, model, lists, texts.corpus, run)
         dataset = Dataset.from_dict({"anchor": lists.queries, "label": range(len(lists))})
+    elif settings.loss == "embedding":
+        loss = VectorsLoss(model, run.vectors, rows, settings)
+        dataset = to_dataset(rows).add_column("label", list(range(len(rows))))
     else:
         guide = settings.guide or settings.base
         loss = make_loss(settings, model, lambda: _load(settings, guide), negatives, gather=processes > 1)
@@ -157,16 +167,21 @@ def _dataset(rows: list[Triplet] | CandidateLists, settings: RetrieverSettings, 
     """Columns of IDs, with a teacher's scores divided by its temperature where the loss learns them."""
     if isinstance(rows, CandidateLists):
         triplets = [Triplet(q, d[0], tuple(d[1:])) for q, d in zip(rows.queries, rows.documents, strict=True)]
-        labels = (rows.scores / settings.teacher_temperature).tolist()
-        return to_dataset(triplets).add_column("label", labels)
+        return to_dataset(triplets).add_column("label", teacher_logits(rows.scores, settings).tolist())
     if settings.loss not in DISTILLING:
         return to_dataset(rows)
-    return to_dataset(rows, {pair: score / settings.teacher_temperature for pair, score in run.teacher.items()})
+    return to_dataset(rows, scores_of_rows(rows, run.teacher, settings))
 
 
-def to_dataset(triplets: Sequence[Triplet], scores: TeacherScores | None = None) -> Dataset:
-    """Columns ``anchor``, ``positive``, ``negative_1`` ... of IDs, in the order that the losses expect; with a
-    teacher's ``scores`` also ``label``: those of a row's positive and negatives, in this order.
+def scores_of_rows(rows: Sequence[Triplet], teacher: TeacherScores, settings: RetrieverSettings) -> list[list[float]]:
+    """What the teacher gives each row's positive and negatives, in this order, as the loss takes it."""
+    scores = [[teacher[row.query_id, i] for i in (row.positive_id, *row.negative_ids)] for row in rows]
+    return teacher_logits(np.array(scores), settings).tolist()
+
+
+def to_dataset(triplets: Sequence[Triplet], labels: list[list[float]] | None = None) -> Dataset:
+    """Columns ``anchor``, ``positive``, ``negative_1`` ... of IDs, in the order that the losses expect, and ``label``
+    where ``labels`` are given: a teacher's scores of each row's positive and negatives, in this order.
 
     >>> to_dataset([Triplet("q", "a", ("b",))])[0]
     {'anchor': 'q', 'positive': 'a', 'negative_1': 'b'}
@@ -177,8 +192,8 @@ def to_dataset(triplets: Sequence[Triplet], scores: TeacherScores | None = None)
     }
     for n in range(len(triplets[0].negative_ids)):
         columns[f"negative_{n + 1}"] = [t.negative_ids[n] for t in triplets]
-    if scores is not None:
-        columns["label"] = [[scores[t.query_id, i] for i in (t.positive_id, *t.negative_ids)] for t in triplets]
+    if labels is not None:
+        columns["label"] = labels
     return Dataset.from_dict(columns)
 
 

@@ -10,9 +10,11 @@ from pydantic import Field, model_validator
 from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, PrecisionSetting
 from sharpen.evaluation.settings import UNHASHED, Count, Fraction, ModelName, Settings
 
-LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl"]
+LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl", "embedding"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
 """Losses that learn a teacher's scores of each row's documents."""
+TAUGHT: tuple[LossName, ...] = (*DISTILLING, "embedding")
+"""Losses that have a teacher: of scores, or of vectors."""
 RerankerLoss = Literal["bce", "listwise", "distillation"]
 Dropout = Annotated[float, Field(ge=0, lt=1)]
 
@@ -58,7 +60,8 @@ class RetrieverSettings(EncoderOptions, Optimization):
     ``in_batch``, those of the other rows. ``gist`` is the same without the documents that ``guide`` puts above the
     positive (Solatorio 2024). The ``cached`` ones embed ``mini_batch_size`` rows at a time, so that memory does not
     grow with the batch (Gao et al. 2021). ``margin_mse`` learns a teacher's margins of positive over negative
-    (Hofstätter et al. 2020), ``kl`` its distribution over the row's documents.
+    (Hofstätter et al. 2020), ``kl`` its distribution over the row's documents. ``embedding`` learns the teachers'
+    vectors of queries and documents, and needs no negatives.
 
     >>> settings = RetrieverSettings(base="intfloat/e5-small-v2", query_prompt="query: ", epochs=2)
     >>> settings.loss, settings.scale, settings.encoder.query_prompt
@@ -72,7 +75,8 @@ class RetrieverSettings(EncoderOptions, Optimization):
         "mnrl",
         description=(
             "mnrl; gist (leaves out what a guide takes for relevant); cached_mnrl, cached_gist (any batch size in the"
-            " same memory); margin_mse, kl (learn a teacher's scores)."
+            " same memory); margin_mse, kl (learn a teacher's scores); embedding (learns encoders' vectors of queries"
+            " and documents, each by itself: no negatives)."
         ),
     )
     in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
@@ -80,6 +84,27 @@ class RetrieverSettings(EncoderOptions, Optimization):
     guide: ModelName | None = Field(None, description="Encoder that guides gist; null: the base.")
     teacher_temperature: Annotated[float, Field(gt=0)] = Field(
         1.0, description="The teacher's scores are divided by it."
+    )
+    teacher_scores: Literal["given", "standardized", "percentile"] = Field(
+        "given",
+        description=(
+            "Of each row's documents, before the temperature. given: as the teacher scores; standardized: z-scores"
+            " within the row; percentile: ranks from 0 to 1, as in CADET, where only the order is trusted (kl)."
+        ),
+    )
+    contrastive: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description=(
+            "Weight of a contrastive term beside the divergence (kl): the document that the teacher puts first against"
+            " those that it puts clearly below; what is near to the first by its scores is spared."
+        ),
+    )
+    anchor: Annotated[float, Field(ge=0)] = Field(
+        0.0,
+        description=(
+            "Weight of the squared distance of each vector to the base's, added to the loss: what the base knows is"
+            " forgotten less. A third more time. Not with cached losses."
+        ),
     )
     candidates: Annotated[int, Field(ge=2)] | None = Field(
         None,
@@ -118,6 +143,13 @@ class RetrieverSettings(EncoderOptions, Optimization):
             raise ValueError(f"guide: only gist and cached_gist take one, and loss is {self.loss}")
         if self.candidates and self.loss != "kl":
             raise ValueError(f"candidates: lists with a teacher's scores are learnt by kl, and loss is {self.loss}")
+        if self.loss != "kl" and (self.contrastive or self.teacher_scores != "given"):
+            key = "contrastive" if self.contrastive else "teacher_scores"
+            raise ValueError(f"{key}: only kl has it, and loss is {self.loss}")
+        if self.anchor and (self.loss.startswith("cached") or self.matryoshka):
+            raise ValueError("anchor: not with cached losses or matryoshka, which embed by themselves; try base_weight")
+        if self.loss == "embedding" and (self.matryoshka or self.lora):
+            raise ValueError("loss: embedding learns whole vectors with all weights; leave out matryoshka and lora")
         if self.documents == "kept" and not self.candidates:
             raise ValueError("documents: kept needs candidates, lists of documents with a teacher's scores; try 64")
         if self.documents == "kept" and (self.matryoshka or self.lora):
@@ -135,8 +167,8 @@ def misfit(settings: RetrieverSettings, negatives: int) -> str | None:
     'training.loss: gist takes one negative a query at most, and negatives.per_query is 4; use cached_gist'
     """
     loss = settings.loss
-    if settings.candidates:
-        return None  # rows are lists, which have no negatives
+    if settings.candidates or settings.loss == "embedding":
+        return None  # rows are lists, or a query and its document
     if not settings.in_batch and loss != "mnrl":
         return (
             f"training.in_batch: only mnrl can do without the other rows' documents; {loss}"

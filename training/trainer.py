@@ -24,6 +24,7 @@ from sharpen.training.micro_batches import accelerated
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.settings import RerankerSettings, RetrieverSettings
 from sharpen.training.validation import Validation
+from sharpen.training.vectors import TeacherVectors
 
 WEIGHTS = "model.safetensors"
 TeacherScores = Mapping[tuple[str, str], float]
@@ -46,7 +47,8 @@ class TrainingRun:
     ``work``: folder of the checkpoints; a call with the same arguments and a ``work`` that an earlier one left goes on
     from its last checkpoint, and ends with the same weights. None: no checkpoints. ``progress`` is called after each
     step. ``validation``: None keeps the last state. ``teacher``: scores of each row's documents, for the losses that
-    learn them. ``index``: the base's vectors of the documents, for a training that keeps them.
+    learn them. ``vectors``: encoders' vectors of the rows' texts, for the loss that learns these. ``index``: the base's
+    vectors of the documents, for a training that keeps them.
 
     >>> TrainingRun(work=Path("checkpoints")).validation is None
     True
@@ -56,6 +58,7 @@ class TrainingRun:
     progress: Callable[[StepProgress], None] | None = None
     validation: Validation | None = None
     teacher: TeacherScores | None = None
+    vectors: TeacherVectors | None = None
     index: Dense | None = None
 
 

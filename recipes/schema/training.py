@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
-from sharpen.evaluation.scorers import Teacher, check_mixture
+from sharpen.evaluation.scorers import Teacher, check_mixture, is_encoder, is_fitted, members_of
 from sharpen.evaluation.settings import Count, Fraction
-from sharpen.training.settings import DISTILLING, RetrieverSettings, ValidationSettings
+from sharpen.training.settings import TAUGHT, RetrieverSettings, ValidationSettings
 
 
 class TrainingPart(RetrieverSettings):
@@ -22,7 +22,8 @@ class TrainingPart(RetrieverSettings):
             "Whose scores margin_mse and kl learn: bm25, base, encoder:<name> for a bi-encoder's cosine, a"
             " cross-encoder's folder or hub name, reranker for the one that is trained in the same run, fused for BM25"
             " and the base; a mixture, {base: 1, bm25: 0.3}; or a list of scorers, whose weights are fitted on the"
-            " validation's queries or else on generated ones. sharpen teachers shows what each is worth."
+            " validation's queries or else on generated ones. sharpen teachers shows what each is worth. embedding"
+            " learns from encoders only: encoder:<name>, and base as an anchor, {encoder:<name>: 1, base: 0.5}."
         ),
     )
     mask_copies: bool = Field(
@@ -53,10 +54,20 @@ class TrainingPart(RetrieverSettings):
 
     @model_validator(mode="after")
     def _teacher_and_weight_fit(self):
-        if self.loss in DISTILLING and self.teacher is None:
-            raise ValueError(f"loss: {self.loss} learns a teacher's scores; give teacher")
-        if self.teacher and self.loss not in DISTILLING:
-            raise ValueError(f"teacher: only {' and '.join(DISTILLING)} learn its scores, and loss is {self.loss}")
+        if self.loss in TAUGHT and self.teacher is None:
+            raise ValueError(
+                f"loss: {self.loss} learns a teacher's {'vectors' if self.loss == 'embedding' else 'scores'}; give"
+                " teacher"
+            )
+        if self.teacher and self.loss not in TAUGHT:
+            raise ValueError(f"teacher: only {', '.join(TAUGHT)} have one, and loss is {self.loss}")
+        if self.loss == "embedding":
+            if is_fitted(self.teacher):
+                raise ValueError(
+                    "teacher: give weights, {encoder:<name>: 1, base: 0.5}; those of vectors are not fitted"
+                )
+            if others := [scorer for scorer in members_of(self.teacher) if not is_encoder(scorer)]:
+                raise ValueError(f"teacher: embedding learns encoders' vectors, and {others[0]} has none")
         if self.candidates and self.triplets:
             raise ValueError("triplets: rows are lists, as candidates is given; queries.strategies say how many")
         if len(self.base_weight) > 1 and self.validation is None:

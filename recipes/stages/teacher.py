@@ -5,12 +5,23 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar, Literal, Self
 
+import numpy as np
+
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, read_jsonl, write_json, write_jsonl
 from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.scorers import RERANKER, Teacher, TeacherName, is_fitted, members_of, needs_base
+from sharpen.evaluation.scorers import (
+    BASE,
+    RERANKER,
+    Teacher,
+    TeacherName,
+    is_fitted,
+    members_of,
+    mixture_of,
+    needs_base,
+)
 from sharpen.evaluation.settings import Settings
 from sharpen.evaluation.teachers import LeftOut, fit_teacher, rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
@@ -23,8 +34,10 @@ from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import read_split
 from sharpen.training.lists import CandidateLists
 from sharpen.training.triplets import Triplet
+from sharpen.training.vectors import TeacherVectors
 
 LISTS = "training.parquet"
+VECTORS = "vectors.parquet"
 TEACHERS = "teachers.json"
 """Learner to scorer, or to scorers with their weights, as they were fitted."""
 Scorer = str | dict[str, float]
@@ -32,13 +45,15 @@ Scorer = str | dict[str, float]
 
 class Learner(Settings):
     """Who learns the scores: ``training``, or ``reranker``. ``per_query``: mined negatives of a row. ``candidates``:
-    documents of a list, which the teacher ranks itself; None: rows are of mined negatives. ``scale``: of the student's
-    cosines, in which the teacher's scores are given."""
+    documents of a list, which the teacher ranks itself; None: rows are of mined negatives. ``vectors``: what is learnt
+    are encoders' vectors of queries and their documents. ``scale``: of the student's cosines, in which the teacher's
+    scores are given."""
 
     name: Literal["training", "reranker"]
     teacher: TeacherName
     per_query: int
     candidates: int | None = None
+    vectors: bool = False
     mask_copies: bool = False
     scale: float | None = None
 
@@ -58,11 +73,13 @@ class TeacherStage(StagePart):
         training = recipe.training
         of_lists = {"candidates": training.candidates, "mask_copies": training.mask_copies, "scale": training.scale}
         lists = {"training": of_lists} if training.candidates else {}
+        if training.loss == "embedding":
+            lists = {"training": {"vectors": True}}
         learners = tuple(
             Learner(name=name, teacher=teacher, per_query=per_query, **lists.get(name, {}))
             for name, teacher, per_query in recipe.learners()
         )
-        base = any(needs_base(learner.teacher) or learner.candidates for learner in learners)
+        base = any(needs_base(learner.teacher) or learner.candidates or learner.vectors for learner in learners)
         encoder = training.encoder if base else None
         fitted = any(is_fitted(learner.teacher) for learner in learners)
         return cls(
@@ -76,7 +93,7 @@ class TeacherStage(StagePart):
 
     def reads(self) -> tuple[str, ...]:
         learns_from_it = any(RERANKER in members_of(learner.teacher) for learner in self.learners)
-        mined = any(learner.candidates is None for learner in self.learners)
+        mined = any(learner.candidates is None and not learner.vectors for learner in self.learners)
         return (*self.READS, *(("negatives",) if mined else ()), *((RERANKER,) if learns_from_it else ()))
 
 
@@ -89,7 +106,7 @@ def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, reso
             scorer, value = _fitted(part, scorer, inputs, resources)
             counts[f"{learner.name}_teacher"] = scorer | {PRIMARY: value}
         scorers[learner.name] = _renamed(scorer, {str(inputs.run / RERANKER): RERANKER})
-        score = _score_rows if learner.candidates is None else _rank_lists
+        score = _encode_texts if learner.vectors else _rank_lists if learner.candidates else _score_rows
         found = score(part, learner, scorer, inputs, folder, resources)
         counts |= {f"{learner.name}_{name}": value for name, value in found.items()}
     if process_state().is_main_process:
@@ -145,6 +162,26 @@ def _rank_lists(
     return {"lists": len(lists), "candidates": lists.size, "masked": len(masked)}
 
 
+def _encode_texts(
+    _part: TeacherStage, _learner: Learner, scorer: Scorer, inputs: Inputs, folder: Folder, resources: Resources
+) -> Counts:
+    """Vectors of the queries that are trained on and of their documents, by the base and by each encoder."""
+    queries, corpus, models = inputs.train_queries(), inputs.corpus(), resources.models
+    documents = dict.fromkeys(i for relevant in inputs.qrels("train").values() for i in relevant)
+    texts, cut = [query.text for query in queries.values()], {i: corpus[i] for i in documents}
+    weights = mixture_of(scorer)
+    vectors = {}
+    for encoder in dict.fromkeys([BASE, *weights]):
+        # the base's vectors of the whole corpus are there, or will be asked for again
+        index = models.corpus_scorer(encoder, corpus if encoder == BASE else cut)
+        row = {i: n for n, i in enumerate(index.ids)}
+        of_documents = index.vectors[[row[i] for i in documents]]
+        vectors[encoder] = np.concatenate([index.encode_queries(texts), of_documents])
+    if process_state().is_main_process:
+        TeacherVectors(list(queries), list(documents), vectors, weights).write(folder.path / VECTORS)
+    return {"queries": len(queries), "documents": len(documents), "encoders": len(vectors)}
+
+
 def with_reranker(teacher: Teacher, inputs: Inputs) -> Teacher:
     """The teacher with the folder of the run's reranker in place of its name."""
     if RERANKER not in members_of(teacher):
@@ -174,6 +211,11 @@ def read_teacher(inputs: Inputs, learner: str) -> PairScores:
     """Scores of (query ID, document ID), as the stage wrote them."""
     path = inputs.folder("teacher") / f"{learner}.jsonl"
     return {(row["query_id"], row["doc_id"]): row["score"] for _, row in read_jsonl(path)}
+
+
+def read_vectors(inputs: Inputs) -> TeacherVectors:
+    """The vectors that the retriever learns, as the stage wrote them."""
+    return TeacherVectors.read(inputs.folder("teacher") / VECTORS)
 
 
 def read_lists(inputs: Inputs) -> CandidateLists:

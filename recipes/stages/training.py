@@ -13,7 +13,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.negatives import NegativesStage
 from sharpen.recipes.stages.rows import RowsPart
-from sharpen.recipes.stages.teacher import read_lists, read_teacher
+from sharpen.recipes.stages.teacher import read_lists, read_teacher, read_vectors
 from sharpen.recipes.stages.tracking import record, shown, tracked
 from sharpen.recipes.stages.validating import ValidationPart
 from sharpen.sdg.resources import Resources
@@ -53,7 +53,7 @@ class TrainingStage(StagePart):
         )
 
     def reads(self) -> tuple[str, ...]:
-        mined = () if self.settings.candidates else ("negatives",)
+        mined = () if self.settings.candidates or self.settings.loss == "embedding" else ("negatives",)
         return (*self.READS, *mined, *(("teacher",) if self.has_teacher else ()))
 
 
@@ -69,6 +69,8 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
             index=_kept(part, inputs, resources),
         )
         learn = _train_on_lists if part.settings.candidates else _train_on_triplets
+        if part.settings.loss == "embedding":
+            learn = _train_on_vectors
         result = learn(part, inputs, folder, resources, run)
     return record(folder.path, result, result.triplets, result.queries_left_out)
 
@@ -78,6 +80,15 @@ def _train_on_lists(
 ) -> TrainingResult:
     queries, corpus = inputs.train_queries(), inputs.corpus()
     return train_retriever(queries, read_lists(inputs), corpus, part.settings, folder.path, part.seed, run)
+
+
+def _train_on_vectors(
+    part: TrainingStage, inputs: Inputs, folder: Folder, _resources: Resources, run: TrainingRun
+) -> TrainingResult:
+    qrels = inputs.qrels("train")
+    rows = [Triplet(q, i, ()) for q, relevant in qrels.items() for i in relevant]
+    run = replace(run, vectors=read_vectors(inputs))
+    return train_retriever(inputs.train_queries(), rows, inputs.corpus(), part.settings, folder.path, part.seed, run)
 
 
 def _train_on_triplets(

@@ -12,6 +12,7 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.null_result import Cause
 from sharpen.training.lists import CandidateLists
+from sharpen.training.vectors import TeacherVectors
 from tests.conftest import write_rows
 from tests.processes import sharpen
 
@@ -137,3 +138,27 @@ def test_what_does_not_fit_is_said_before_anything_runs(recipe_file, tmp_path, m
     result = sharpen("run", str(recipe_file), *LISTS, *more, cwd=tmp_path)
     assert result.returncode != 0 and said in " ".join(result.stderr.split())
     assert not (tmp_path / "runs" / "topics" / "queries").exists()
+
+
+def test_a_small_encoder_learns_the_vectors_of_a_larger_one(recipe_file, tmp_path):
+    more = (
+        "training.loss=embedding",
+        "training.candidates=null",
+        "training.teacher={'encoder:packaged:all-MiniLM-L6-v2': 1, base: 0.1}",
+        "training.learning_rate=3e-4",
+        "training.epochs=4",
+    )
+    run, _, _ = _run(recipe_file, tmp_path, *more)
+    assert not (run / "negatives").exists()
+    vectors = TeacherVectors.read(run / "teacher" / "vectors.parquet")
+    assert vectors.weights == {"encoder:packaged:all-MiniLM-L6-v2": 1.0, "base": 0.1}
+    assert vectors.vectors["encoder:packaged:all-MiniLM-L6-v2"].shape == (len(vectors.row_of), 384)
+    log = json.loads((run / "training" / "training_log.json").read_text())
+    assert log["log"][-1]["loss"] < log["log"][0]["loss"]
+    assert json.loads((run / "diagnosis" / "manifest.json").read_text())["counts"]["document_cosine"] < 0.999
+    for wrong, said in (
+        ("training.teacher=bm25", "embedding learns encoders' vectors, and bm25 has none"),
+        ("training.teacher=[base]", "those of vectors are not fitted"),
+    ):
+        result = sharpen("run", str(recipe_file), *LISTS, *more, wrong, cwd=tmp_path)
+        assert result.returncode == 2 and said in result.stderr

@@ -1,7 +1,8 @@
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.training.collators import RerankerCollator, RetrieverCollator, Texts
-from sharpen.training.retriever import to_dataset
+from sharpen.training.retriever import scores_of_rows, to_dataset
+from sharpen.training.settings import RetrieverSettings
 from sharpen.training.triplets import Triplet
 
 QUERIES = {"q": Query("q", "tune it"), "r": Query("r", "how to tune a very old guitar")}
@@ -28,7 +29,9 @@ def test_a_teachers_scores_are_labels_in_the_order_of_the_documents(corpus):
     collator = RetrieverCollator(model.preprocess, prompts={})
     collator.set_texts(Texts(QUERIES, corpus), 0)
     scores = {("q", "guitar"): 3.0, ("q", "piano"): 1.0, ("r", "guitar"): 2.0, ("r", "chess"): -1.0}
-    rows = list(to_dataset([Triplet("q", "guitar", ("piano",)), Triplet("r", "guitar", ("chess",))], scores))
+    triplets = [Triplet("q", "guitar", ("piano",)), Triplet("r", "guitar", ("chess",))]
+    settings = RetrieverSettings(base="packaged:tiny-bert", loss="kl")
+    rows = list(to_dataset(triplets, scores_of_rows(triplets, scores, settings)))
     batch = collator(rows)
     assert batch["label"].tolist() == [[3.0, 1.0], [2.0, -1.0]]
     assert batch["anchor_input_ids"].shape[0] == 2 and batch["anchor_attention_mask"][0].sum() == 4
