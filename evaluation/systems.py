@@ -49,18 +49,31 @@ class System(BaseModel):
 
 
 class Systems(BaseModel):
-    """All systems, the one that is best on the queries that choose, and its comparison with the baseline on those that
-    confirm. ``curves``: encoder to weight of BM25 to nDCG@10 on the queries that choose."""
+    """All systems, the one to serve, and its comparison with the baseline on the queries that confirm.
+
+    ``first``: the system with the highest mean on the queries that choose, and ``lead``, its difference to the baseline
+    there. ``best``: the same where the lead is clear, and else the baseline: of many systems some one is first on few
+    queries by chance. ``curves``: encoder to weight of BM25 to nDCG@10 on the queries that choose.
+    """
 
     chosen_on: str
     queries: int
     systems: list[System]
+    first: str
+    lead: Difference
     best: str
     comparison: Comparison
     curves: dict[str, dict[float, float]]
 
     def sentence(self) -> str:
         """The best system and the verdict on it, in Markdown."""
+        if self.best != self.first:
+            low, high = self.lead.interval
+            return (
+                f"No system is clearly better than **{self.best}** on {self.queries} {self.chosen_on}. First there is"
+                f" {self.first}, with {self.lead.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; more judged"
+                " queries to choose by would tell (training.validation.data)."
+            )
         if self.best == self.comparison.names[0]:
             return (
                 f"Best system on {self.queries} {self.chosen_on}: **{self.best}**, which everything is compared with."
@@ -110,7 +123,8 @@ def compare_systems(
 ) -> Systems:
     """Measure each of ``members``, each but BM25 fused with it, and, with ``rerank``, the best of them reranked.
 
-    The weight of BM25 and the best system are chosen on ``choosing``; of ``test`` every system is measured once.
+    The weight of BM25 and the best system are chosen on ``choosing``: the first one there, if it is clearly better than
+    the baseline. Of ``test`` every system is measured once.
     ``baseline``: the member that the others are compared with. ``grid``: weights of BM25 to try, beside an encoder's 1.
     ``seed``: of intervals. Under ``accelerate launch`` every process must call this.
     """
@@ -118,13 +132,13 @@ def compare_systems(
     candidates = Fused(members(choosing.task.corpus)).candidates(choosing.task.texts)
     judged = JudgedCandidates(candidates, choosing.task)
     weights, curves = _fusions(judged, grid)
-    by_name = {name: judged.quality(row) for name, row in weights.items()}
+    chosen_by = {name: judged.by_query(row) for name, row in weights.items()}
     plan = {name: (row, False) for name, row in weights.items()}
     if rerank:
-        first = max(by_name, key=by_name.__getitem__)
+        first = _first(chosen_by)
         retriever = rerank(_retriever(members(choosing.task.corpus), weights[first]), choosing.task.corpus)
         name = f"{first}, reranked"
-        by_name[name] = fmean(_scores(choosing.task, retriever)[PRIMARY].values())
+        chosen_by[name] = _scores(choosing.task, retriever)[PRIMARY]
         plan[name] = (weights[first], True)
     systems: list[System] = []
     scores: dict[str, PerQuery] = {}
@@ -141,13 +155,15 @@ def compare_systems(
                 weights=row,
                 reranked=reranked,
                 needs=_needs(of_test, row, reranked),
-                chosen_by=by_name[name],
+                chosen_by=fmean(chosen_by[name].values()),
                 test=estimate(values, seed, test.groups),
                 difference=paired_difference(scores[baseline][PRIMARY], values, seed, test.groups),
                 milliseconds=_milliseconds(retriever, test),
             )
         )
-    best = max(by_name, key=by_name.__getitem__)
+    first = _first(chosen_by)
+    lead = paired_difference(chosen_by[baseline], chosen_by[first], seed, choosing.task.groups)
+    best = first if lead.verdict == "better" else baseline
     comparison = make_comparison(
         scores[baseline],
         scores[best],
@@ -160,10 +176,16 @@ def compare_systems(
         chosen_on=choosing.what,
         queries=len(choosing.task.qrels),
         systems=systems,
+        first=first,
+        lead=lead,
         best=best,
         comparison=comparison,
         curves=curves,
     )
+
+
+def _first(values: Mapping[str, Mapping[str, float]]) -> str:
+    return max(values, key=lambda name: fmean(values[name].values()))
 
 
 def _fusions(

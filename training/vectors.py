@@ -114,7 +114,7 @@ class VectorsLoss(nn.Module):
         device = next(model.parameters()).device
         self._places = torch.tensor(places, device=device)
         self._teachers = [
-            (weight, torch.from_numpy(np.ascontiguousarray(vectors.vectors[encoder])).to(device), fitted.to(device))
+            (weight, torch.from_numpy(np.array(vectors.vectors[encoder])).to(device), fitted.to(device))
             for encoder, weight, fitted in ((e, w, _map(vectors, e)) for e, w in weights.items())
         ]
         self._micro_batches = MicroBatches(settings.precision)

@@ -68,7 +68,7 @@ class JudgedCandidates:
     """
 
     def __init__(self, candidates: Candidates, task: Task) -> None:
-        self.scorers = candidates.scorers
+        self.scorers, self._queries = candidates.scorers, list(task.qrels)
         columns, gains, places = [], [], []
         ideal = []
         for row, (q, grades) in enumerate(task.qrels.items()):
@@ -93,13 +93,20 @@ class JudgedCandidates:
 
     def quality(self, weights: Mapping[str, float]) -> float:
         """Mean nDCG@10 of the weighted sums, 0 to 1; a scorer without a weight has 0."""
+        return float(np.mean(self._values(weights)))
+
+    def by_query(self, weights: Mapping[str, float]) -> dict[str, float]:
+        """nDCG@10 of each query, of which ``quality`` is the mean."""
+        return dict(zip(self._queries, self._values(weights).tolist(), strict=True))
+
+    def _values(self, weights: Mapping[str, float]) -> np.ndarray:
         row = np.array([weights.get(name, 0.0) for name in self.scorers], dtype=np.float32)
         scores = self._empty.copy()
         if len(self._starts):
             scores[self._places] = np.maximum.reduceat(row @ self._scores, self._starts)
         first = np.argsort(-scores, axis=1, kind="stable")[:, :DEPTH]
         gains = np.take_along_axis(self._gains, first, axis=1)
-        return float(np.mean(gains @ (1 / np.log2(np.arange(DEPTH) + 2)) / self._ideal))
+        return gains @ (1 / np.log2(np.arange(DEPTH) + 2)) / self._ideal
 
 
 def standardized_rows(scores: np.ndarray) -> np.ndarray:

@@ -27,6 +27,8 @@ from sharpen.sdg.resources import Resources
 
 MOST_QUERIES = 100
 """Measured on: a teacher may be a cross-encoder."""
+LEAST_GENERATED = 30
+"""Generated queries without which nothing is said of the teacher; those that a person gave are taken, however few."""
 TEACHER_DEPTH = 20
 """Documents of a query that the teacher ranks; nDCG@10 looks at ten."""
 
@@ -91,6 +93,8 @@ def _teacher(part: DiagnosisStage, inputs: Inputs, models: Models, retrievers: d
     if choosing.copied:  # with these BM25 has nearly 1, whatever it is worth
         return {}
     task = choosing.task.sample(MOST_QUERIES, part.seed)
+    if part.choosing.validation is None and len(task.qrels) < LEAST_GENERATED:
+        return {}
     scorer: Scorer = json.loads((inputs.folder("teacher") / TEACHERS).read_text(encoding="utf-8"))["training"]
     depth = 10 * TEACHER_DEPTH if is_chunked(task) else TEACHER_DEPTH
     queries = {q: task.queries[q] for q in task.qrels}

@@ -131,7 +131,24 @@ def test_the_best_system_is_chosen_on_one_half_and_confirmed_on_the_other():
     assert set(rows) == {"plain", "BM25", *(n for n in rows if n.startswith("plain + ")), f"{systems.best}, reranked"}
     first = max((row for row in rows.values() if not row.reranked), key=lambda row: row.chosen_by)
     assert systems.best == first.name and systems.comparison.names == ("plain", first.name)
+    assert systems.lead.verdict == "better"
+    assert systems.lead.value == pytest.approx(first.chosen_by - rows["plain"].chosen_by)
     assert rows[f"{first.name}, reranked"].chosen_by < first.chosen_by  # as it puts the worst first
     values = evaluate(halves[1].qrels, search_task(halves[1], BM25(task.corpus)))[PRIMARY].values()
     assert rows["BM25"].test.value == pytest.approx(np.mean(list(values)))
     assert f"**{systems.best}**" in "\n".join(systems.markdown()) and systems.best in systems.plain()
+
+
+def test_on_few_queries_the_system_that_is_first_by_chance_is_not_served():
+    task = load_task("cranfield", "test")
+    few = Task(task.corpus, task.queries, {q: task.qrels[q] for q in sorted(task.qrels)[:4]}, "dev")
+    systems = compare_systems(
+        Choosing(few, "dev queries"),
+        task,
+        lambda corpus: {"plain": BM25(corpus, language=None, b=1.0), "BM25": BM25(corpus)},
+        baseline="plain",
+    )
+    rows = {row.name: row for row in systems.systems}
+    assert systems.first != "plain" and rows[systems.first].chosen_by > rows["plain"].chosen_by
+    assert systems.best == "plain" and systems.lead.verdict != "better"
+    assert systems.plain().startswith("No system is clearly better than plain on 4 dev queries. First there is")
