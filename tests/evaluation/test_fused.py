@@ -146,9 +146,9 @@ def test_on_few_queries_the_system_that_is_first_by_chance_is_not_served():
         Choosing(few, "dev queries"),
         task,
         lambda corpus: {"plain": BM25(corpus, language=None, b=1.0), "BM25": BM25(corpus)},
-        baseline="plain",
+        baseline="BM25",
     )
     rows = {row.name: row for row in systems.systems}
-    assert systems.first != "plain" and rows[systems.first].chosen_by > rows["plain"].chosen_by
-    assert systems.best == "plain" and systems.lead.verdict != "better"
-    assert systems.plain().startswith("No system is clearly better than plain on 4 dev queries. First there is")
+    assert systems.first != "BM25" and rows[systems.first].chosen_by > rows["BM25"].chosen_by
+    assert systems.best == "BM25" and systems.lead.verdict != "better"
+    assert systems.plain().startswith("No system is clearly better than BM25 on 4 dev queries. First there is")
