@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, read_jsonl, write_json, write_jsonl
 from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.models import PairScores
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.scorers import RERANKER, Teacher, TeacherName, is_fitted, members_of, needs_base
+from sharpen.evaluation.scorers import RERANKER, Teacher, TeacherName, is_fitted, llm_members, members_of, needs_base
 from sharpen.evaluation.settings import Settings
 from sharpen.evaluation.teachers import LeftOut, fit_teacher, rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
@@ -19,6 +19,8 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.choosing import ChoosingPart
 from sharpen.recipes.stages.rows import RowsPart
 from sharpen.sdg.harvesting import copied_sources
+from sharpen.sdg.llm.settings import LLMSettings
+from sharpen.sdg.reranking.settings import LLMRerankerSettings
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import read_split
 from sharpen.training.lists import CandidateLists
@@ -44,6 +46,8 @@ class Learner(Settings):
 
 
 class TeacherStage(StagePart):
+    """``llm`` and ``llm_reranker``: who is asked for scores, and how; None where no learner's teacher is an LLM."""
+
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
 
     learners: tuple[Learner, ...]
@@ -52,6 +56,8 @@ class TeacherStage(StagePart):
     precision: PrecisionSetting
     choosing: ChoosingPart | None
     generated: bool
+    llm: LLMSettings | None
+    llm_reranker: LLMRerankerSettings | None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -65,6 +71,7 @@ class TeacherStage(StagePart):
         base = any(needs_base(learner.teacher) or learner.candidates for learner in learners)
         encoder = training.encoder if base else None
         fitted = any(is_fitted(learner.teacher) for learner in learners)
+        asks = any(llm_members(learner.teacher) for learner in learners)
         return cls(
             learners=learners,
             rows=RowsPart.of(recipe),
@@ -72,7 +79,14 @@ class TeacherStage(StagePart):
             precision=training.precision,
             choosing=ChoosingPart.of(recipe) if fitted else None,
             generated=recipe.evaluation.data is None,
+            llm=recipe.llm if asks else None,
+            llm_reranker=recipe.llm_reranker if asks else None,
         )
+
+    def fingerprint(self) -> Any:
+        """Who is asked stands in it only where an LLM is."""
+        values = super().fingerprint()
+        return {key: value for key, value in values.items() if value is not None or not key.startswith("llm")}
 
     def reads(self) -> tuple[str, ...]:
         learns_from_it = any(RERANKER in members_of(learner.teacher) for learner in self.learners)
@@ -94,6 +108,9 @@ def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, reso
         counts |= {f"{learner.name}_{name}": value for name, value in found.items()}
     if process_state().is_main_process:
         write_json(folder.path / TEACHERS, scorers)  # the run's reranker by its name: its folder may go
+    for name in dict.fromkeys(name for learner in part.learners for name in llm_members(learner.teacher)):
+        reranker = resources.models.scorers[name]
+        counts[name] = reranker.stats.to_dict() | ({"money": str(reranker.spending)} if part.llm.prices else {})
     return counts
 
 
@@ -167,6 +184,8 @@ def _score(triplets: list[Triplet], scorer: Scorer, inputs: Inputs, resources: R
             "no triplets for the teacher to score: no query was left with enough negatives; see the manifests of the"
             " stages before for where they went"
         )
+    if llm_members(scorer):
+        pairs.sort()  # an LLM reads documents one after the other, and the positive is not to be known by its place
     return resources.models.score(scorer, pairs, inputs.train_queries(), inputs.training_corpus())
 
 
