@@ -57,9 +57,9 @@ class Asking(Generic[T]):
     """One kind of question, with the answers so far: what was asked before is neither asked nor counted again."""
 
     question: Question[T]
-    stats: RerankingStats = field(default_factory=RerankingStats)
-    _known: dict[bytes, T | None] = field(default_factory=dict, repr=False)
-    _unread: str = ""
+    stats: RerankingStats = field(default_factory=RerankingStats, init=False)
+    _known: dict[bytes, T | None] = field(default_factory=dict, init=False, repr=False)
+    _unread: str = field(default="", init=False)
     """The latest answer that said nothing."""
 
     def ask(self, client: LLMClient, shown: Sequence[Shown], advance: Callable[..., None]) -> list[T | None]:

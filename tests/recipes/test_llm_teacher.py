@@ -13,7 +13,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import run_stages
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.preview import estimate_recipe
-from sharpen.recipes.run import prepare_run
+from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import STAGES, stages_of
 from sharpen.recipes.teachers import recipe_teachers
 from sharpen.training.lists import CandidateLists
@@ -187,3 +187,21 @@ def test_a_filter_of_negatives_is_referred_to_the_judge(recipe_file):
     part = next(part for stage, part in stages_of(recipe) if stage.name == "negatives")
     with pytest.raises(InputError, match=r"llm is a scorer for teachers only.*kind judge"):
         part.check()
+
+
+@pytest.mark.slow
+def test_retriever_and_reranker_learn_from_an_llm_and_nothing_is_asked_to_explain(recipe_file):
+    reader = Reader()
+    both = [*HARVESTED, "training.loss=margin_mse", "training.teacher={base: 1, llm: 1}", "reranker.negatives=2"]
+    both += ["reranker={base: packaged:tiny-bert, loss: distillation, teacher: 'llm:listwise', negatives: 2}"]
+    both += ["negatives={per_query: 2, miners: [{kind: bm25, ranks: [1, 8]}], too_few: random}"]
+    with serve_replies(reader) as url:
+        loaded = load_recipe(str(recipe_file), [*both, _llm(url)])
+        run = prepare_run(loaded.recipe, QUIET)
+        run_stages(run, until="teacher")
+        asked = len(reader.prompts)
+        run_recipe(loaded, QUIET, run)
+        assert len(reader.prompts) == asked
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["verdict"] in ("better", "worse", "not distinguishable") and "reranker" in metrics
+    assert "teacher" not in json.loads((run.folder / "diagnosis" / "diagnosis.json").read_text())
