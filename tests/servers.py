@@ -46,8 +46,8 @@ def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
         server.server_close()
 
 
-def chat_answer(text: str, finish_reason: str = "stop") -> Reply:
-    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
+def chat_answer(text: str, finish_reason: str = "stop", **more) -> Reply:
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}} | more
     usage = {
         "prompt_tokens": 11,
         "completion_tokens": 5,

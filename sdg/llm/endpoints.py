@@ -126,8 +126,10 @@ class Endpoint:
         finish = choice.finish_reason or ""
         if len(text) > MAX_ANSWER_CHARACTERS:
             text, finish = text[:MAX_ANSWER_CHARACTERS], "length"
-        if request.asks_logprobs and not first_token:
-            return Answer("", error=f"{NO_LOGPROBS}: the answer came without")
+        if request.asks_logprobs and first_token is None:
+            if text or finish != "stop":
+                return Answer("", error=f"{NO_LOGPROBS}: the answer came without")
+            first_token = {}  # it ended before its first token
         return Answer(text, finish, *tokens, first_token=first_token)
 
     async def _held_to_schema(self, ask: Callable[..., Awaitable[Any]], parameters: dict[str, Any]) -> Any:
@@ -262,7 +264,8 @@ class EndpointPool:
 
 
 def first_token_of(logprobs: Any) -> dict[str, float] | None:
-    """The likeliest tokens in the place of an answer's first one, with their logprobs; None where there are none.
+    """The likeliest tokens in the place of an answer's first one, with their logprobs; None where the server gives no
+    logprobs, and nothing where the answer has no token.
 
     Read are the layout of chats, which llama.cpp uses for continued prompts, too, and the older one of these. Raises
     ``TypeError``, ``ValueError`` or ``AttributeError`` for any other.
@@ -275,16 +278,18 @@ def first_token_of(logprobs: Any) -> dict[str, float] | None:
     """
     if not logprobs:
         return None
-    if content := logprobs.get("content"):
+    content, tops = logprobs.get("content"), logprobs.get("top_logprobs")
+    if content is None and tops is None:
+        return None
+    if content:
         alternatives = content[0].get("top_logprobs") or [content[0]]
         rows = [(row["token"], row["logprob"]) for row in alternatives]
     else:
-        rows = list((logprobs.get("top_logprobs") or [{}])[0].items())
-    # a token that a server cannot show stands for itself only: several may read alike
+        rows = list(tops[0].items()) if tops else []
     found: dict[str, float] = {}
-    for token, logprob in rows:
+    for token, logprob in rows:  # several may read alike: those that cannot be shown
         found[_storable(token)] = max(float(logprob), found.get(_storable(token), -math.inf))
-    return {token: logprob for token, logprob in found.items() if math.isfinite(logprob)} or None
+    return {token: logprob for token, logprob in found.items() if math.isfinite(logprob)}
 
 
 def _may_pass(state: tenacity.RetryCallState) -> bool:

@@ -156,9 +156,9 @@ def test_the_odds_of_yes_are_read_from_either_protocol(tmp_path, chat):
     [
         chat_answer("Yes"),
         (400, {}, json.dumps({"error": {"message": "`top_logprobs` is not supported"}}).encode()),
-        logprobs_answer({}),
+        chat_answer("Yes", logprobs={"content": None, "refusal": None}),
     ],
-    ids=["none", "refused", "empty"],
+    ids=["none", "refused", "null"],
 )
 def test_an_endpoint_without_logprobs_is_named_with_the_other_way(tmp_path, answer):
     with serve_replies(lambda *_: answer) as url:
@@ -178,6 +178,16 @@ def test_a_bad_request_for_another_reason_is_no_lack_of_logprobs(tmp_path):
         assert warnings == ["llm: 1 of 3 answers say nothing (these documents have the mean of their query's others)."]
         with pytest.raises(InputError, match=r"of 1 answers none begins with yes or no; the last was BadRequestError"):
             reranker.score(_pairs(["d2"]), QUERIES, NUMBERED)
+
+
+def test_an_answer_that_ends_at_once_says_nothing_and_is_kept(tmp_path):
+    for at_once in (logprobs_answer({}), chat_answer("")):
+        folder, server = tmp_path / str(len(at_once[2])), Server(broken={"worth 2 points": at_once})
+        with serve_replies(server) as url:
+            reranker = LLMReranker(_llm(url, folder))
+            reranker.score(_pairs(["d1", "d2"]), QUERIES, NUMBERED)
+            assert LLMReranker(_llm(url, folder)).score(_pairs(["d1", "d2"]), QUERIES, NUMBERED)
+        assert reranker.stats.unread == 1 and len(server.bodies) == 2
 
 
 def test_a_model_that_thinks_first_is_told_from_one_that_answers(tmp_path):
