@@ -6,12 +6,12 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from sentence_transformers import SentenceTransformer
 
-from sharpen.evaluation.beir import Corpus, Queries
+from sharpen.evaluation.beir import Corpus, Queries, Run
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
@@ -28,6 +28,7 @@ from sharpen.evaluation.scorers import (
     ENCODER,
     FUSED,
     FUSED_WEIGHTS,
+    LLM_SCORERS,
     ranks_corpus,
     scorer_digest,
 )
@@ -36,6 +37,28 @@ Pairs = Sequence[tuple[str, str]]
 """Query IDs and document IDs."""
 PairScores = dict[tuple[str, str], float]
 """(Query ID, document ID) to a score; higher is more relevant."""
+
+
+class PairScorer(Protocol):
+    """A scorer that ``Models`` are lent under a name of its own, as an LLM's.
+
+    >>> class Overlap:
+    ...     def score(self, pairs, queries, corpus):
+    ...         words = {q: set(queries[q].text.split()) for q, _ in pairs}
+    ...         return {(q, i): float(len(words[q] & set(corpus[i].text.split()))) for q, i in pairs}
+    >>> from sharpen.evaluation.beir import Document, Query
+    >>> corpus = {"a": Document("a", "ice melts"), "b": Document("b", "ice flows downhill")}
+    >>> models, queries = Models(scorers={"overlap": Overlap()}), {"q": Query("q", "how ice flows")}
+    >>> models.score("overlap", [("q", "a"), ("q", "b")], queries, corpus)
+    {('q', 'a'): 1.0, ('q', 'b'): 2.0}
+    """
+
+    def score(self, pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
+        """A score for each pair. The documents of a query come in the order of what the rest of a mixture gives them,
+        best first. Under ``accelerate launch`` every process calls this."""
+        ...
+
+
 ProgressBar = Callable[[str, int], AbstractContextManager[Callable[..., None]]]
 """``progress(label, total)`` is a block that yields ``advance(n=1, note="")``."""
 
@@ -53,7 +76,7 @@ class Models:
     ``base``: the encoder that is to be tuned (None: asking for it is an ``InputError``). ``current``: the model in
     training, in place of the base. ``precision``: of cross-encoders. ``cache``: indexes and scores in memory; several
     ``Models`` with the same dict share them. ``remember_scores``: keep the scores of models, too, as the arms of a
-    study ask for many of the same.
+    study ask for many of the same. ``scorers``: further ones, by the names that ``score`` and mixtures have for them.
     """
 
     base: Encoder | None = None
@@ -62,6 +85,7 @@ class Models:
     progress: ProgressBar = no_progress
     cache: dict[Any, Any] = field(default_factory=dict)
     remember_scores: bool = False
+    scorers: Mapping[str, PairScorer] = field(default_factory=dict)
 
     def with_current(self, model: SentenceTransformer) -> Models:
         """The same, with the model in training in place of the base. Nothing computed by it is kept."""
@@ -127,16 +151,21 @@ class Models:
 
     def score(self, scorer: str | Mapping[str, float], pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
         """Scores of the pairs by ``scorer``: ``base``, ``bm25``, ``fused`` (both), ``encoder:<name>``, the name of a
-        cross-encoder, or a mixture, scorer to weight. Under ``accelerate launch`` every process must call this.
+        cross-encoder, one of ``scorers``, or a mixture, scorer to weight. Under ``accelerate launch`` every process
+        must call this.
 
-        A mixture's scores are standardized over the corpus for each query, those of a cross-encoder over the pairs of
-        the query. Raises ``InputError`` if a model cannot be loaded.
+        A mixture's scores are standardized over the corpus for each query, those of a cross-encoder and of ``scorers``
+        over the pairs of the query. Raises ``InputError`` if a model cannot be loaded, or if there is no LLM to ask.
         """
         pairs = list(dict.fromkeys(pairs))
         if scorer == FUSED:
             scorer = FUSED_WEIGHTS
         if not isinstance(scorer, str):
             return self._mixed(scorer, pairs, queries, corpus)
+        if scorer in self.scorers:
+            return self.scorers[scorer].score(pairs, queries, corpus) if pairs else {}
+        if scorer in LLM_SCORERS:
+            raise InputError(f"no LLM is given, and the scorer {scorer} asks one; give llm (in Python: Models.scorers)")
         if not self.remember_scores or self.current is not None or scorer in BUILT_IN:
             return self._scored(scorer, pairs, queries, corpus)
         known = self.cache.setdefault(("scores", self.precision, scorer_digest(scorer)), {})
@@ -160,9 +189,10 @@ class Models:
             candidates = self.fused(weights, corpus).scores_of(texts, documents)
         else:
             candidates = Candidates((), documents, {q: np.zeros((0, len(d)), np.float32) for q, d in documents.items()})
-        for scorer in weights:
+        for scorer in sorted(weights, key=self.scorers.__contains__):  # those that are lent come last
             if scorer not in candidates.scorers:
-                candidates = candidates.with_scorer(scorer, self.score(scorer, pairs, queries, corpus))
+                of_scorer = _best_first(candidates.run(weights)) if scorer in self.scorers else pairs
+                candidates = candidates.with_scorer(scorer, self.score(scorer, of_scorer, queries, corpus))
         return {(q, i): score for q, scores in candidates.run(weights).items() for i, score in scores.items()}
 
     def _encoder(self, scorer: str) -> Encoder:
@@ -186,3 +216,8 @@ class Models:
             else:
                 values = score_pairs(load_cross_encoder(scorer), texts, advance, precision=self.precision)
         return dict(zip(pairs, values, strict=True))
+
+
+def _best_first(run: Run) -> list[tuple[str, str]]:
+    """The pairs of a run, the best of each query first; equal ones stay in their order."""
+    return [(q, i) for q, scores in run.items() for i in sorted(scores, key=scores.__getitem__, reverse=True)]

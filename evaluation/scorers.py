@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any
 
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import MODEL, Marker
 
 BASE = "base"
@@ -19,7 +20,13 @@ ENCODER = "encoder:"
 """Before the name of a bi-encoder; any other name is a cross-encoder's."""
 RERANKER = "reranker"
 """The cross-encoder that is trained in the same run."""
-BUILT_IN = (BASE, BM25_SCORER, FUSED, RERANKER)
+LLM_POINTWISE = "llm"
+"""An LLM that is asked of each document whether it answers the query."""
+LLM_LISTWISE = "llm:listwise"
+"""An LLM that puts a query's documents in order, as in RankGPT."""
+LLM_SCORERS = (LLM_POINTWISE, LLM_LISTWISE)
+"""Lent to ``Models`` by whoever has the LLM; they score what other scorers rank first."""
+BUILT_IN = (BASE, BM25_SCORER, FUSED, RERANKER, *LLM_SCORERS)
 
 
 def members_of(teacher: Teacher) -> tuple[str, ...]:
@@ -66,11 +73,20 @@ def needs_base(teacher: Teacher) -> bool:
     return BASE in members_of(teacher)
 
 
-def ranks_corpus(scorer: str) -> bool:
-    """Whether it can score all documents: BM25 and encoders can, a cross-encoder cannot.
+def llm_members(teacher: Teacher) -> tuple[str, ...]:
+    """Those of a teacher's scorers for which an LLM is asked.
 
-    >>> [ranks_corpus(scorer) for scorer in ("bm25", "encoder:all-mpnet-base-v2", "a/cross-encoder")]
-    [True, True, False]
+    >>> llm_members({"base": 1.0, "llm": 0.5}), llm_members("fused")
+    (('llm',), ())
+    """
+    return tuple(scorer for scorer in members_of(teacher) if scorer in LLM_SCORERS)
+
+
+def ranks_corpus(scorer: str) -> bool:
+    """Whether it can score all documents: BM25 and encoders can, a cross-encoder and an LLM cannot.
+
+    >>> [ranks_corpus(scorer) for scorer in ("bm25", "encoder:all-mpnet-base-v2", "a/cross-encoder", "llm")]
+    [True, True, False, False]
     """
     return scorer in (BASE, BM25_SCORER) or scorer.startswith(ENCODER)
 
@@ -101,6 +117,14 @@ def _check(scorer: str) -> None:
         MODEL.check(scorer.removeprefix(ENCODER))
 
 
+def _check_without_llm(scorer: str) -> None:
+    if scorer in LLM_SCORERS:
+        raise InputError(
+            f"{scorer} is a scorer for teachers only; to have an LLM look at negatives, take a filter of kind judge"
+        )
+    _check(scorer)
+
+
 def _teacher_digest(teacher: str | dict[str, float]) -> Any:  # of a tuple, each one
     if isinstance(teacher, dict):
         return {scorer_digest(scorer): weight for scorer, weight in teacher.items()}
@@ -115,6 +139,7 @@ def _check_teacher(teacher: str | dict[str, float]) -> None:
 Teacher = str | dict[str, float] | tuple[str, ...]
 """One scorer, a mixture of several with their weights, or several whose weights are fitted."""
 TeacherName = Annotated[Teacher, Marker(_teacher_digest, _check_teacher)]
-ScorerName = Annotated[str, Marker(scorer_digest, _check)]
+ScorerName = Annotated[str, Marker(scorer_digest, _check_without_llm)]
 """``base``, ``bm25``, ``fused``, ``encoder:<name>`` or a cross-encoder's folder or name. ``base`` and ``fused`` stand
-for themselves in a fingerprint; the encoder must be beside them in it, and beside ``reranker`` its folder's files."""
+for themselves in a fingerprint; the encoder must be beside them in it, beside ``reranker`` its folder's files, and in a
+teacher beside ``llm`` and ``llm:listwise`` which LLM it is and how it is asked."""

@@ -20,14 +20,15 @@ from sharpen.evaluation.retrievers.fused import CANDIDATES
 from sharpen.evaluation.scorers import BASE, FUSED_WEIGHTS, mixture_of, ranks_corpus
 
 RERANKED_DEPTH = 30
-"""Documents of each query that a cross-encoder scores: those that the fitted mixture of the others ranks first."""
+"""Documents of each query that a cross-encoder or an LLM scores: those that the fitted mixture of the others ranks
+first."""
 
 
 @dataclass(frozen=True)
 class ScorerQuality:
     """A scorer alone. ``value``: nDCG@10, 0 to 1. ``seconds``: what scoring took, encoding of the corpus included;
-    nothing where it was in memory. ``reranks``: of the first documents by a mixture only, as a cross-encoder is among
-    the scorers."""
+    nothing where it was in memory. ``reranks``: of the first documents by a mixture only, as a cross-encoder or an LLM
+    is among the scorers."""
 
     scorer: str
     value: float
@@ -73,13 +74,17 @@ class Teachers:
 
 def compare_teachers(models: Models, scorers: Sequence[str], task: Task) -> Teachers:
     """nDCG@10 of every scorer on the task, alone and mixed; ``scorers`` as ``Models.score`` has them, without mixtures.
+    What only scores pairs (a cross-encoder, an LLM) scores the ``RERANKED_DEPTH`` documents that the others together
+    rank first.
 
     Raises ``InputError`` if a model cannot be loaded, or if there is no scorer of all documents.
     """
     seconds: dict[str, float] = {}
     ranks_all = [scorer for scorer in scorers if ranks_corpus(scorer)]
     if not ranks_all:
-        raise InputError("teacher: a cross-encoder needs documents to score; add bm25, base or encoder:<name>")
+        raise InputError(
+            "teacher: a cross-encoder or an LLM needs documents to score; add bm25, base or encoder:<name>"
+        )
     for scorer in ranks_all:
         started = time.monotonic()
         models.corpus_scorer(scorer, task.corpus)
@@ -144,7 +149,7 @@ def rank_candidates(
     Where the base is a part of the teacher, and all others score all documents, too, scores are ``scale`` times its
     cosine, and what the others add in this unit: with the same scale, a student that still is the base differs from its
     teacher by what the others say, and not by a temperature. Else they are z-scores over the corpus. What only scores
-    pairs (a cross-encoder) scores the documents that the others rank first, or, where there is no
+    pairs (a cross-encoder, an LLM) scores the documents that the others rank first, or, where there is no
     other, those that BM25 and the base do. Raises ``InputError`` if a model cannot be loaded.
     """
     exclude = exclude or LeftOut()

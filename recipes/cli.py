@@ -77,7 +77,7 @@ def recipes() -> None:
 
 @app.command()
 def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Say what a recipe's queries will cost: calls, tokens, money and hours by strategy. Nothing is asked."""
+    """Say what a recipe's LLM will cost, for queries and as a teacher: calls, tokens, money, hours. None is asked."""
     loaded = _load(recipe, overrides)
     from sharpen.recipes.preview import estimate_recipe
 
@@ -103,7 +103,12 @@ def teachers(
     overrides: Overrides = None,
     scorer: Annotated[
         list[str] | None,
-        typer.Option(help="Measure this one, too: encoder:<name>, a cross-encoder, reranker. May be given again."),
+        typer.Option(
+            help=(
+                "Measure this one, too: encoder:<name>, a cross-encoder, reranker, llm or llm:listwise (the recipe's"
+                " LLM, asked of 30 documents a query; what that costs is said first). May be given again."
+            )
+        ),
     ] = None,
 ) -> None:
     """Say which scorers, and which mixture of them, would be the best teacher, before anything is trained."""

@@ -1,4 +1,4 @@
-"""Looking before anything is paid for: what a recipe's queries will cost, and what a few of them are like."""
+"""Looking before anything is paid for: what a recipe's LLM will cost, and what a few of its queries are like."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import cut_corpus
 from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries
 from sharpen.recipes.tables import numbers_table, shorten
+from sharpen.recipes.teacher_costs import teacher_costs
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.settings import known_answers, open_llm
@@ -28,25 +29,37 @@ from sharpen.sdg.strategies.settings import asks_llm
 
 
 def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
-    """Print calls, tokens, money and hours by strategy, without asking the LLM anything."""
+    """Print calls, tokens, money and hours by strategy and for teachers, without asking the LLM anything."""
     corpus = cut_corpus(recipe.corpus, recipe.runs)
     documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     rows: list[CostEstimate] = []
     strategies = recipe.queries.all_strategies() if recipe.generates else []
-    if asking := list(filter(asks_llm, strategies)):
+    asking = list(filter(asks_llm, strategies))
+    labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept) if recipe.labelled else 0
+    if asking:
         with known_answers(recipe.llm, Path(recipe.runs) / JOURNAL) as known:
             estimator = CostEstimator(
-                _token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
+                token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
             )
-            labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept)
             rows = estimator.estimate(asking, documents, corpus, labelled)
-    notes = [
-        f"{strategy.name}: {len(strategy.harvest(corpus, recipe.queries_seed)):,} texts of the documents; no LLM."
+    harvested = {
+        strategy.name: len(strategy.harvest(corpus, recipe.queries_seed))
         for strategy in strategies
         if isinstance(strategy, Harvested)
-    ]
-    if asking or not notes:
-        notes += _print_costs(recipe, rows, console)
+    }
+    notes = [f"{name}: {number:,} texts of the documents; no LLM." for name, number in harvested.items()]
+    written = {strategy.name: strategy.queries for strategy in asking}
+    queries = sum(row.calls * written.get(row.strategy, 0) for row in rows) + sum(harvested.values()) + labelled
+    scoring = teacher_costs(recipe, list(corpus.values()), queries, lambda: token_counter(recipe))
+    if scoring:
+        notes.append(
+            f"Of teachers: at most, as if all {queries:,} queries passed the filters and had all their negatives;"
+            " what two learners ask alike is asked once. Where llm.budget does not suffice for them the run stops, and"
+            " goes on when it is raised."
+        )
+    rows += scoring
+    if rows or not notes:
+        notes += print_costs(recipe, rows, console)
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
     return rows
@@ -86,18 +99,19 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     console.print(" ".join(sentences), highlight=False)
 
 
-def _token_counter(recipe: Recipe) -> Callable[[str], int]:
+def token_counter(recipe: Recipe) -> Callable[[str], int]:
+    """Counts the tokens of a text by the encoder's tokenizer, as the LLM's own is not here."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(resolve_encoder(recipe.training.base), trust_remote_code=False)
     return lambda text: len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
 
 
-def _print_costs(recipe: Recipe, rows: Sequence[CostEstimate], console: Console) -> list[str]:
-    """Print the table. Returns what is to be said of it."""
+def print_costs(recipe: Recipe, rows: Sequence[CostEstimate], console: Console, what: str = "strategy") -> list[str]:
+    """Print the table of ``what`` asks. Returns what is to be said of it."""
     prices = recipe.llm.prices if recipe.llm and recipe.llm.prices else Prices()
     concurrency = sum(e.concurrency for e in recipe.llm.remote()) if recipe.llm and not recipe.llm.embedded else 1
-    view = numbers_table("strategy", "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
+    view = numbers_table(what, "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
     for row in rows:
         hours = row.hours(concurrency)
         view.add_row(

@@ -21,7 +21,8 @@ from rich.progress import (
 
 from sharpen.evaluation.models import Models
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.llm.settings import JOURNAL
+from sharpen.sdg.llm.settings import JOURNAL, LLM
+from sharpen.sdg.reranking.reranker import llm_scorers
 from sharpen.sdg.resources import Resources
 
 
@@ -29,19 +30,21 @@ def resources_of(
     recipe: Recipe, console: Console, cache: dict | None = None, remember_scores: bool = False
 ) -> Resources:
     """The resources of a recipe's run. ``cache``: what earlier runs of this program left in memory."""
-    progress = partial(show_progress, console)
+    progress, journal = partial(show_progress, console), Path(recipe.runs) / JOURNAL
+
+    def warn(sentence: str) -> None:
+        console.print(f"[yellow]![/] {sentence}", highlight=False, soft_wrap=True)
+
+    llm = LLM(settings=recipe.llm, journal=journal) if recipe.llm else None
     models = Models(
         recipe.training.encoder,
         precision=recipe.training.precision,
         progress=progress,
         cache={} if cache is None else cache,
         remember_scores=remember_scores,
+        scorers=llm_scorers(llm, recipe.llm_reranker, progress, warn) if llm else {},
     )
-
-    def warn(sentence: str) -> None:
-        console.print(f"[yellow]![/] {sentence}", highlight=False, soft_wrap=True)
-
-    return Resources(models, recipe.llm, Path(recipe.runs) / JOURNAL, progress, warn)
+    return Resources(models, recipe.llm, journal, progress, warn)
 
 
 @contextmanager

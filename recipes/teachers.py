@@ -8,9 +8,10 @@ from rich.console import Console
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.scorers import BASE, BM25_SCORER, RERANKER, members_of
-from sharpen.evaluation.teachers import Teachers, compare_teachers
+from sharpen.evaluation.scorers import BASE, BM25_SCORER, RERANKER, llm_members, members_of
+from sharpen.evaluation.teachers import RERANKED_DEPTH, Teachers, compare_teachers
 from sharpen.recipes.engine import run_stages
+from sharpen.recipes.preview import print_costs, token_counter
 from sharpen.recipes.run import prepare_run
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe
@@ -21,11 +22,15 @@ def recipe_teachers(recipe: Recipe, console: Console, scorers: Sequence[str] = (
     """Run what is needed for queries with judgments, measure every scorer on them, and print the tables.
 
     Measured are BM25, the base, what the recipe's teacher is made of, the run's reranker where it is there, and
-    ``scorers``. The queries are the validation's, which need the corpus only, or else generated ones. Raises
-    ``InputError``.
+    ``scorers``. The queries are the validation's, which need the corpus only, or else generated ones. What asking an
+    LLM will cost is printed before it is asked, and what it took at the end. Raises ``InputError``.
     """
+    if (asking := llm_members(tuple(scorers))) and recipe.llm is None:
+        raise InputError(f"--scorer {asking[0]}: it asks an LLM, and the recipe has none; give the part llm")
     with process_state().main_process_first():  # it fetches a dataset that is not there
         check_recipe(recipe)
+        if asking:
+            recipe.llm.check()
         run = prepare_run(recipe, console)
     choosing = ChoosingPart.of(recipe)
     run_stages(run, until="corpus" if choosing.validation else "pairs")
@@ -38,9 +43,16 @@ def recipe_teachers(recipe: Recipe, console: Console, scorers: Sequence[str] = (
         names[str(reranker)] = None
     elif RERANKER in scorers:
         raise InputError(f"--scorer {RERANKER}: {reranker} is not there; run the recipe with its part reranker first")
+    asked = [run.resources.models.scorers[name] for name in llm_members(tuple(names))]
+    if asked:
+        documents, count = list(task.task.corpus.values()), token_counter(recipe)
+        costs = [llm.estimate(len(task.task.qrels), RERANKED_DEPTH, documents, count) for llm in asked]
+        print_costs(recipe, costs, console, "scorer")
     teachers = compare_teachers(run.resources.models, list(names), task.task)
     if process_state().is_main_process:
         print_teachers(teachers, task.what, console)
+    for llm in asked:
+        console.print(llm.sentence(), highlight=False, soft_wrap=True)
     return teachers
 
 

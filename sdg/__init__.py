@@ -42,6 +42,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         ],
         "queries": ["GeneratedQueries", "generate_queries"],
         "rejections": ["Problem", "Rejection", "RejectionReason"],
+        "reranking.reranker": ["LLMReranker", "llm_scorers"],
+        "reranking.settings": ["LLMRerankerSettings"],
         "resources": ["Resources"],
         "selecting": ["sample_documents", "select_documents"],
         "splitting": ["SplitSettings", "Splits", "split"],

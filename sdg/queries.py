@@ -16,6 +16,7 @@ from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
+from sharpen.sdg.llm.client import raise_if_outage
 from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from sharpen.sdg.rejections import Problem, Rejection
@@ -33,9 +34,6 @@ if TYPE_CHECKING:
 
 GENERATION = "generation"
 """``Rejection.step`` of what is rejected here."""
-MAX_FAILED = 0.01
-"""Fraction of the requests that may stay without an answer; more is an outage, and the queries would be too few in
-silence."""
 SHOWN_CHARACTERS = 2000
 """Of an answer, in a rejection."""
 
@@ -212,7 +210,7 @@ class Generation:
         replies = self._first_step(strategy, units, stats)
         left = {n: unit for n, unit in units.items() if n not in replies}
         replies |= self._ask(strategy, left, stats)
-        _raise_if_outage(list(replies.values()))
+        raise_if_outage([reply.answer for reply in replies.values()])
         for n, unit in units.items():
             self._accept_answer(strategy, unit, replies[n], examples)
 
@@ -375,15 +373,6 @@ def _first_step_error(first: Strategy, reply: _Reply) -> str:
     if reply.answer.finish_reason == "length" and not first.json_answers:
         return f"{first.name} cut off at max_tokens"
     return ""
-
-
-def _raise_if_outage(replies: Sequence[_Reply]) -> None:
-    failed = [reply.answer.error for reply in replies if reply.answer.failed]
-    if len(failed) > MAX_FAILED * len(replies):
-        raise InputError(
-            f"llm: {len(failed)} of {len(replies)} requests failed, the last with {failed[-1]!r}. What was answered is"
-            " kept; run again to ask for the rest"
-        )
 
 
 def _query_id(unit: str, sample: int) -> str:

@@ -46,8 +46,8 @@ def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
         server.server_close()
 
 
-def chat_answer(text: str, finish_reason: str = "stop") -> Reply:
-    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}
+def chat_answer(text: str, finish_reason: str = "stop", **more) -> Reply:
+    choice = {"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}} | more
     usage = {
         "prompt_tokens": 11,
         "completion_tokens": 5,
@@ -61,3 +61,18 @@ def chat_answer(text: str, finish_reason: str = "stop") -> Reply:
             {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
         ).encode(),
     )
+
+
+def logprobs_answer(first_token: dict[str, float], chat: bool = True) -> Reply:
+    """An answer of one token, the first of ``first_token``, with the logprobs of all of them: in the layout of chats,
+    or in the older one of continued prompts."""
+    text = next(iter(first_token), "")
+    if chat:
+        rows = [{"token": token, "logprob": logprob} for token, logprob in first_token.items()]
+        place = [{"token": text, "logprob": first_token[text], "top_logprobs": rows}] if rows else []
+        choice = {"message": {"role": "assistant", "content": text}, "logprobs": {"content": place}}
+    else:
+        tops = {"tokens": [text], "token_logprobs": [first_token.get(text)], "top_logprobs": [first_token]}
+        choice = {"text": text, "logprobs": tops}
+    usage = {"prompt_tokens": 15, "completion_tokens": 1, "total_tokens": 16}
+    return 200, {}, json.dumps({"choices": [choice | {"finish_reason": "length"}], "usage": usage}).encode()

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from sharpen.evaluation.scorers import RERANKER, Teacher, members_of
+from sharpen.evaluation.scorers import RERANKER, Teacher, llm_members, members_of
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.evaluation import EvaluationPart
@@ -17,6 +17,7 @@ from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.labelled import LabelledSettings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.settings import NegativesSettings
+from sharpen.sdg.reranking.settings import LLMRerankerSettings
 from sharpen.sdg.splitting import SplitSettings
 from sharpen.sdg.strategies.settings import QueriesSettings, asks_llm, strategy_name
 from sharpen.training.settings import misfit
@@ -30,7 +31,11 @@ class Recipe(Settings):
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(13, description="Of all that is drawn at random.")
     corpus: CorpusPart
     llm: LLMSettings | None = Field(
-        None, description="Who writes; null: nobody, where all strategies are harvested and no miner or judge asks."
+        None,
+        description=(
+            "Who writes, and scores as a teacher; null: nobody, where all strategies are harvested and no miner, judge"
+            " or teacher asks."
+        ),
     )
     queries: QueriesSettings
     labelled: LabelledSettings | None = Field(
@@ -41,6 +46,7 @@ class Recipe(Settings):
     negatives: NegativesSettings = NegativesSettings()
     training: TrainingPart
     reranker: RerankerPart | None = Field(None, description="A reranker, trained beside the retriever.")
+    llm_reranker: LLMRerankerSettings = LLMRerankerSettings()
     evaluation: EvaluationPart = EvaluationPart()
 
     @model_validator(mode="after")
@@ -114,6 +120,7 @@ def _llm_fits(recipe: Recipe) -> Iterator[str]:
         places += [(f"queries.strategies.{n}", strategy_name(s)) for n, s in asking]
     if recipe.filters.judge and recipe.filters.judge.llm is None:
         places.append(("filters.judge", "the judge"))
+    places += [(f"{learner}.teacher", s) for learner, teacher, _ in recipe.learners() for s in llm_members(teacher)]
     for key in ("miners", "filters"):
         asking = [(n, p) for n, p in enumerate(getattr(recipe.negatives, key)) if getattr(p, "llm", p) is None]
         places += [(f"negatives.{key}.{n}", p.kind) for n, p in asking]

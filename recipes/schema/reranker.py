@@ -18,7 +18,7 @@ class RerankerPart(RerankerSettings):
         None,
         description=(
             "Of distillation: a cross-encoder's folder or hub name, encoder:<name>, fused for BM25 and the retriever's"
-            " base together, a mixture or a list as in training."
+            " base together, llm or llm:listwise for the recipe's LLM, a mixture or a list as in training."
         ),
     )
     negatives: Count = Field(4, description="Hard negatives a query.")

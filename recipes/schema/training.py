@@ -20,10 +20,12 @@ class TrainingPart(RetrieverSettings):
         None,
         description=(
             "Whose scores margin_mse and kl learn: bm25, base, encoder:<name> for a bi-encoder's cosine, a"
-            " cross-encoder's folder or hub name, reranker for the one that is trained in the same run, fused for BM25"
-            " and the base; a mixture, {base: 1, bm25: 0.3}; or a list of scorers, whose weights are fitted on the"
-            " validation's queries or else on generated ones. sharpen teachers shows what each is worth. embedding"
-            " learns from encoders only: encoder:<name>, and base as an anchor, {encoder:<name>: 1, base: 0.5}."
+            " cross-encoder's folder or hub name, reranker for the one that is trained in the same run, fused for"
+            " BM25 and the base; llm for the recipe's LLM, which is asked of each document whether it answers the"
+            " query (its endpoint must give logprobs), or llm:listwise, which puts 20 at a time in order; a mixture,"
+            " {base: 1, bm25: 0.3}; or a list of scorers, whose weights are fitted on the validation's queries or"
+            " else on generated ones. sharpen teachers shows what each is worth. embedding learns from"
+            " encoders only: encoder:<name>, and base as an anchor, {encoder:<name>: 1, base: 0.5}."
         ),
     )
     mask_copies: bool = Field(

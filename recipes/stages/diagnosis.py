@@ -14,7 +14,7 @@ from sharpen.evaluation.metrics import mean_primary
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, is_chunked, search_task, task_run
-from sharpen.evaluation.scorers import RERANKER, members_of
+from sharpen.evaluation.scorers import RERANKER, llm_members, members_of
 from sharpen.evaluation.teachers import rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import DIAGNOSIS, Inputs
@@ -86,6 +86,9 @@ def _teacher(part: DiagnosisStage, inputs: Inputs, models: Models, retrievers: d
     """nDCG@10 of the teacher and of those that it is compared with, on queries that choose."""
     if not part.has_teacher:
         return {}
+    scorer: Scorer = json.loads((inputs.folder("teacher") / TEACHERS).read_text(encoding="utf-8"))["training"]
+    if llm_members(scorer):  # each question is paid for, and `sharpen teachers` asks them before anything is trained
+        return {}
     try:
         choosing = part.choosing.task(inputs, inputs.train_queries())
     except InputError:  # no query is left
@@ -95,7 +98,6 @@ def _teacher(part: DiagnosisStage, inputs: Inputs, models: Models, retrievers: d
     task = choosing.task.sample(MOST_QUERIES, part.seed)
     if part.choosing.validation is None and len(task.qrels) < LEAST_GENERATED:
         return {}
-    scorer: Scorer = json.loads((inputs.folder("teacher") / TEACHERS).read_text(encoding="utf-8"))["training"]
     depth = 10 * TEACHER_DEPTH if is_chunked(task) else TEACHER_DEPTH
     queries = {q: task.queries[q] for q in task.qrels}
     run = task_run(task, rank_candidates(models, with_reranker(scorer, inputs), queries, task.corpus, depth))

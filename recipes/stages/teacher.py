@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from sharpen.evaluation.scorers import (
     Teacher,
     TeacherName,
     is_fitted,
+    llm_members,
     members_of,
     mixture_of,
     needs_base,
@@ -30,6 +31,8 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.choosing import ChoosingPart
 from sharpen.recipes.stages.rows import RowsPart
 from sharpen.sdg.harvesting import copied_sources
+from sharpen.sdg.llm.settings import LLMSettings
+from sharpen.sdg.reranking.settings import LLMRerankerSettings
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import read_split
 from sharpen.training.lists import CandidateLists
@@ -59,6 +62,8 @@ class Learner(Settings):
 
 
 class TeacherStage(StagePart):
+    """``llm`` and ``llm_reranker``: who is asked for scores, and how; None where no learner's teacher is an LLM."""
+
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
 
     learners: tuple[Learner, ...]
@@ -67,6 +72,8 @@ class TeacherStage(StagePart):
     precision: PrecisionSetting
     choosing: ChoosingPart | None
     generated: bool
+    llm: LLMSettings | None
+    llm_reranker: LLMRerankerSettings | None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -82,6 +89,7 @@ class TeacherStage(StagePart):
         base = any(needs_base(learner.teacher) or learner.candidates or learner.vectors for learner in learners)
         encoder = training.encoder if base else None
         fitted = any(is_fitted(learner.teacher) for learner in learners)
+        asks = any(llm_members(learner.teacher) for learner in learners)
         return cls(
             learners=learners,
             rows=RowsPart.of(recipe),
@@ -89,7 +97,14 @@ class TeacherStage(StagePart):
             precision=training.precision,
             choosing=ChoosingPart.of(recipe) if fitted else None,
             generated=recipe.evaluation.data is None,
+            llm=recipe.llm if asks else None,
+            llm_reranker=recipe.llm_reranker if asks else None,
         )
+
+    def fingerprint(self) -> Any:
+        """Who is asked stands in it only where an LLM is."""
+        values = super().fingerprint()
+        return {key: value for key, value in values.items() if value is not None or not key.startswith("llm")}
 
     def reads(self) -> tuple[str, ...]:
         learns_from_it = any(RERANKER in members_of(learner.teacher) for learner in self.learners)
@@ -111,6 +126,9 @@ def score_with_teachers(part: TeacherStage, inputs: Inputs, folder: Folder, reso
         counts |= {f"{learner.name}_{name}": value for name, value in found.items()}
     if process_state().is_main_process:
         write_json(folder.path / TEACHERS, scorers)  # the run's reranker by its name: its folder may go
+    for name in dict.fromkeys(name for learner in part.learners for name in llm_members(learner.teacher)):
+        reranker = resources.models.scorers[name]
+        counts[name] = reranker.stats.to_dict() | ({"money": str(reranker.spending)} if part.llm.prices else {})
     return counts
 
 
@@ -204,6 +222,8 @@ def _score(triplets: list[Triplet], scorer: Scorer, inputs: Inputs, resources: R
             "no triplets for the teacher to score: no query was left with enough negatives; see the manifests of the"
             " stages before for where they went"
         )
+    if llm_members(scorer):
+        pairs.sort()  # an LLM reads documents one after the other, and the positive is not to be known by its place
     return resources.models.score(scorer, pairs, inputs.train_queries(), inputs.training_corpus())
 
 

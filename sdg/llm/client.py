@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+MAX_FAILED = 0.01
+"""Fraction of the requests that may stay without an answer; more is an outage, and what is made of the rest would be
+too little in silence."""
+
 
 class LLMClient:
     """A model behind one base URL or several, open for questions.
@@ -122,6 +126,8 @@ class LLMClient:
         """Put an answer into the journal, as if the request had been asked now."""
         stored = asdict(answer)
         del stored["from_journal"]
+        if answer.first_token is None:  # most are not asked for it
+            del stored["first_token"]
         self.journal.put(self._key(request), stored)
 
     def _key(self, request: Request) -> str:
@@ -142,6 +148,16 @@ class LLMClient:
             self.spending.release(*bound)
             await pool.announce()
         return answer
+
+
+def raise_if_outage(answers: Sequence[Answer]) -> None:
+    """Raise ``InputError`` if more than 1 % of the answers failed in a way that may pass."""
+    failed = [answer.error for answer in answers if answer.failed]
+    if len(failed) > MAX_FAILED * len(answers):
+        raise InputError(
+            f"llm: {len(failed)} of {len(answers)} requests failed, the last with {failed[-1]!r}. What was answered is"
+            " kept; run again to ask for the rest"
+        )
 
 
 def api_key_from(variable: str | None) -> str:

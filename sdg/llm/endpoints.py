@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import math
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,7 +18,7 @@ import openai
 import tenacity
 
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, Answer, EndpointSettings, Request
+from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, NO_LOGPROBS, Answer, EndpointSettings, Request
 
 T = TypeVar("T")
 
@@ -31,6 +32,8 @@ _PASSING = (
 """What may be gone at the next try."""
 _ABOUT_SCHEMAS = re.compile("response_format|json_schema|schema|grammar|structured", re.IGNORECASE)
 """What a server says that takes no JSON schema, or not this one."""
+_ABOUT_LOGPROBS = re.compile("logprob", re.IGNORECASE)
+"""What a server says that gives no logprobs, or not so many."""
 
 
 def _without_schema(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -102,6 +105,7 @@ class Endpoint:
                 ask = partial(self.client.completions.create, prompt=request.prompt)
             response = await self._held_to_schema(partial(ask, model=self.settings.model), request.parameters)
             choice, usage = response.choices[0], response.usage
+            first_token = first_token_of(choice.model_dump().get("logprobs")) if request.asks_logprobs else None
             text = _storable(choice.message.content if request.chat else choice.text)
             details = getattr(usage, "prompt_tokens_details", None)
             if usage:
@@ -113,12 +117,20 @@ class Endpoint:
             else:  # some servers do not count; what it can be at most is on the safe side of a budget
                 prompt_tokens, completion_tokens = request.token_bound()
                 tokens = prompt_tokens, 0, completion_tokens
-        except (IndexError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
+        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
+            if request.asks_logprobs and _ABOUT_LOGPROBS.search(str(error)):
+                return Answer("", error=f"{NO_LOGPROBS}: {error}")
+            raise
+        except (LookupError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
             raise NotACompletion(str(error)) from error
         finish = choice.finish_reason or ""
         if len(text) > MAX_ANSWER_CHARACTERS:
             text, finish = text[:MAX_ANSWER_CHARACTERS], "length"
-        return Answer(text, finish, *tokens)
+        if request.asks_logprobs and first_token is None:
+            if text or finish != "stop":
+                return Answer("", error=f"{NO_LOGPROBS}: the answer came without")
+            first_token = {}  # it ended before its first token
+        return Answer(text, finish, *tokens, first_token=first_token)
 
     async def _held_to_schema(self, ask: Callable[..., Awaitable[Any]], parameters: dict[str, Any]) -> Any:
         """Ask with the parameters, or without the JSON schema in them where the server takes none: the prompt asks for
@@ -249,6 +261,35 @@ class EndpointPool:
         """Say that something has changed."""
         async with self._changed:
             self._changed.notify_all()
+
+
+def first_token_of(logprobs: Any) -> dict[str, float] | None:
+    """The likeliest tokens in the place of an answer's first one, with their logprobs; None where the server gives no
+    logprobs, and nothing where the answer has no token.
+
+    Read are the layout of chats, which llama.cpp uses for continued prompts, too, and the older one of these. Raises
+    ``TypeError``, ``ValueError`` or ``AttributeError`` for any other.
+
+    >>> no, yes = {"token": "No", "logprob": -0.1}, {"token": "Yes", "logprob": -2.5}
+    >>> first_token_of({"content": [no | {"top_logprobs": [no, yes]}]})
+    {'No': -0.1, 'Yes': -2.5}
+    >>> first_token_of({"tokens": [" No"], "top_logprobs": [{" No": -0.1, " Yes": -2.5}]})
+    {' No': -0.1, ' Yes': -2.5}
+    """
+    if not logprobs:
+        return None
+    content, tops = logprobs.get("content"), logprobs.get("top_logprobs")
+    if content is None and tops is None:
+        return None
+    if content:
+        alternatives = content[0].get("top_logprobs") or [content[0]]
+        rows = [(row["token"], row["logprob"]) for row in alternatives]
+    else:
+        rows = list(tops[0].items()) if tops else []
+    found: dict[str, float] = {}
+    for token, logprob in rows:  # several may read alike: those that cannot be shown
+        found[_storable(token)] = max(float(logprob), found.get(_storable(token), -math.inf))
+    return {token: logprob for token, logprob in found.items() if math.isfinite(logprob)}
 
 
 def _may_pass(state: tenacity.RetryCallState) -> bool:

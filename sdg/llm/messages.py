@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +10,8 @@ MAX_ANSWER_CHARACTERS = 100_000
 """Longer answers are no answers to what is asked here, and would fill journal and memory."""
 OVER_BUDGET = "over budget"
 """Error of a request that was not sent, as it could have gone over the budget."""
+NO_LOGPROBS = "no logprobs"
+"""Error of a request for logprobs to a server that gives none."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +35,11 @@ class Request:
         """What the answer depends on."""
         return {"prompt": self.prompt, "chat": self.chat, "parameters": self.parameters}
 
+    @property
+    def asks_logprobs(self) -> bool:
+        """Whether logprobs are a part of the answer."""
+        return bool(self.parameters.get("logprobs"))
+
     def token_bound(self) -> tuple[int, int]:
         """Tokens of prompt and completion at most: no tokenizer makes more tokens than bytes, but for its own marks."""
         requests = [self] if self.warm_up is None else [self, self.warm_up]
@@ -43,7 +51,8 @@ class Request:
 @dataclass(frozen=True)
 class Answer:
     """``text`` as it came, and the server's own count of tokens. ``error``: why there is no text. ``seconds``: of the
-    try that succeeded."""
+    try that succeeded. ``first_token``: the likeliest tokens in the first one's place with their logprobs (natural
+    logarithm), where the request asked for logprobs."""
 
     text: str
     finish_reason: str = ""
@@ -53,6 +62,7 @@ class Answer:
     seconds: float = 0.0
     error: str = ""
     from_journal: bool = False
+    first_token: Mapping[str, float] | None = None
 
     @property
     def error_kind(self) -> str:

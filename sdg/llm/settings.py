@@ -162,9 +162,10 @@ class LLM:
         """What answers depend on: an embedded model by the sum of its weights, any other by its name."""
         return self.settings.identity
 
-    def open(self) -> AbstractContextManager[LLMClient]:
-        """A block that yields the client; an embedded model is served until its end."""
-        return open_llm(self.settings, self.journal)
+    def open(self, spending: Spending | None = None) -> AbstractContextManager[LLMClient]:
+        """A block that yields the client; an embedded model is served until its end. ``spending``: counts what is
+        spent, with its budget, over several such blocks."""
+        return open_llm(self.settings, self.journal, spending)
 
 
 def opened(llm: LLM | LLMSettings | LLMClient) -> AbstractContextManager[LLMClient]:
@@ -175,8 +176,9 @@ def opened(llm: LLM | LLMSettings | LLMClient) -> AbstractContextManager[LLMClie
 
 
 @contextmanager
-def open_llm(settings: LLMSettings, journal: Path) -> Iterator[LLMClient]:
-    """The LLM with its journal of answers; an embedded one is served for the length of the block."""
+def open_llm(settings: LLMSettings, journal: Path, spending: Spending | None = None) -> Iterator[LLMClient]:
+    """The LLM with its journal of answers; an embedded one is served for the length of the block. ``spending``: where
+    what is spent is counted (default: anew, with the settings' budget)."""
     with ExitStack() as stack:
         answers = stack.enter_context(closing(Journal(journal)))
         if settings.embedded:
@@ -189,7 +191,7 @@ def open_llm(settings: LLMSettings, journal: Path) -> Iterator[LLMClient]:
                 EndpointSettings(e.base_url, api_key_from(e.api_key_env), e.model, e.concurrency)
                 for e in settings.remote()
             ]
-        spending = Spending(settings.prices or Prices(), settings.budget)
+        spending = spending or Spending(settings.prices, settings.budget)
         chat = settings.asks_by_chat
         yield LLMClient(
             endpoints, answers, settings.identity, settings.timeout, settings.max_retries, spending, chat=chat

@@ -1,0 +1,207 @@
+"""Recipes whose teacher is an LLM: alone or in a mixture, measured beforehand, within a budget, and paid for once."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+
+import pytest
+from rich.console import Console
+
+from sharpen.evaluation.files import InputError
+from sharpen.recipes.engine import run_stages
+from sharpen.recipes.load import load_recipe
+from sharpen.recipes.preview import estimate_recipe
+from sharpen.recipes.run import prepare_run, run_recipe
+from sharpen.recipes.stages import STAGES, stages_of
+from sharpen.recipes.teachers import recipe_teachers
+from sharpen.training.lists import CandidateLists
+from tests.conftest import TOPICS
+from tests.servers import chat_answer, logprobs_answer, serve_replies
+
+QUIET = Console(quiet=True)
+HARVESTED = [
+    "queries={strategies: [{kind: harvested}]}",
+    "split={dev: 0.2}",
+    "training.loss=kl",
+    "training.base_weight=0",
+    "training.dropout=0",
+]
+LISTS = [*HARVESTED, "training.candidates=4"]
+RERANKER = ["training.loss=mnrl", "training.candidates=null", "reranker.base=packaged:tiny-bert"]
+RERANKER += ["reranker.loss=distillation"]
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
+
+
+class Reader:
+    """A server of a model that finds a document the better the more of the query's words it has, and that counts."""
+
+    def __init__(self):
+        self.prompts, self._lock = [], threading.Lock()
+
+    def __call__(self, path, body, headers):
+        prompt = body["messages"][0]["content"]
+        with self._lock:
+            self.prompts.append(prompt)
+        query = _words(re.search(r"^Query: (.+)$", prompt, re.M).group(1))
+        if body.get("logprobs"):
+            text = re.search(r"^Document: (.+)$", prompt, re.M).group(1)
+            return logprobs_answer({"No": -1.0, "Yes": -6.0 + 5 * len(query & _words(text)) / len(query)})
+        texts = re.findall(r"^\[\d+\] (.+)$", prompt, re.M)
+        order = sorted(range(len(texts)), key=lambda n: -len(query & _words(texts[n])))
+        return chat_answer(json.dumps({"ranking": [n + 1 for n in order]}))
+
+
+def _llm(url: str, more: str = "") -> str:
+    return f"llm={{base_url: '{url}', model: reader, max_retries: 0{more}}}"
+
+
+def _scored(recipe_file, *overrides: str, until: str = "teacher"):
+    recipe = load_recipe(str(recipe_file), [*overrides]).recipe
+    run = prepare_run(recipe, QUIET)
+    return run, run_stages(run, until=until)
+
+
+def test_lists_are_scored_by_a_mixture_with_an_llm_and_a_change_elsewhere_asks_nothing(recipe_file):
+    reader = Reader()
+    with serve_replies(reader) as url:
+        teacher = "training.teacher={base: 1, bm25: 0.3, llm: 1}"
+        run, manifests = _scored(recipe_file, *LISTS, _llm(url), teacher)
+        counts = manifests["teacher"]["counts"]
+        asked = len(reader.prompts)
+        assert counts["llm"]["answers"] == asked == 4 * len(run.inputs().train_queries())
+        assert counts["llm"]["unread"] == 0 and counts["llm"]["prompt_tokens"] == 15 * asked
+        lists = CandidateLists.read(run.folder / "teacher" / "training.parquet")
+        assert lists.size == 4 and len(lists) == counts["training_lists"]
+        # other weights are another teacher of the same documents and answers, or of a few others
+        _, other = _scored(recipe_file, *LISTS, _llm(url), "training.teacher={base: 1, bm25: 0.3, llm: 2}")
+        assert len(reader.prompts) == asked and other["teacher"]["fingerprint"] != manifests["teacher"]["fingerprint"]
+        # and a shorter document is another question
+        _scored(recipe_file, *LISTS, _llm(url), teacher, "llm_reranker.max_document_words=5")
+        assert len(reader.prompts) > asked
+
+
+def test_rows_do_not_show_which_document_is_the_positive(recipe_file):
+    reader = Reader()
+    rows = [*HARVESTED, "negatives={per_query: 2, miners: [{kind: bm25, ranks: [1, 8]}], too_few: random}"]
+    rows += ["training.loss=margin_mse"]
+    with serve_replies(reader) as url:
+        run, manifests = _scored(recipe_file, *rows, _llm(url), "training.teacher='llm:listwise'")
+    assert manifests["teacher"]["counts"]["llm:listwise"]["answers"] == len(reader.prompts) > 10
+    scores: dict[str, dict[str, float]] = {}
+    for row in map(json.loads, (run.folder / "teacher" / "training.jsonl").open()):
+        scores.setdefault(row["query_id"], {})[row["doc_id"]] = row["score"]
+    assert all(sorted(of_query.values()) == [float(n) for n in range(len(of_query))] for of_query in scores.values())
+    for prompt in reader.prompts:
+        texts = re.findall(r"^\[\d+\] (.+)$", prompt, re.M)
+        shown = [next(i for i, (title, _) in TOPICS.items() if text.startswith(title)) for text in texts]
+        assert len(shown) > 1 and shown == sorted(shown)
+
+
+def test_a_budget_stops_the_stage_and_a_larger_one_asks_only_for_the_rest(recipe_file):
+    reader, teacher = Reader(), "training.teacher={bm25: 1, llm: 1}"
+    prices = ", prices: {input: 1000, output: 1000}, concurrency: 1"
+    with serve_replies(reader) as url:
+        with pytest.raises(InputError, match=r"llm\.budget: \d+ of \d+ questions of llm were not asked"):
+            _scored(recipe_file, *LISTS, _llm(url, f"{prices}, budget: 1.0"), teacher)
+        paid = len(reader.prompts)
+        run, manifests = _scored(recipe_file, *LISTS, _llm(url, f"{prices}, budget: 100"), teacher)
+    counts = manifests["teacher"]["counts"]["llm"]
+    assert 0 < paid < counts["answers"] == len(reader.prompts)  # none was asked twice
+    assert counts["money"] == f"{0.016 * counts['answers']:.2f} USD spent of 100.00 USD"
+    assert (run.folder / "teacher" / "training.parquet").exists()
+
+
+def test_teachers_says_what_an_llm_will_cost_and_has_cost(recipe_file, dataset, capsys):
+    reader = Reader()
+    with serve_replies(reader) as url:
+        recipe = load_recipe(str(recipe_file), [*LISTS, _llm(url), "training.teacher={base: 1, llm: 1}"]).recipe
+        console = Console(width=160)
+        teachers = recipe_teachers(recipe, console, ["llm:listwise"])
+        out = capsys.readouterr().out
+    assert {row.scorer for row in teachers.alone} == {"bm25", "base", "llm", "llm:listwise"}
+    assert teachers.best[1] >= max(row.value for row in teachers.alone)
+    pointwise = len([prompt for prompt in reader.prompts if prompt.startswith("Document: ")])
+    listwise = len(reader.prompts) - pointwise
+    assert listwise == teachers.queries and pointwise == 12 * teachers.queries  # all documents of so few
+    assert out.index("scorer") < out.index("nDCG@10:")  # the table of costs comes first
+    assert f"llm: {pointwise} answers, 0 of them from the journal; {15 * pointwise:,} tokens of prompts" in out
+    assert f"llm:listwise: {listwise} answers, 0 of them from the journal; {11 * listwise:,} tokens of prompts" in out
+    with pytest.raises(InputError, match="--scorer llm: it asks an LLM, and the recipe has none; give the part llm"):
+        recipe_teachers(
+            load_recipe(str(recipe_file), [*LISTS, "llm=null", "training.teacher=bm25"]).recipe, QUIET, ["llm"]
+        )
+
+
+def test_an_estimate_counts_what_teachers_ask(recipe_file):
+    llm = _llm("http://localhost:1/v1", ", prices: {input: 1, output: 1}")
+    more = ["training.teacher=[base, bm25, llm, 'llm:listwise']", "training.candidates=64"]
+    rows = estimate_recipe(load_recipe(str(recipe_file), [*LISTS, llm, *more]).recipe, QUIET)
+    calls = {row.strategy: row.calls for row in rows}
+    queries = calls["llm, training"] // 64
+    assert queries > 20 and calls["llm:listwise, training"] == 6 * queries
+    fitted_on = min(500, queries)
+    assert calls["llm, fitting"] == 30 * fitted_on and calls["llm:listwise, fitting"] == 2 * fitted_on
+    assert all(row.prompt_tokens > 30 and row.completion_tokens >= 1 for row in rows)
+    both = [llm, "training.loss=margin_mse", "training.teacher=llm", "reranker.base=packaged:tiny-bert"]
+    both += ["reranker.loss=distillation", "reranker.teacher='llm:listwise'", "reranker.negatives=3"]
+    rows = estimate_recipe(load_recipe(str(recipe_file), both).recipe, QUIET)
+    calls = {row.strategy: row.calls for row in rows}
+    assert calls == {"document": 24, "llm, training": 24 * 2, "llm:listwise, reranker": 24}
+
+
+def test_recipes_without_an_llm_teacher_have_the_fingerprints_of_before(recipe_file):
+    recipe = load_recipe(str(recipe_file), [*LISTS, "training.teacher=fused"]).recipe
+    part = next(part for stage, part in stages_of(recipe) if stage.name == "teacher")
+    assert not [key for key in part.fingerprint() if key.startswith("llm")] and STAGES["teacher"].version == 4
+    asking = load_recipe(str(recipe_file), [*LISTS, "training.teacher={bm25: 1, llm: 1}"]).recipe
+    part = next(part for stage, part in stages_of(asking) if stage.name == "teacher")
+    assert {"llm", "llm_reranker"} < set(part.fingerprint())
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ["llm=null", "training.teacher={base: 1, llm: 1}"],
+            "training.teacher: llm asks an LLM, and the recipe has none",
+        ),
+        (["llm=null", "training.teacher=['bm25', 'llm:listwise']"], "training.teacher: llm:listwise asks an LLM"),
+        ([*RERANKER, "llm=null", "reranker.teacher=llm"], "reranker.teacher: llm asks an LLM"),
+        (["training.teacher=bm25", "llm_reranker.step=20"], "step: it must be smaller than window"),
+    ],
+)
+def test_what_does_not_fit_is_said_when_the_recipe_is_read(recipe_file, overrides, said):
+    with pytest.raises(InputError) as caught:
+        load_recipe(str(recipe_file), [*LISTS, *overrides])
+    assert said in str(caught.value)
+
+
+def test_a_filter_of_negatives_is_referred_to_the_judge(recipe_file):
+    filters = "negatives={per_query: 1, miners: [{kind: bm25, ranks: [1, 5]}], filters: [{kind: margin, scorer: llm}]}"
+    recipe = load_recipe(str(recipe_file), [filters]).recipe
+    part = next(part for stage, part in stages_of(recipe) if stage.name == "negatives")
+    with pytest.raises(InputError, match=r"llm is a scorer for teachers only.*kind judge"):
+        part.check()
+
+
+@pytest.mark.slow
+def test_retriever_and_reranker_learn_from_an_llm_and_nothing_is_asked_to_explain(recipe_file):
+    reader = Reader()
+    both = [*HARVESTED, "training.loss=margin_mse", "training.teacher={base: 1, llm: 1}", "reranker.negatives=2"]
+    both += ["reranker={base: packaged:tiny-bert, loss: distillation, teacher: 'llm:listwise', negatives: 2}"]
+    both += ["negatives={per_query: 2, miners: [{kind: bm25, ranks: [1, 8]}], too_few: random}"]
+    with serve_replies(reader) as url:
+        loaded = load_recipe(str(recipe_file), [*both, _llm(url)])
+        run = prepare_run(loaded.recipe, QUIET)
+        run_stages(run, until="teacher")
+        asked = len(reader.prompts)
+        run_recipe(loaded, QUIET, run)
+        assert len(reader.prompts) == asked
+    metrics = json.loads((run.folder / "metrics.json").read_text())
+    assert metrics["verdict"] in ("better", "worse", "not distinguishable") and "reranker" in metrics
+    assert "teacher" not in json.loads((run.folder / "diagnosis" / "diagnosis.json").read_text())
