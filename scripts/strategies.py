@@ -1,13 +1,13 @@
 """What each query strategy brings on a recipe's corpus.
 
-    python scripts/strategies.py [--recipe quickstart] [--documents 60] [--part german] [key.path=value ...]
+    python scripts/strategies.py [--recipe triplets] [--documents 60] [--part german] [key.path=value ...]
 
 Takes the documents that the recipe takes, asks by every part in recipes/parts/strategies (or by each --part), and
 filters the queries by copying, near-duplicates and the part's round trip. Prints a row for each strategy as soon as its
 part is done: prompts, queries that were asked for, parsed and usable, what each filter leaves of them, and seconds and
 tokens a prompt. Answers are asked anew, as their seconds are in the table.
 
-About ten minutes for 60 documents of the quickstart on two AVX2 cores, one of them for encoding its corpus.
+About ten minutes for 60 documents of Python on two AVX2 cores, one of them for encoding its corpus.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None)
 @app.command(help=as_help(__doc__))
 def main(
     overrides: Annotated[list[str] | None, typer.Argument(help="Of the recipe: key.path=value.")] = None,
-    recipe: Annotated[str, typer.Option(help="A recipe's file or name.")] = "quickstart",
+    recipe: Annotated[str, typer.Option(help="A recipe's file or name.")] = "triplets",
     documents: Annotated[int, typer.Option(help="To write queries for.", min=1)] = 60,
     part: Annotated[list[str] | None, typer.Option(help="Of recipes/parts/strategies; again for more.")] = None,
 ) -> None:

@@ -1,4 +1,4 @@
-"""The queries and negatives of the quickstart are those that commit cca6b94 made with the same answers of the LLM."""
+"""The queries and negatives of the recipe triplets (the quickstart before) are those that commit cca6b94 made with the same answers of the LLM."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ def _sum(rows: list) -> str:
 
 
 @pytest.mark.slow
-def test_the_quickstart_makes_the_same_queries_and_negatives_as_before(tmp_path):
+def test_the_walk_by_triplets_makes_the_same_queries_and_negatives_as_before(tmp_path):
     expected = json.loads((GOLDEN / "quickstart.json").read_text())
     with closing(Journal(tmp_path / JOURNAL)) as journal, journal.together():
         for line in (GOLDEN / "quickstart_answers.jsonl").read_text(encoding="utf-8").splitlines():
             key, text, finish, prompt, cached, completion = json.loads(line)
             answer = {"text": text, "finish_reason": finish, "prompt_tokens": prompt, "cached_tokens": cached}
             journal.put(key, answer | {"completion_tokens": completion, "seconds": 0.0, "error": ""})
-    recipe = load_recipe("quickstart", [f"runs={tmp_path}"]).recipe
+    recipe = load_recipe("triplets", [f"runs={tmp_path}"]).recipe
     run = prepare_run(recipe, Console(quiet=True))
     # the others are not read by these, and take minutes
     run.stages = [(stage, part) for stage, part in run.stages if stage.name in NEEDED]
