@@ -11,7 +11,7 @@ from sharpen.recipes.engine import Manifests
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.evaluation import OtherPart
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages.comparison import AfterStage
+from sharpen.recipes.stages.comparison import FIRST, AfterStage
 
 
 @dataclass(frozen=True)
@@ -44,9 +44,13 @@ class FinishedRun:
         part = self.recipe.reranker
         if part is None:
             return None
-        is_bm25 = part.first_stage == "bm25"
-        first, name = (("before", "bm25"), "BM25") if is_bm25 else (("after", "after"), "tuned retriever")
-        names = (name, f"reranker over its first {part.depth}")
+        first, name = {
+            "bm25": (("before", "bm25"), "BM25"),
+            "retriever": (("after", "after"), "tuned retriever"),
+            "fused": (("reranked", FIRST), f"tuned retriever + {part.bm25_weight:g} BM25"),
+        }[part.first_stage]
+        of = name if name == "BM25" else f"the {name}"
+        names = (name, f"reranker over the first {part.depth} of {of}")
         return self.compare(task, first, ("reranked", "reranked"), names=names)
 
     def others(self) -> dict[str, Comparison]:
