@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharpen.evaluation.datasets import Task, load_task
+from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.recipes.engine import Manifests
 from sharpen.recipes.inputs import Inputs
-from sharpen.recipes.schema.evaluation import OtherPart
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.comparison import FIRST, AfterStage
+from sharpen.recipes.stages.elsewhere import Elsewhere
 
 
 @dataclass(frozen=True)
@@ -29,10 +29,6 @@ class FinishedRun:
     def task(self) -> Task:
         """What the run compares on."""
         return task_of(self.recipe, self.inputs)
-
-    def other_task(self, other: OtherPart) -> Task:
-        """One of the other collections, searched in its own documents."""
-        return load_task(other.data, other.split, None, self.recipe.evaluation.unknown_documents)
 
     def compare(self, task: Task, first: tuple[str, str], second: tuple[str, str], **options) -> Comparison:
         """Of what two stages wrote: (stage, name of the scores)."""
@@ -57,12 +53,12 @@ class FinishedRun:
         """The base and the tuned model on the recipe's other collections."""
         return {
             name: self.compare(
-                self.other_task(other),
+                other.task(),
                 ("before", f"other-{n}"),
                 ("after", f"other-{n}"),
                 queries_of=f"queries of {name}",
             )
-            for n, (name, other) in enumerate(self.recipe.evaluation.others_by_name().items())
+            for n, (name, other) in enumerate(Elsewhere.all_of(self.recipe).items())
         }
 
     def cut(self, task: Task) -> dict[str, Comparison]:

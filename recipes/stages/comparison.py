@@ -28,6 +28,7 @@ from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.reranker import FirstStage
+from sharpen.recipes.stages.elsewhere import Elsewhere
 from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.resources import Resources
 
@@ -89,20 +90,18 @@ class EncoderStage(ComparisonPart):
     """The queries, searched with one encoder."""
 
     matryoshka: tuple[int, ...]
-    others: dict[str, Judged]
+    others: dict[str, Elsewhere]
 
     @classmethod
     def common(cls, recipe: Recipe) -> dict:
-        training = recipe.training
-        others = {name: Judged.of(other) for name, other in recipe.evaluation.others_by_name().items()}
         return super().common(recipe) | {
-            "matryoshka": training.matryoshka,
-            "others": others,
+            "matryoshka": recipe.training.matryoshka,
+            "others": Elsewhere.all_of(recipe),
         }
 
     def fingerprint(self) -> dict:
         # by their order, which names the files; what they are called is for people
-        return super().fingerprint() | {"others": [judged.fingerprint() for judged in self.others.values()]}
+        return super().fingerprint() | {"others": [other.fingerprint() for other in self.others.values()]}
 
     def score(self, name: str, index_of: IndexOf, task: Task, folder: Folder) -> Counts:
         """Score the encoder on the queries, its embeddings cut, and on the other collections."""
@@ -111,8 +110,8 @@ class EncoderStage(ComparisonPart):
         for dimensions in self.matryoshka:
             _score(folder.path, f"{name}-{dimensions}", index.cut(dimensions), task)
         others = {}
-        for number, (other_name, judged) in enumerate(self.others.items()):
-            other = load_task(judged.data, judged.split, None, self.unknown_documents)
+        for number, (other_name, elsewhere) in enumerate(self.others.items()):
+            other = elsewhere.task()
             index = index_of(other.corpus, self.approximate, False)
             others[other_name] = _score(folder.path, f"other-{number}", index, other)["queries"]
         return counts | ({"others": others} if others else {})
