@@ -46,7 +46,8 @@ class FinishedRun:
             "fused": (("reranked", FIRST), f"tuned retriever + {part.bm25_weight:g} BM25"),
         }[part.first_stage]
         of = name if name == "BM25" else f"the {name}"
-        names = (name, f"reranker over the first {part.depth} of {of}")
+        reranker = f"committee of {part.committee} rerankers" if part.committee > 1 else "reranker"
+        names = (name, f"{reranker} over the first {part.depth} of {of}")
         return self.compare(task, first, ("reranked", "reranked"), names=names)
 
     def others(self) -> dict[str, Comparison]:

@@ -1,4 +1,4 @@
-"""Rerankers in a recipe: what they put in order."""
+"""Rerankers in a recipe: what they put in order, and several of them as one."""
 
 from __future__ import annotations
 
@@ -18,6 +18,8 @@ from sharpen.evaluation.runs import ranking
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.stages.comparison import RERANKED, RerankedStage
+from sharpen.recipes.stages.reranker import RerankerStage
+from sharpen.recipes.stages.teacher import read_teacher
 from tests.processes import sharpen
 
 NO_LLM = ["llm=null", "queries={strategies: [{kind: harvested}]}", "split={dev: 0.2}", "training.batch_size=8"]
@@ -64,6 +66,11 @@ def test_the_weight_is_in_the_fingerprint_of_the_fused_stage_only(recipe_file):
     assert RERANKED.part is RerankedStage
 
 
+def test_one_reranker_is_known_as_it_was_before_there_were_committees(recipe_file):
+    one, three = (RerankerStage.of(_recipe(recipe_file, f"reranker.committee={n}")).fingerprint() for n in (1, 3))
+    assert three["settings"].pop("committee") == 3 and one == three and "committee" not in str(one)
+
+
 @pytest.mark.slow
 def test_a_report_names_what_was_put_in_order(recipe_file, tmp_path):
     part = f"{RERANKER}, first_stage: fused}}"
@@ -78,3 +85,41 @@ def test_a_report_names_what_was_put_in_order(recipe_file, tmp_path):
     # six in another order, and those below as they were
     assert all(set(first[q][:6]) == set(reranked[q][:6]) and first[q][6:] == reranked[q][6:] for q in first)
     assert first != reranked and len(first) == 6
+
+
+@pytest.mark.slow
+def test_a_committee_ranks_and_teaches_and_serves_by_its_folder(recipe_file, tmp_path):
+    part = f"{RERANKER}, committee: 2}}"
+    learns = ["training.loss=kl", "training.teacher=reranker", "negatives.per_query=2"]
+    result = sharpen("run", str(recipe_file), *NO_LLM, part, *learns, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    run = tmp_path / "runs" / "topics"
+    folder = run / "reranker"
+    assert {p.name for p in folder.iterdir()} == {
+        "committee.json", "manifest.json", "member-1", "member-2", "training_log.json"
+    }  # fmt: skip
+    counts = json.loads((folder / "manifest.json").read_text())["counts"]
+    assert counts["members"] == 2 and counts["steps"] >= 2
+    assert "The committee of 2 rerankers over the first 6 of BM25 is" in result.stdout
+    systems = json.loads((run / "systems" / "systems.json").read_text())["systems"]
+    (reranked,) = [system for system in systems if system["reranked"]]
+    assert reranked["needs"].endswith("2 cross-encoders")
+    # its scores of the rows are those that its folder gives
+    inputs = Inputs(run)
+    scores = read_teacher(inputs, "training")
+    again = Models().score(str(folder), list(scores), inputs.train_queries(), inputs.corpus())
+    assert again == pytest.approx(scores, abs=1e-4)
+    evaluated = sharpen("evaluate", "bm25", "--rerank", str(folder), "--data", str(tmp_path / "topics"), cwd=tmp_path)
+    assert evaluated.returncode == 0, evaluated.stderr
+    teachers = sharpen("teachers", str(recipe_file), *NO_LLM, part, *learns, "--scorer", "reranker", cwd=tmp_path)
+    assert teachers.returncode == 0 and str(folder.relative_to(tmp_path)) in teachers.stdout, teachers.stderr
+    uses = [
+        f"filters.cross_encoder={{model: {folder}, min_score: -100}}",
+        f"negatives.miners=[{{kind: cross_encoder, model: {folder}, ranks: [1, 5], depth: 6}}]",
+        f"negatives.filters=[{{kind: percentage, scorer: {folder}}}]",
+    ]
+    other = sharpen("run", str(recipe_file), *NO_LLM, *uses, "name=other", cwd=tmp_path)
+    assert other.returncode == 0, other.stderr
+    rows = [json.loads(line) for line in (tmp_path / "runs" / "other" / "negatives" / "negatives.jsonl").open()]
+    assert {row["miner"] for row in rows} == {"cross_encoder"}
+    assert "✓ reranker   unchanged" in sharpen("run", str(recipe_file), *NO_LLM, part, *learns, cwd=tmp_path).stdout
