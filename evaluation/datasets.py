@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 import difflib
 import hashlib
 import os
 import random
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -28,7 +27,8 @@ from sharpen.evaluation.beir import (
     write_qrels,
     write_queries,
 )
-from sharpen.evaluation.files import InputError, atomic_folder, cache_folder, read_jsonl
+from sharpen.evaluation.files import InputError, atomic_folder, cache_folder
+from sharpen.evaluation.questions import read_questions
 from sharpen.evaluation.significance import document_groups
 
 BEIR_SERVER = "https://public.ukp.informatik.tu-darmstadt.de/thakur/BEIR/datasets"
@@ -87,9 +87,6 @@ NANOBEIR = {
 }
 """The thirteen small ones, with 50 queries each, and where the hub has them."""
 
-QUESTION, DOCUMENT, GRADE = "question", "document", "grade"
-"""Columns of a CSV or keys of a JSONL file of questions; the grade may be missing, and is 1 then."""
-
 Unknown = Literal["error", "drop"]
 """What to do with qrels of documents that the corpus lacks."""
 
@@ -141,6 +138,30 @@ class Task:
     def texts(self) -> dict[str, str]:
         """Query ID to text."""
         return {query.id: query.text for query in self.queries.values()}
+
+    def with_documents(self, n: int, seed: int) -> Task:
+        """The same with ``n`` of the documents: those that are judged, and others drawn by ``seed``; itself where there
+        are no more. Where ``n`` is less than are judged, queries are left out, drawn by seed, too.
+
+        >>> corpus = [Document(i, f"Text {i}.") for i in "abcdef"]
+        >>> task = Task(corpus, [Query("q1", "one"), Query("q2", "two")], {"q1": {"e": 1}, "q2": {"f": 1, "a": 0}})
+        >>> len(task.with_documents(4, seed=1).corpus), sorted(task.with_documents(3, seed=1).corpus)
+        (4, ['a', 'e', 'f'])
+        """
+        names = {i: d.doc_id if self.by_document else i for i, d in self.corpus.items()}
+        if len(set(names.values())) <= n:
+            return self
+        rng, chosen, kept = random.Random(seed), set(), set()
+        for query in rng.sample(sorted(self.qrels), len(self.qrels)):
+            judged = chosen | set(self.qrels[query])
+            if not kept or len(judged) <= n:
+                chosen = judged
+                kept.add(query)
+        others = sorted(set(names.values()) - chosen)
+        chosen |= set(rng.sample(others, max(0, n - len(chosen))))
+        corpus = {i: d for i, d in self.corpus.items() if names[i] in chosen}
+        qrels = {q: grades for q, grades in self.qrels.items() if q in kept}
+        return Task(corpus, self.queries, qrels, self.name, self.by_document)
 
     def sample(self, n: int, seed: int) -> Task:
         """The same with ``n`` of the queries, drawn by ``seed``; itself where there are no more."""
@@ -207,7 +228,7 @@ def read_judged(data: str, split: str, documents: Iterable[str] | None = None) -
     """Queries and qrels alone; ``documents``: all that the qrels may name. Raises ``InputError`` as the readers do."""
     files = judged_files(data, split)
     if "questions" in files:
-        return _read_questions(files["questions"], documents)
+        return read_questions(files["questions"], documents)
     queries = read_queries(files["queries"])
     return queries, read_qrels(files["qrels"], queries, documents)
 
@@ -228,14 +249,11 @@ def find_dataset(name_or_folder: str) -> Path:
         raise InputError(
             f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected"
         )
-    places = [Path(p) for p in os.environ.get("SHARPEN_DATA", "").split(os.pathsep) if p]
-    places += [Path("data"), cache_folder() / "beir"]
-    for place in places:
-        if (place / folder / "corpus.jsonl").is_file():
-            return place / folder
+    if found := local_dataset(name_or_folder):
+        return found
     where = (
         f"put the folder {name_or_folder}/ (corpus.jsonl, queries.jsonl, qrels/) into one of:"
-        f" {', '.join(map(str, places))}"
+        f" {', '.join(map(str, _places()))}"
     )
     if name_or_folder == CQADUPSTACK:
         raise InputError(
@@ -256,6 +274,16 @@ def find_dataset(name_or_folder: str) -> Path:
     if not (fetched.joinpath(*rest) / "corpus.jsonl").is_file():
         raise InputError(f"{fetched.joinpath(*rest)}: no corpus.jsonl there; remove {fetched}, and it is fetched again")
     return fetched.joinpath(*rest)
+
+
+def local_dataset(name: str) -> Path | None:
+    """The folder of a dataset in ``$SHARPEN_DATA``, ``data`` or the cache; None where it would have to be fetched."""
+    return next((place / name for place in _places() if (place / name / "corpus.jsonl").is_file()), None)
+
+
+def _places() -> list[Path]:
+    named = [Path(p) for p in os.environ.get("SHARPEN_DATA", "").split(os.pathsep) if p]
+    return [*named, Path("data"), cache_folder() / "beir"]
 
 
 def _fetch_beir(name: str, cache: Path, where: str) -> Path:
@@ -313,66 +341,6 @@ def _fetch_nano(name: str, cache: Path, where: str) -> Path:
 def _may_fetch(name: str, where: str) -> None:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         raise InputError(f"dataset {name!r} was not found, and HF_HUB_OFFLINE forbids to fetch it; {where}")
-
-
-def _read_questions(path: Path, documents: Iterable[str] | None) -> tuple[Queries, Qrels]:
-    known = None if documents is None else set(documents)
-    queries: dict[str, Query] = {}
-    qrels: Qrels = {}
-    for number, question, document, grade in _questions(path):
-        if known is not None and document not in known:
-            raise InputError(f"{path}, line {number}: document {document[:100]!r} is not in the corpus")
-        query = queries.setdefault(question, Query(f"q{len(queries) + 1}", question))
-        qrels.setdefault(query.id, {})[document] = grade
-    return {q.id: q for q in queries.values()}, qrels
-
-
-def _questions(path: Path) -> Iterator[tuple[int, str, str, int]]:
-    """Line, question, document and grade of each row. Raises ``InputError`` (file and line)."""
-    if path.suffix == ".jsonl":
-        rows: Iterable[tuple[int, dict]] = read_jsonl(path)
-    else:
-        rows = _csv_rows(path)
-    is_empty = True
-    for number, row in rows:
-        question, document, grade = row.get(QUESTION), row.get(DOCUMENT), row.get(GRADE, 1)
-        if (
-            not isinstance(question, str)
-            or not question.strip()
-            or not isinstance(document, str)
-            or not document.strip()
-        ):
-            raise InputError(
-                f"{path}, line {number}: expected a {QUESTION} and a {DOCUMENT}, both texts (and maybe a {GRADE});"
-                f" found {row!r:.200}"
-            )
-        try:
-            value = int(grade) if grade not in (None, "") else 1
-        except (TypeError, ValueError):
-            raise InputError(f"{path}, line {number}: {GRADE} must be a whole number, found {grade!r}") from None
-        is_empty = False
-        yield number, question.strip(), document.strip(), value
-    if is_empty:
-        raise InputError(f"{path}: no question in it; rows with {QUESTION} and {DOCUMENT} are expected")
-
-
-def _csv_rows(path: Path) -> Iterator[tuple[int, dict]]:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-            if missing := {QUESTION, DOCUMENT} - set(reader.fieldnames or ()):
-                raise InputError(
-                    f"{path}, line 1: the header lacks {', '.join(sorted(missing))}; found"
-                    f" {', '.join(reader.fieldnames or ()) or 'nothing'}"
-                )
-            for row in reader:
-                yield reader.line_num, row
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except csv.Error as error:
-        raise InputError(f"{path}: not a CSV file ({error})") from None
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file") from None
 
 
 def _by_id(items: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import numpy as np
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Queries, Run
+from sharpen.evaluation.encoders.committee import committee_members, committee_scores
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
@@ -151,8 +152,8 @@ class Models:
 
     def score(self, scorer: str | Mapping[str, float], pairs: Pairs, queries: Queries, corpus: Corpus) -> PairScores:
         """Scores of the pairs by ``scorer``: ``base``, ``bm25``, ``fused`` (both), ``encoder:<name>``, the name of a
-        cross-encoder, one of ``scorers``, or a mixture, scorer to weight. Under ``accelerate launch`` every process
-        must call this.
+        cross-encoder or the folder of a committee of them, one of ``scorers``, or a mixture, scorer to weight. Under
+        ``accelerate launch`` every process must call this.
 
         A mixture's scores are standardized over the corpus for each query, those of a cross-encoder and of ``scorers``
         over the pairs of the query. Raises ``InputError`` if a model cannot be loaded, or if there is no LLM to ask.
@@ -166,6 +167,11 @@ class Models:
             return self.scorers[scorer].score(pairs, queries, corpus) if pairs else {}
         if scorer in LLM_SCORERS:
             raise InputError(f"no LLM is given, and the scorer {scorer} asks one; give llm (in Python: Models.scorers)")
+        if scorer not in BUILT_IN and (members := committee_members(scorer)):
+            # each member by itself: its scores, unlike theirs together, are the same whatever else is asked for
+            of_members = [self.score(member, pairs, queries, corpus) for member in members]
+            rows = [[scores[pair] for pair in pairs] for scores in of_members]
+            return dict(zip(pairs, committee_scores(rows, [q for q, _ in pairs]), strict=True))
         if not self.remember_scores or self.current is not None or scorer in BUILT_IN:
             return self._scored(scorer, pairs, queries, corpus)
         known = self.cache.setdefault(("scores", self.precision, scorer_digest(scorer)), {})

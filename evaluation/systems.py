@@ -154,7 +154,7 @@ def compare_systems(
                 name=name,
                 weights=row,
                 reranked=reranked,
-                needs=_needs(of_test, row, reranked),
+                needs=_needs(of_test, row, getattr(retriever, "needs", "cross-encoder") if reranked else None),
                 chosen_by=fmean(chosen_by[name].values()),
                 test=estimate(values, seed, test.groups),
                 difference=paired_difference(scores[baseline][PRIMARY], values, seed, test.groups),
@@ -224,9 +224,9 @@ def _milliseconds(retriever: Retriever, task: Task) -> float:
     return 1000 * median(seconds[1:] or seconds)
 
 
-def _needs(members: Mapping[str, CorpusScorer], weights: Mapping[str, float], reranked: bool) -> str:
+def _needs(members: Mapping[str, CorpusScorer], weights: Mapping[str, float], reranker: str | None) -> str:
     parts = []
     for name in weights:
         vectors = getattr(members[name], "vectors", None)
         parts.append("inverted index" if vectors is None else f"encoder, {vectors.nbytes / 1e6:,.1f} MB of vectors")
-    return ", ".join([*parts, *(["cross-encoder"] if reranked else [])])
+    return ", ".join([*parts, *([reranker] if reranker else [])])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharpen.evaluation.datasets import Task, load_task
+from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.recipes.engine import Manifests
 from sharpen.recipes.inputs import Inputs
-from sharpen.recipes.schema.evaluation import OtherPart
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages.comparison import AfterStage
+from sharpen.recipes.stages.comparison import FIRST, AfterStage
+from sharpen.recipes.stages.elsewhere import Elsewhere
 
 
 @dataclass(frozen=True)
@@ -30,10 +30,6 @@ class FinishedRun:
         """What the run compares on."""
         return task_of(self.recipe, self.inputs)
 
-    def other_task(self, other: OtherPart) -> Task:
-        """One of the other collections, searched in its own documents."""
-        return load_task(other.data, other.split, None, self.recipe.evaluation.unknown_documents)
-
     def compare(self, task: Task, first: tuple[str, str], second: tuple[str, str], **options) -> Comparison:
         """Of what two stages wrote: (stage, name of the scores)."""
         given = {"seed": self.recipe.seed, "queries_of": queries_of(self.recipe), "groups": task.groups} | options
@@ -44,21 +40,26 @@ class FinishedRun:
         part = self.recipe.reranker
         if part is None:
             return None
-        is_bm25 = part.first_stage == "bm25"
-        first, name = (("before", "bm25"), "BM25") if is_bm25 else (("after", "after"), "tuned retriever")
-        names = (name, f"reranker over its first {part.depth}")
+        first, name = {
+            "bm25": (("before", "bm25"), "BM25"),
+            "retriever": (("after", "after"), "tuned retriever"),
+            "fused": (("reranked", FIRST), f"tuned retriever + {part.bm25_weight:g} BM25"),
+        }[part.first_stage]
+        of = name if name == "BM25" else f"the {name}"
+        reranker = f"committee of {part.committee} rerankers" if part.committee > 1 else "reranker"
+        names = (name, f"{reranker} over the first {part.depth} of {of}")
         return self.compare(task, first, ("reranked", "reranked"), names=names)
 
     def others(self) -> dict[str, Comparison]:
         """The base and the tuned model on the recipe's other collections."""
         return {
             name: self.compare(
-                self.other_task(other),
+                other.task(),
                 ("before", f"other-{n}"),
                 ("after", f"other-{n}"),
                 queries_of=f"queries of {name}",
             )
-            for n, (name, other) in enumerate(self.recipe.evaluation.others_by_name().items())
+            for n, (name, other) in enumerate(Elsewhere.all_of(self.recipe).items())
         }
 
     def cut(self, task: Task) -> dict[str, Comparison]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import (
     Comparison,
     difference_table,
+    lost_elsewhere,
     markdown_table,
     plain_sentence,
     sentence,
@@ -33,6 +34,10 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.tuned import TunedPart
 
+NOTHING_AT_HAND = (
+    "What was lost elsewhere was not measured: no other collection is at hand. With a network,"
+    " evaluation.others=[{data: NanoNFCorpus}] measures it; [] asks for nothing."
+)
 RESULTS = ("metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png")
 
 
@@ -74,6 +79,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     task = run.task()
     comparison = run.compare(task, ("before", "before"), ("after", "after"), bm25=run.inputs.scores("before", "bm25"))
     reranking, others, overlaps = run.reranking(task), run.others(), train_overlaps(run, task)
+    comparison = comparison.model_copy(update={"caveat": lost_elsewhere(others)})
     systems = run.inputs.systems() if "systems" in run.manifests else None
     write_text(run.folder / "recipe.yaml", resolved_yaml)
     metrics = comparison.model_dump(mode="json")
@@ -89,8 +95,8 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
-    if others:
-        sections["On other collections"] = difference_table("collection", others)
+    if elsewhere := _elsewhere(run, others):
+        sections["On other collections"] = elsewhere
     why = None
     if comparison.verdict != "better":
         measured = measurements_of(run)
@@ -107,6 +113,8 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         if shown:
             print_comparison(shown, console)
     print_elsewhere(others.values(), console)
+    if run.recipe.evaluation.others and not others:
+        console.print(NOTHING_AT_HAND, highlight=False, soft_wrap=True, markup=False)
     for line in (why, systems):
         if line:
             console.print("\n" + line.plain(), highlight=False, soft_wrap=True, markup=False)
@@ -115,6 +123,16 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         highlight=False,
     )
     return comparison
+
+
+def _elsewhere(run: FinishedRun, others: Mapping[str, Comparison]) -> list[str]:
+    """What became of the model on other collections; empty where the recipe asks for none."""
+    if not others:
+        return [NOTHING_AT_HAND] if run.recipe.evaluation.others else []
+    lines = difference_table("collection", others)
+    if lost := lost_elsewhere(others):
+        lines += ["", f"{lost} A `training.base_weight` nearer to 1 keeps more of the base."]
+    return lines
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

@@ -26,6 +26,7 @@ from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import LoadedRecipe, Override, load_recipe
 from sharpen.recipes.run import prepare_run, run_recipe
+from sharpen.recipes.schema.evaluation import AT_HAND
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.rows import triplets_of
 from sharpen.recipes.study_file import Study, read_study, study_name, with_prepared
@@ -127,9 +128,13 @@ def prepared_runs(study: Study, path: Path, more: Sequence[str] = ()) -> list[St
 def _run(study: Study, path: Path, place: tuple[str, str, int], overrides: Sequence[Override], folder: str) -> StudyRun:
     arm, dataset, seed = place
     near = path.parent / study.recipe
+    file = str(near) if near.is_file() else study.recipe
     all_overrides = [*study.overrides, *study.datasets.get(dataset, ()), *overrides, f"name={study_name(path)}"]
     try:
-        loaded = load_recipe(str(near) if near.is_file() else study.recipe, all_overrides)
+        loaded = load_recipe(file, all_overrides)
+        if [other.data for other in loaded.recipe.evaluation.others] == [AT_HAND]:
+            # a study's table has nothing of it, and every arm would take as long
+            loaded = load_recipe(file, [*all_overrides, "evaluation.others=[]"])
     except InputError as error:
         raise InputError(f"{path}: {arm}{f', {dataset}' if dataset else ''}: {error}") from None
     recipe = loaded.recipe

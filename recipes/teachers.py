@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from rich.console import Console
 
+from sharpen.evaluation.encoders.committee import holds_cross_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.scorers import BASE, BM25_SCORER, RERANKER, llm_members, members_of
@@ -39,7 +40,7 @@ def recipe_teachers(recipe: Recipe, console: Console, scorers: Sequence[str] = (
     names = dict.fromkeys([BM25_SCORER, BASE, *members_of(recipe.training.teacher or ()), *scorers])
     reranker = inputs.folder(RERANKER)
     names.pop(RERANKER, None)
-    if (reranker / "config.json").exists():
+    if holds_cross_encoder(reranker):
         names[str(reranker)] = None
     elif RERANKER in scorers:
         raise InputError(f"--scorer {RERANKER}: {reranker} is not there; run the recipe with its part reranker first")

@@ -184,7 +184,7 @@ queries: {{pool: pool.yaml, examples_per_prompt: 3, per_document: 2, temperature
 filters: {{round_trip: {{retriever: fused, top_k: 8}}}}
 negatives: {{per_query: 1, miners: [{{kind: bm25, ranks: [1, 5]}}]}}
 training: {{base: "packaged:tiny-bert", batch_size: 4, epochs: 2, learning_rate: 1.0e-4, dropout: 0}}
-evaluation: {{data: {dataset}}}
+evaluation: {{data: {dataset}, others: []}}
 """)
     return path
 

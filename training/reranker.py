@@ -13,9 +13,12 @@ from datasets import Dataset
 from sentence_transformers.cross_encoder import CrossEncoderTrainer, CrossEncoderTrainingArguments, losses
 
 from sharpen.evaluation.beir import Corpus, Query, list_queries
+from sharpen.evaluation.encoders.committee import COMMITTEE
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import process_state
 from sharpen.training.collators import RerankerCollator, Texts
+from sharpen.training.committee import query_parts, train_members
 from sharpen.training.retriever import as_triplets
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.settings import RerankerSettings
@@ -46,7 +49,9 @@ def train_reranker(
     ``train_retriever``.
 
     ``settings.batch_size`` counts queries; with ``bce`` a batch has as many pairs as these have documents, of any
-    queries. Raises ``InputError`` as ``train_retriever`` does, and if there are no negatives.
+    queries. With ``settings.committee`` there are several of them, as ``train_members`` trains them: the folder is then
+    that of a committee, which ``load_cross_encoder`` and all that takes a cross-encoder's folder load as one. Raises
+    ``InputError`` as ``train_retriever`` does, if there are no negatives, and for more members than queries.
 
     ::
 
@@ -57,9 +62,20 @@ def train_reranker(
     triplets, left_out = as_triplets(queries, negatives)
     if not triplets:
         raise InputError("no triplets to train the reranker on: no query was left with enough negatives")
-    setup = _setup(triplets, Texts(queries, corpus), settings, seed, run)
-    result = fit(_Trainer, CrossEncoderTrainingArguments, setup)
-    save_trained(setup.model, output)
+    texts = Texts(queries, corpus)
+
+    def train(rows: Sequence[Triplet], folder: Path, seed: int, run: TrainingRun) -> TrainingResult:
+        setup = _setup(rows, texts, settings, seed, run)
+        result = fit(_Trainer, CrossEncoderTrainingArguments, setup)
+        save_trained(setup.model, folder)
+        return result
+
+    if settings.committee > 1:
+        result = train_members(train, query_parts(triplets, settings.committee, seed), output, seed, run)
+    else:
+        result = train(triplets, output, seed, run)
+        if process_state().is_main_process:  # of an earlier committee, which would be loaded in its place
+            (output / COMMITTEE).unlink(missing_ok=True)
     return replace(result, path=output, triplets=len(triplets), queries_left_out=left_out)
 
 
@@ -68,7 +84,7 @@ class _Trainer(CheckpointingTrainer, CrossEncoderTrainer):
 
 
 def _setup(
-    triplets: list[Triplet], texts: Texts, settings: RerankerSettings, seed: int, run: TrainingRun
+    triplets: Sequence[Triplet], texts: Texts, settings: RerankerSettings, seed: int, run: TrainingRun
 ) -> TrainingSetup:
     negatives = len(triplets[0].negative_ids)
     if not negatives:

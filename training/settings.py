@@ -213,8 +213,22 @@ class RerankerSettings(Optimization):
         8,
         description="Queries of a batch, over all processes together; with bce as many pairs as so many queries have.",
     )
+    committee: Count = Field(
+        1,
+        description=(
+            "So many rerankers, each trained on a part of the queries that is its alone and from a seed of its own"
+            " (UDAPDR); the mean of their scores, standardized for each query, is the reranker's."
+        ),
+    )
     max_seq_length: Count = Field(256, description="Tokens of query and document together.")
     precision: PrecisionSetting = Field("auto", description=EncoderOptions.model_fields["precision"].description)
+
+    def fingerprint(self) -> Any:
+        """One reranker is what it was before there were committees."""
+        values = super().fingerprint()
+        if self.committee == 1:
+            del values["committee"]
+        return values
 
 
 class ValidationSettings(Settings):

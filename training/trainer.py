@@ -120,7 +120,7 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
         raise InputError(f"{setup.part}: {len(setup.dataset)} rows are too few for {processes} processes")
     steps = -(-len(setup.sampler) // processes // setup.settings.accumulate)
     validation = setup.run.validation
-    with _folder(setup.run.work) as folder, accelerated(setup.model):
+    with work_folder(setup.run.work) as folder, accelerated(setup.model):
         last = checkpoints.newest(folder) if process_state().is_main_process else None
         process_state().wait_for_everyone()  # the first one removes what was half-written
         last = last or checkpoints.newest(folder)
@@ -332,7 +332,7 @@ def save_trained(model: Any, output: Path) -> None:
 
 
 @contextmanager
-def _folder(work: Path | None) -> Iterator[Path]:
+def work_folder(work: Path | None) -> Iterator[Path]:
     """``work``, or a folder that goes when training ends."""
     if work is None:
         with tempfile.TemporaryDirectory(prefix="sharpen-") as scratch:

@@ -11,6 +11,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
 from sharpen.evaluation.encoders.batching import exchange_rows, rows_of_process, run_batches
+from sharpen.evaluation.encoders.committee import Committee, committee_scores, shared_progress
 from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision
 from sharpen.evaluation.encoders.settings import Precision
@@ -51,7 +52,7 @@ def encode(
 
 
 def score_pairs(
-    model: CrossEncoder,
+    model: CrossEncoder | Committee,
     pairs: Sequence[tuple[str, str]],
     progress: Callable[[int], None] | None = None,
     batch_size: int | None = None,
@@ -60,9 +61,14 @@ def score_pairs(
     """A cross-encoder's scores of (query, document) pairs, in their order.
 
     They are logits, without the sigmoid that a model may end in: far from the threshold, a sigmoid makes all scores the
-    same. Under ``accelerate launch`` every process scores a part of the pairs, and all processes get all scores. Raises
+    same. Those of a committee are as ``committee_scores`` has them: the pairs of a query are standardized together.
+    Under ``accelerate launch`` every process scores a part of the pairs, and all processes get all scores. Raises
     ``InputError`` for a model with several outputs.
     """
+    if isinstance(model, Committee):
+        advance = shared_progress(progress, len(model.members))
+        rows = [score_pairs(member, pairs, advance, batch_size, precision) for member in model.members]
+        return committee_scores(rows, [query for query, _ in pairs])
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
     rows_here = rows_of_process(pairs)

@@ -8,6 +8,7 @@ import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoConfig
 
+from sharpen.evaluation.encoders.committee import Committee, committee_members
 from sharpen.evaluation.encoders.packaged import PACKAGED, packaged_encoder
 from sharpen.evaluation.files import InputError, sha256_tree
 from sharpen.evaluation.processes import process_state
@@ -60,12 +61,17 @@ def load_encoder(
 
 def load_cross_encoder(
     name: str, device: str | None = None, new_head: bool = False, max_seq_length: int | None = None
-) -> CrossEncoder:
+) -> CrossEncoder | Committee:
     """Load a reranker, as ``load_encoder`` loads an encoder; ``max_seq_length``: tokens of query and document together.
 
-    ``new_head``: an encoder gets a head for one score, its weights drawn at random, to be trained; without it, a model
-    that has none is refused. Raises ``InputError`` for that, and if the name cannot be loaded.
+    A folder that names the members of a committee gives a ``Committee``. ``new_head``: an encoder gets a head for one
+    score, its weights drawn at random, to be trained; without it, a model that has none is refused. Raises
+    ``InputError`` for that, for a committee in the place of a model to be trained, and if the name cannot be loaded.
     """
+    if members := committee_members(name):
+        if new_head:
+            raise InputError(f"{name}: a committee of {len(members)}, and one model is trained; name {members[0]}")
+        return Committee(tuple(load_cross_encoder(m, device, max_seq_length=max_seq_length) for m in members))
     source = resolve_encoder(name)
     try:
         revision = _hub_commit(source)

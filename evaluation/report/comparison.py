@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from sharpen.evaluation.files import write_text
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from sharpen.evaluation.report.by_query import QueryChange
 
 BEFORE_AFTER = ("base", "tuned model")
+LOSS = 0.005
+"""nDCG@10: what is lost on another collection is a part of the verdict from there on."""
 
 
 class Comparison(BaseModel):
@@ -45,6 +47,8 @@ class Comparison(BaseModel):
     bm25: dict[str, Estimate] | None = None
     names: tuple[str, str] = BEFORE_AFTER
     """Of the first system and of the second."""
+    caveat: str = Field("", exclude=True)
+    """Said with the verdict, in Markdown, as ``lost_elsewhere`` has it; no part of the numbers."""
 
 
 def make_comparison(
@@ -172,8 +176,26 @@ def sentence(comparison: Comparison) -> str:
     )
     if d.groups < comparison.queries:
         facts += f" about {d.groups} documents"
+    caveat = f" {comparison.caveat}" if comparison.caveat else ""
     verdict = f"**{comparison.verdict}** {'from' if comparison.verdict == 'not distinguishable' else 'than'} {first}"
-    return f"{second[0].upper() + second[1:] if second.startswith('the ') else second} is {verdict}: {facts}."
+    return f"{second[0].upper() + second[1:] if second.startswith('the ') else second} is {verdict}: {facts}.{caveat}"
+
+
+def lost_elsewhere(others: Mapping[str, Comparison]) -> str:
+    """The collections on which 0.005 of nDCG@10 or more were lost, with their intervals; nothing where there is none.
+
+    >>> scores = [{"ndcg@10": {"q1": 0.5, "q2": value}} for value in (0.5, 0.4)]
+    >>> comparison = make_comparison(*scores, seed=1, queries_of="queries")
+    >>> lost_elsewhere({"elsewhere, split test": comparison})
+    '**Elsewhere it lost** 0.0500 on elsewhere, split test (-0.1000 to +0.0000, which may be chance).'
+    """
+    lost = []
+    for name, comparison in others.items():
+        d = comparison.delta[comparison.primary]
+        if d.value <= -LOSS:
+            chance = "" if d.verdict == "worse" else ", which may be chance"
+            lost.append(f"{-d.value:.4f} on {name} ({d.interval[0]:+.4f} to {d.interval[1]:+.4f}{chance})")
+    return f"**Elsewhere it lost** {' and '.join(lost)}." if lost else ""
 
 
 def _sides(comparison: Comparison) -> tuple[str, str]:

@@ -8,6 +8,7 @@ import numpy as np
 from sentence_transformers import CrossEncoder
 
 from sharpen.evaluation.beir import Corpus, Run
+from sharpen.evaluation.encoders.committee import Committee
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.retrievers.base import Advance, Retriever
@@ -16,8 +17,8 @@ from sharpen.evaluation.runs import ranking
 
 
 class Reranked:
-    """The best ``depth`` documents of another retriever, reordered by a cross-encoder; those below follow in their
-    order.
+    """The best ``depth`` documents of another retriever, reordered by a cross-encoder or a committee of them; those
+    below follow in their order.
 
     ``first_stage_weight``: of the first retriever's scores in the new ones, both standardized over a query's documents;
     0: the cross-encoder's scores alone. ``precision``: what the cross-encoder computes in.
@@ -29,7 +30,7 @@ class Reranked:
         self,
         first: Retriever,
         corpus: Corpus,
-        model: CrossEncoder,
+        model: CrossEncoder | Committee,
         depth: int = 100,
         progress: Advance | None = None,
         first_stage_weight: float = 0.0,
@@ -38,6 +39,12 @@ class Reranked:
         self._first, self._corpus, self._model = first, corpus, model
         self._depth, self._progress = depth, progress
         self._weight, self._precision = first_stage_weight, precision
+
+    @property
+    def needs(self) -> str:
+        """What has to be served beside the first retriever."""
+        members = len(self._model.members) if isinstance(self._model, Committee) else 1
+        return "cross-encoder" if members == 1 else f"{members} cross-encoders"
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """Return ``k`` documents of each query."""

@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.settings import Count, Settings
+
+AT_HAND = "at_hand"
+"""In place of a collection's name: one that needs no network."""
 
 
 class OtherPart(Settings):
     """Queries of another collection, which is searched as it is."""
 
-    data: str = Field(description="A folder in BEIR layout with its corpus.jsonl, or the name of a BEIR dataset.")
+    data: str = Field(
+        description=(
+            "A folder in BEIR layout with its corpus.jsonl; the name of a dataset of BEIR or NanoBEIR; python-docs:"
+            " questions about Python, which come with sharpen; or at_hand: these, or, where the recipe uses them"
+            " itself, scifact or cranfield if it is found without a network."
+        )
+    )
     split: str = Field("test", description="qrels/<split>.tsv of data.")
+    documents: Count | None = Field(
+        None,
+        description=(
+            "So many at most: those that are judged, and others drawn by seed. null: all; of at_hand 1,000 short ones"
+            " or 500 abstracts, which take less than a minute on two cores."
+        ),
+    )
 
 
 class EvaluationPart(Settings):
@@ -48,22 +63,20 @@ class EvaluationPart(Settings):
         ),
     )
     others: tuple[OtherPart, ...] = Field(
-        (),
+        (OtherPart(data=AT_HAND),),
         description=(
-            "Other collections on which the base and the tuned model are compared, too: what the tuning does elsewhere."
+            "Other collections on which the base and the tuned model are compared, too: what the tuning loses"
+            " elsewhere. Default: [{data: at_hand}]; [] or null: none."
         ),
     )
+
+    @field_validator("others", mode="before")
+    @classmethod
+    def _null_is_none(cls, value: Any) -> Any:
+        return () if value is None else value
 
     @model_validator(mode="after")
     def _others_differ(self):
         if len({(other.data, other.split) for other in (self, *self.others)}) <= len(self.others):
             raise ValueError("others: each split of a collection is named once, and evaluation.data is none of them")
         return self
-
-    def others_by_name(self) -> dict[str, OtherPart]:
-        """Under names for people: the last folder's, or the whole path where two end alike."""
-        last = [Path(other.data).name for other in self.others]
-        return {
-            f"{name if last.count(name) == 1 else other.data}, split {other.split}": other
-            for name, other in zip(last, self.others, strict=True)
-        }

@@ -6,9 +6,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from sharpen.evaluation.scorers import RERANKER, Teacher, check_mixture, members_of
+from sharpen.evaluation.scorers import BM25_SCORER, FUSED_WEIGHTS, RERANKER, Teacher, check_mixture, members_of
 from sharpen.evaluation.settings import Count
 from sharpen.training.settings import RerankerSettings
+
+FirstStage = Literal["bm25", "retriever", "fused"]
 
 
 class RerankerPart(RerankerSettings):
@@ -22,8 +24,15 @@ class RerankerPart(RerankerSettings):
         ),
     )
     negatives: Count = Field(4, description="Hard negatives a query.")
-    first_stage: Literal["bm25", "retriever"] = Field(
-        "bm25", description="Whose ranking is put in order: BM25's, or the tuned retriever's."
+    first_stage: FirstStage = Field(
+        "bm25",
+        description=(
+            "Whose ranking is put in order: BM25's, the tuned retriever's, or that of both together (z-scores over the"
+            " corpus)."
+        ),
+    )
+    bm25_weight: Annotated[float, Field(gt=0)] = Field(
+        FUSED_WEIGHTS[BM25_SCORER], description="Of fused: BM25's weight, beside the tuned retriever's 1."
     )
     depth: Count = Field(100, description="So many of the first stage's documents.")
     first_stage_weight: Annotated[float, Field(ge=0, lt=1)] = Field(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 
-from sharpen.evaluation.datasets import judged_files
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import Stage, StagePart
 from sharpen.recipes.schema.judged import Judged
@@ -22,6 +21,7 @@ from sharpen.recipes.stages import (
     training,
 )
 from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
+from sharpen.recipes.stages.elsewhere import Elsewhere
 from sharpen.training.trainer import processes_of_batch
 
 STAGES: dict[str, Stage] = {
@@ -81,15 +81,11 @@ def check_recipe(recipe: Recipe) -> None:
         if part := getattr(recipe, name):
             processes_of_batch(name, part.batch_size)
     recipe.corpus.check()
-    for part in (recipe.evaluation, recipe.labelled, *recipe.evaluation.others):
+    for part in (recipe.evaluation, recipe.labelled):
         if judged := Judged.of(part):
             judged.check()
-    for other in recipe.evaluation.others:
-        if "corpus" not in judged_files(other.data, other.split):
-            raise InputError(
-                f"evaluation.others: {other.data} has no corpus.jsonl, and another collection is searched in its own"
-                " documents"
-            )
+    for other in Elsewhere.all_of(recipe).values():
+        other.check()
     if recipe.asks_for_queries:
         recipe.llm.check()
     recipe.negatives.prompts(recipe.llm)

@@ -13,20 +13,28 @@ from sharpen.evaluation.encoders.precision import precision_digest
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import sha256_file, write_json
 from sharpen.evaluation.metrics import evaluate
+from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import write_run
+from sharpen.evaluation.scorers import BM25_SCORER
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.schema.reranker import FirstStage
+from sharpen.recipes.stages.elsewhere import Elsewhere
 from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.resources import Resources
 
+RETRIEVER = "retriever"
+FIRST = "first"
+"""The scores of a first stage that no other stage measures."""
 IndexOf = Callable[[Corpus, bool, bool], Dense]
 """Of a corpus; whether the search may be approximate, and whether the index stays in memory."""
 
@@ -82,20 +90,18 @@ class EncoderStage(ComparisonPart):
     """The queries, searched with one encoder."""
 
     matryoshka: tuple[int, ...]
-    others: dict[str, Judged]
+    others: dict[str, Elsewhere]
 
     @classmethod
     def common(cls, recipe: Recipe) -> dict:
-        training = recipe.training
-        others = {name: Judged.of(other) for name, other in recipe.evaluation.others_by_name().items()}
         return super().common(recipe) | {
-            "matryoshka": training.matryoshka,
-            "others": others,
+            "matryoshka": recipe.training.matryoshka,
+            "others": Elsewhere.all_of(recipe),
         }
 
     def fingerprint(self) -> dict:
         # by their order, which names the files; what they are called is for people
-        return super().fingerprint() | {"others": [judged.fingerprint() for judged in self.others.values()]}
+        return super().fingerprint() | {"others": [other.fingerprint() for other in self.others.values()]}
 
     def score(self, name: str, index_of: IndexOf, task: Task, folder: Folder) -> Counts:
         """Score the encoder on the queries, its embeddings cut, and on the other collections."""
@@ -104,8 +110,8 @@ class EncoderStage(ComparisonPart):
         for dimensions in self.matryoshka:
             _score(folder.path, f"{name}-{dimensions}", index.cut(dimensions), task)
         others = {}
-        for number, (other_name, judged) in enumerate(self.others.items()):
-            other = load_task(judged.data, judged.split, None, self.unknown_documents)
+        for number, (other_name, elsewhere) in enumerate(self.others.items()):
+            other = elsewhere.task()
             index = index_of(other.corpus, self.approximate, False)
             others[other_name] = _score(folder.path, f"other-{number}", index, other)["queries"]
         return counts | ({"others": others} if others else {})
@@ -132,7 +138,8 @@ class AfterStage(EncoderStage):
 
 class RerankedStage(ComparisonPart):
     tuned: TunedPart
-    first_stage: Literal["bm25", "retriever"]
+    first_stage: FirstStage
+    bm25_weight: float
     depth: int
     first_stage_weight: float
 
@@ -143,12 +150,29 @@ class RerankedStage(ComparisonPart):
             **cls.common(recipe),
             tuned=TunedPart.of(recipe),
             first_stage=part.first_stage,
+            bm25_weight=part.bm25_weight,
             depth=part.depth,
             first_stage_weight=part.first_stage_weight,
         )
 
     def reads(self) -> tuple[str, ...]:
-        return (*super().reads(), "reranker", *(("model",) if self.first_stage == "retriever" else ()))
+        return (*super().reads(), "reranker", *(() if self.first_stage == "bm25" else ("model",)))
+
+    def fingerprint(self) -> dict:
+        values = super().fingerprint()
+        if self.first_stage != "fused":
+            del values["bm25_weight"]
+        return values
+
+    def first(self, inputs: Inputs, models: Models, task: Task) -> Retriever:
+        """Whose best documents are put in order."""
+        if self.first_stage == "bm25":
+            return BM25(task.corpus)
+        tuned = self.tuned.index(inputs, models, task.corpus, self.approximate)
+        if self.first_stage == "retriever":
+            return tuned
+        bm25 = models.corpus_scorer(BM25_SCORER, task.corpus)
+        return Fused({RETRIEVER: tuned, BM25_SCORER: bm25}, {BM25_SCORER: self.bm25_weight})
 
 
 def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
@@ -175,10 +199,9 @@ def score_after(part: AfterStage, inputs: Inputs, folder: Folder, resources: Res
 def score_reranked(part: RerankedStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     """The first stage's best documents in the order that the reranker gives them."""
     task = part.task(inputs)
-    if part.first_stage == "bm25":
-        first: Retriever = BM25(task.corpus)
-    else:
-        first = part.tuned.index(inputs, resources.models, task.corpus, part.approximate)
+    first = part.first(inputs, resources.models, task)
+    if part.first_stage == "fused":  # of the others the scores are there
+        _score(folder.path, FIRST, first, task)
     model = load_cross_encoder(str(inputs.folder("reranker")))
     with resources.progress("reranking", len(task.qrels) * part.depth) as advance:
         weight, precision = part.first_stage_weight, part.tuned.options.precision

@@ -50,7 +50,9 @@ def train(part: RerankerStage, inputs: Inputs, folder: Folder, resources: Resour
         teacher = read_teacher(inputs, "reranker") if part.has_teacher else None
         run = TrainingRun(work=folder.work, progress=shown(advance), teacher=teacher)
         result = train_reranker(queries, triplets, corpus, part.settings, folder.path, part.seed, run)
-    return record(folder.path, result, len(triplets), left_out)
+    members = part.settings.committee
+    counts = record(folder.path, result, len(triplets), left_out)
+    return counts | ({"members": members} if members > 1 else {})
 
 
 STAGE = Stage("reranker", 3, RerankerStage, train, shared=True, resumable=True)

@@ -547,7 +547,8 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     )
     assert metrics["reranker"]["before"] == metrics["bm25"] and metrics["reranker"]["queries"] == 6
     assert (
-        "The reranker over its first 6 is" in result.stdout and "## The reranker" in (folder / "report.md").read_text()
+        "The reranker over the first 6 of BM25 is" in result.stdout
+        and "## The reranker" in (folder / "report.md").read_text()
     )
     assert [row["reranked"] for row in metrics["systems"]["systems"]].count(True) == 1
     runs = [{}, {}]
@@ -584,7 +585,7 @@ def test_a_reranker_is_trained_beside_the_retriever_and_teaches_it(undisturbed):
     shown = sharpen("show", str(folder), cwd=tmp_path)
     assert (
         shown.returncode == 0
-        and "The reranker over its first 6 is" in shown.stdout
+        and "The reranker over the first 6 of BM25 is" in shown.stdout
         and "Elsewhere: The tuned model is" in shown.stdout
     )
     assert "give the part reranker" in _fails(
