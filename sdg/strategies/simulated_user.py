@@ -250,7 +250,16 @@ class Need(SimulatedUser):
         return f" {example.need}"
 
     def parse(self, text: str, unit: Unit) -> ParsedAnswer:
-        return super().parse(re.sub(r"^\s*(?:information )?need(?: \d+)?\s*:", "", text, flags=re.IGNORECASE), unit)
+        """The need. Small models say one of the examples' again, which is none that the document satisfies."""
+        text = re.sub(r"^\s*(?:information )?need(?: \d+)?\s*:", "", text, flags=re.IGNORECASE)
+        answer = super().parse(text, unit)
+        if any(query_key(query.query) in self._needs_shown for query in answer.queries):
+            return ParsedAnswer(error="need copied from an example of the prompt")
+        return answer
+
+    @cached_property
+    def _needs_shown(self) -> set[str]:
+        return {query_key(example.need) for example in self.examples}
 
 
 class Reformulation(SimulatedUser):

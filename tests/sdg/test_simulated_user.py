@@ -113,6 +113,13 @@ def test_who_repeats_oneself_gives_up_and_so_does_who_types_nothing(bm25):
     assert stats.rejected == {"empty": 2, "duplicate": 1} and stats.asked == 4 == stats.kept + stats.rejected.total()
 
 
+def test_a_need_of_the_examples_is_none_of_the_document(bm25):
+    llm = Recorded([Answer("I want bread."), Answer("i need thing 3")], [Answer("knead dough")])
+    generated = _session(llm, _user(bm25), "bread", "piano")
+    assert [q.text for q in generated] == ["knead dough"] and len(generated.first_steps) == 1
+    assert generated.rejected[0].message == "not readable: need copied from an example of the prompt"
+
+
 def test_rounds_are_a_limit_and_a_copy_of_the_document_is_as_good(bm25):
     llm = Recorded([Answer("I want bread.")], [Answer("molten rock")])
     assert len(_session(llm, _user(bm25, rounds=1), "bread")) == 1 and not llm.answers
