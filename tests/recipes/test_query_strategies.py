@@ -41,7 +41,8 @@ def test_the_encoder_counts_only_where_a_user_searches_by_it(recipe_file: Path):
 
 
 @pytest.mark.slow
-def test_types_and_sessions_are_counted_from_the_estimate_to_the_report(recipe_file: Path, tmp_path: Path):
+def test_types_and_sessions_are_counted_from_the_estimate_to_the_report(recipe_file: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")  # every name on one line
     arguments = [
         str(recipe_file),
         f"queries.strategies=[{MIXED}, {USER}]",
