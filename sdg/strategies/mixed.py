@@ -91,7 +91,7 @@ class Mixed(StrategySettings):
     """
 
     kind: Literal["mixed"] = "mixed"
-    query_types: dict[TypeName, Annotated[float, Field(ge=0)]] = Field(
+    query_types: dict[TypeName, Annotated[float, Field(ge=0, allow_inf_nan=False)]] = Field(
         {"question": 3, "claim": 1, "keywords": 2, "title": 1, "any": 1, "as_typed": 2},
         description=(
             f"Of {', '.join(TYPE_NAMES)}, those that are wanted, each with its weight: 3 is drawn three times as often"
@@ -116,6 +116,10 @@ class Mixed(StrategySettings):
     @classmethod
     def parse_example(cls, row: Any) -> MixedExample:
         return parse_mixed_example(row)
+
+    @property
+    def prefix(self) -> str:
+        return f"{self.name}:"
 
     def members(self, seed: int = 13) -> list[OfOneType]:
         """A strategy for each type, of what is drawn for it; of a strategy that was resolved."""

@@ -144,10 +144,9 @@ def strategy_name(strategy: StrategySettings | Harvested | Custom) -> str:
 
 
 def _names(strategy: StrategySettings | Harvested | Custom) -> list[str]:
-    """All that stand in the queries' metadata: a mixture's types have names of their own."""
-    if isinstance(strategy, Mixed):
-        return [strategy.member_name(query_type) for query_type in strategy.query_types]
-    return [strategy_name(strategy)]
+    """All that no other strategy may be called: a mixture's types have names of their own."""
+    types = strategy.query_types if isinstance(strategy, Mixed) else ()
+    return [strategy_name(strategy), *(strategy.member_name(query_type) for query_type in types)]
 
 
 def resolve_strategy(

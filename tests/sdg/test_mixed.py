@@ -137,9 +137,12 @@ def test_a_type_without_examples_and_a_name_that_is_taken_are_told_beforehand(tm
     path.write_text("- {document: a b, claim: c d}\n- {document: a b, clam: c d}\n")
     with pytest.raises(InputError, match=r"pool\.yaml, line 2: an example has the key document and a query"):
         settings.check()
-    taken = [{"kind": "mixed", "pool": POOL}, {"name": "mixed-claim", "pool": [{"document": "d", "query": "q"}]}]
-    with pytest.raises(ValueError, match="give those of the same kind different names"):
-        QueriesSettings(strategies=taken)
+    mixed, pool = {"kind": "mixed", "pool": POOL}, [{"document": "d", "query": "q"}]
+    claims, titles = (mixed | {"query_types": {name: 1}} for name in ("claim", "title"))
+    for other in ({"name": "mixed-claim", "pool": pool}, {"name": "mixed", "pool": pool}, titles):
+        with pytest.raises(ValueError, match="give those of the same kind different names"):
+            QueriesSettings(strategies=[claims, other])
+    QueriesSettings(strategies=[claims, titles | {"name": "headings"}])
 
 
 def test_the_weights_are_in_the_fingerprint_and_other_strategies_know_nothing_of_them():
