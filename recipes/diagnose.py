@@ -16,6 +16,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.tables import numbers_table
 from sharpen.sdg.diagnose import KINDS, JudgedTexts, Profile, drift, profile, win_rates
+from sharpen.sdg.strategies.mixed import mixture_name
 
 _MEASURES: dict[str, Callable[[Profile], str]] = {
     "queries": lambda row: f"{row.queries:,}",
@@ -29,8 +30,9 @@ _MEASURES: dict[str, Callable[[Profile], str]] = {
 def diagnose_run(folder: Path, console: Console, against: Sequence[Path], split: str | None = None) -> list[str]:
     """Compare a run's generated queries with the real ones of its evaluation data, and print in what they differ.
 
-    ``against``: other runs, whose queries are compared by closeness to the real ones, too. ``split``: of the evaluation
-    data (default: the recipe's). Returns the warnings. Raises ``InputError`` if the run has no queries or no real ones.
+    Of a mixture, the whole is compared, and each type of query is but described. ``against``: other runs, whose queries
+    are compared by closeness to the real ones, too. ``split``: of the evaluation data (default: the recipe's). Returns
+    the warnings. Raises ``InputError`` if the run has no queries or no real ones.
     """
     recipe = load_recipe(str(folder / "recipe.yaml")).recipe
     if recipe.evaluation.data is None:
@@ -38,8 +40,8 @@ def diagnose_run(folder: Path, console: Console, against: Sequence[Path], split:
     if split:
         recipe = recipe.model_copy(update={"evaluation": recipe.evaluation.model_copy(update={"split": split})})
     task = task_of(recipe, Inputs(folder))
-    real, sets = _real(task), _generated(folder, against)
-    profiles = {name: profile(queries, task.corpus) for name, queries in sets.items()}
+    real, (sets, types) = _real(task), _generated(folder, against)
+    profiles = {name: profile(queries, task.corpus) for name, queries in (sets | types).items()}
     profiles["real"] = profile(real, task.corpus)
     _print_profiles(profiles, console)
     if rates := win_rates(real, sets):
@@ -47,12 +49,7 @@ def diagnose_run(folder: Path, console: Console, against: Sequence[Path], split:
         for (first, second), rate in rates.items():
             wins.add_row(f"{first} or {second}", f"{rate['wins']:.0%}", f"{rate['losses']:.0%}", f"{rate['queries']:,}")
         console.print(wins)
-    warnings = [
-        f"{name}: {warning}"
-        for name, row in profiles.items()
-        if name != "real"
-        for warning in drift(row, profiles["real"])
-    ]
+    warnings = [f"{name}: {warning}" for name in sets for warning in drift(profiles[name], profiles["real"])]
     for warning in warnings:
         console.print(f"[yellow]drift[/] {escape(warning)}", highlight=False, soft_wrap=True)
     if not warnings:
@@ -76,14 +73,18 @@ def _real(task: Task) -> JudgedTexts:
     return JudgedTexts(task.texts, relevant)
 
 
-def _generated(folder: Path, against: Sequence[Path]) -> dict[str, JudgedTexts]:
+def _generated(folder: Path, against: Sequence[Path]) -> tuple[dict[str, JudgedTexts], dict[str, JudgedTexts]]:
+    """The queries by strategy, those of a mixture together; and of mixtures, those of each type."""
     sets: dict[str, JudgedTexts] = {}
+    types: dict[str, JudgedTexts] = {}
     for place, run in enumerate((folder, *against)):
+        prefix = "" if place == 0 else f"{run.name}: "
         for query in read_queries(run / "pairs" / "queries.jsonl").values():
-            strategy = query.metadata["strategy"]
-            queries = sets.setdefault(strategy if place == 0 else f"{run.name}: {strategy}", JudgedTexts({}, {}))
-            queries.texts[query.id], queries.positives[query.id] = query.text, query.metadata["positives"]
-    return sets
+            strategy, mixture = query.metadata["strategy"], mixture_name(query.metadata)
+            for group, name in [(sets, mixture or strategy), *([(types, strategy)] if mixture else [])]:
+                queries = group.setdefault(f"{prefix}{name}", JudgedTexts({}, {}))
+                queries.texts[query.id], queries.positives[query.id] = query.text, query.metadata["positives"]
+    return sets, types
 
 
 def _print_profiles(profiles: dict[str, Profile], console: Console) -> None:

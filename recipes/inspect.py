@@ -1,9 +1,9 @@
-"""What became of a run's queries: accepted, borderline and rejected ones, by strategy and reason."""
+"""What became of a run's queries: accepted, borderline and rejected ones, by strategy and reason, and sessions."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from sharpen.evaluation.beir import Corpus, Document, read_corpus, read_queries
+from sharpen.evaluation.beir import Corpus, Document, Query, read_corpus, read_queries
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.sdg.rejections import read_rejections
@@ -51,11 +51,19 @@ def inspect_run(
         rejected = [row for row in rejected if reason.lower() in f"{row.reason} {row.message}".lower()]
     console.print(_by_strategy(kept, rejected))
     console.print(_by_reason(rejected))
+    sessions = [q for q in _generated(folder) if "session" in q.metadata and strategy in (None, q.metadata["strategy"])]
+    if sessions:
+        console.print(_by_round(sessions))
     corpus = read_corpus(folder / "pairs" / "corpus.jsonl")
     borderline = [row for row in rejected if row.borderline]
     others = [row for row in rejected if not row.borderline]
     for title, rows in (("Accepted", kept), ("Borderline", borderline), ("Rejected", others)):
         console.print(_pairs(f"{title} ({len(rows):,})", rows, corpus, number))
+
+
+def _generated(folder: Path) -> Iterable[Query]:
+    """What the filters were given."""
+    return read_queries(folder / "queries" / "queries.jsonl").values()
 
 
 def _kept(folder: Path) -> list[_Row]:
@@ -87,6 +95,19 @@ def _by_reason(rejected: Sequence[_Row]) -> Table:
     view = numbers_table("reason", "queries")
     for name, n in Counter(row.reason for row in rejected).most_common():
         view.add_row(escape(name), f"{n:,}")
+    return view
+
+
+def _by_round(queries: Sequence[Query]) -> Table:
+    """Of the queries of simulated users, before the filters."""
+    view = numbers_table("strategy", "round", "queries", "found the document", "among the first 100")
+    by_round: dict[tuple[str, int], list[Query]] = {}
+    for query in queries:
+        by_round.setdefault((query.metadata["strategy"], query.metadata["round"]), []).append(query)
+    for (name, number), members in sorted(by_round.items()):
+        found = sum(q.metadata["found"] for q in members)
+        ranked = sum(q.metadata["rank"] is not None for q in members)
+        view.add_row(escape(name), str(number), *(f"{n:,}" for n in (len(members), found, ranked)))
     return view
 
 

@@ -16,16 +16,18 @@ from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.recipes.resources import JOURNAL, resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import cut_corpus
-from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries
+from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries, strategies_of
 from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.recipes.teacher_costs import teacher_costs
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
+from sharpen.sdg.generated import GeneratedQueries
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.settings import known_answers, open_llm
-from sharpen.sdg.queries import GeneratedQueries, generate_queries
+from sharpen.sdg.queries import generate_queries
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.harvested import Harvested
-from sharpen.sdg.strategies.settings import asks_llm
+from sharpen.sdg.strategies.settings import asks_llm, strategy_name
+from sharpen.sdg.strategies.simulated_user import SimulatedUser
 
 
 def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
@@ -72,9 +74,10 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     of it, that of the same documents is printed.
     """
     corpus = cut_corpus(recipe.corpus, recipe.runs)
-    part, strategies = QueriesStage.of(recipe), recipe.queries.all_strategies()
+    part, models = QueriesStage.of(recipe), resources_of(recipe, console).models
+    strategies = strategies_of(recipe.queries, corpus, models)
     asking = recipe.llm and any(map(asks_llm, strategies))
-    chosen = chosen_documents(part, corpus, resources_of(recipe, console).models)[:documents]
+    chosen = chosen_documents(part, corpus, models)[:documents]
     with open_llm(recipe.llm, Path(recipe.runs) / JOURNAL) if asking else nullcontext() as llm:
         generated = generate_queries(
             corpus,
@@ -142,6 +145,11 @@ def _notes(recipe: Recipe, rows: Sequence[CostEstimate], total: Decimal, concurr
         notes.append(
             "Tokens counted with the encoder's tokenizer where nothing was asked yet; LLMs' own differ by a tenth or"
             " two. `sharpen preview` asks a few of the same prompts, after which hours are known, too."
+        )
+    if sessions := [s for s in recipe.queries.strategies if isinstance(s, SimulatedUser)]:
+        notes.append(
+            f"{', '.join(map(strategy_name, sessions))}: counted as if no query but the last found its document; each"
+            " that does saves those after it."
         )
     if recipe.queries.select == "coverage":
         notes.append(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from typing import Any
 
@@ -103,9 +104,11 @@ def _rank(rank: int | None) -> str:
 def _about(run: FinishedRun, overlaps: dict[str, Overlap]) -> Sections:
     stages = ["| stage | counts | seconds |", "| --- | --- | --- |"]
     stages += [f"| {name} | {counts_line(m['counts'])} | {m['seconds']:.0f} |" for name, m in run.manifests.items()]
+    by_strategy = _by_strategy(run)
     return {
         SELECTION: _selection(run),
         "Time and cost": [*stages, "", _cost(run.manifests)],
+        **({"Queries by strategy": by_strategy} if by_strategy else {}),
         "Rejected queries": _rejected(run.manifests),
         "Overlap of training and comparison": _overlapping(overlaps),
         "Training examples": _samples(run),
@@ -124,6 +127,21 @@ def _cost(manifests: Manifests) -> str:
     if "money" in counts:
         sentence += f", for {counts['money']}"
     return f"{sentence}."
+
+
+def _by_strategy(run: FinishedRun) -> list[str]:
+    """How many queries of each strategy were asked for and kept, and passed each filter and the split; nothing where
+    there is but one strategy."""
+    files = (("queries", "strategies.json"), ("pairs", "filters.json"))
+    stats, passed = (json.loads((run.inputs.folder(s) / f).read_text(encoding="utf-8")) for s, f in files)
+    if len(stats) < 2:
+        return []
+    header = ["strategy", "asked for", *(step.replace("_", " ") for step in passed)]
+    rows = [
+        [code(name), f"{row['asked']:,}", *(f"{of_step.get(name, 0):,}" for of_step in passed.values())]
+        for name, row in stats.items()
+    ]
+    return [f"| {' | '.join(row)} |" for row in (header, ["---"] * len(header), *rows)]
 
 
 def _rejected(manifests: Manifests) -> list[str]:

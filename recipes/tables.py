@@ -7,7 +7,8 @@ from rich.table import Table
 
 def numbers_table(first: str, *others: str) -> Table:
     """A table whose columns but the first one hold numbers."""
-    view = Table(first)
+    view = Table()
+    view.add_column(first, overflow="fold")  # a name that is cut off is none
     for name in others:
         view.add_column(name, justify="right")
     return view

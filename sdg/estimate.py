@@ -11,6 +11,7 @@ from sharpen.evaluation.beir import Corpus, Document
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.strategies.base import Strategy, Unit
+from sharpen.sdg.strategies.mixed import members_of
 
 MIN_MEASURED = 5
 """Answers in the journal from which their means are used."""
@@ -69,13 +70,15 @@ class CostEstimator:
     def estimate(
         self, strategies: Sequence[Strategy], documents: Sequence[Document], corpus: Corpus, labelled: int = 0
     ) -> list[CostEstimate]:
-        """A row for each strategy, and one for the first step of those of two steps.
+        """A row for each strategy (of a mixture, for each type of queries), and one for each other step of those of
+        several steps.
 
-        Strategies that rewrite queries are taken to get one for each that was asked for, and each of ``labelled``.
+        Strategies that rewrite queries are taken to get one for each that was asked for, and each of ``labelled``. What
+        is asked only if need be (a simulated user's other queries) is counted as if it were always asked.
         """
         rows: list[CostEstimate] = []
         asked = labelled
-        for strategy in strategies:
+        for strategy in (member for each in strategies for member in members_of(each, self.seed)):
             if strategy.rewrites:
                 calls = asked * getattr(strategy, "per_document", 1)
                 units = dict(enumerate(strategy.sample_units()))  # as if each query were one of the pool's
@@ -92,6 +95,11 @@ class CostEstimator:
                 row = replace(row, prompt_tokens=row.prompt_tokens + rows[-1].completion_tokens)
             rows.append(row)
             asked += calls * strategy.queries
+            if strategy.then and strategy.follow_ups:
+                calls *= strategy.follow_ups
+                units = dict(enumerate(strategy.then.sample_units()))  # as if the sessions were those of the pool
+                rows.append(self._row(strategy.then, f"{strategy.name}: {strategy.then.name}", calls, units))
+                asked += calls * strategy.queries
         return rows
 
     def _places(self, calls: int) -> list[int]:

@@ -8,14 +8,15 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
+from sharpen.sdg.generated import GeneratedQueries, StrategyStats
 from sharpen.sdg.llm.client import raise_if_outage
 from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
@@ -25,8 +26,10 @@ from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
 from sharpen.sdg.strategies.few_shot import StrategySettings
 from sharpen.sdg.strategies.harvested import Harvested, in_several_documents
+from sharpen.sdg.strategies.mixed import members_of
 from sharpen.sdg.strategies.settings import LABELLED as LABELLED
 from sharpen.sdg.strategies.settings import asks_llm, resolve_strategy
+from sharpen.sdg.strategies.simulated_user import SimulatedUser
 from sharpen.sdg.typos import with_typo
 
 if TYPE_CHECKING:
@@ -38,62 +41,6 @@ SHOWN_CHARACTERS = 2000
 """Of an answer, in a rejection."""
 
 AnyStrategy = StrategySettings | Harvested | Custom | Strategy
-
-
-@dataclass
-class StrategyStats:
-    """What became of the queries asked for by one strategy: ``asked`` is ``kept`` and all of ``rejected`` by reason.
-
-    ``parsed``: queries that could be read from the answers, usable or not; ``repaired``: answers that could be read at
-    the second attempt only; ``tokens``: prompt, cached, completion.
-    """
-
-    prompts: int = 0
-    asked: int = 0
-    parsed: int = 0
-    kept: int = 0
-    rejected: Counter[str] = field(default_factory=Counter)
-    repaired: int = 0
-    tokens: Counter[str] = field(default_factory=Counter)
-    seconds: float = 0.0
-
-    def to_dict(self) -> dict[str, Any]:
-        """As JSON."""
-        return asdict(self) | {"rejected": dict(self.rejected), "tokens": dict(self.tokens)}
-
-
-@dataclass
-class GeneratedQueries:
-    """Queries that an LLM wrote or that were harvested; looping over them is looping over ``kept``.
-
-    ``kept``: with metadata ``positives`` (IDs of the documents that answer) and ``strategy``; ``model`` and
-    ``prompt_hash`` where an LLM wrote them, ``harvested`` and ``verbatim`` where none did. ``rejected``: with their
-    reasons. ``stats``: by strategy. ``first_steps``: what first steps brought (artifacts, translations), by unit.
-    """
-
-    kept: list[Query] = field(default_factory=list)
-    rejected: list[Rejection] = field(default_factory=list)
-    stats: dict[str, StrategyStats] = field(default_factory=dict)
-    first_steps: list[dict[str, Any]] = field(default_factory=list)
-
-    def __iter__(self) -> Iterator[Query]:
-        return iter(self.kept)
-
-    def __len__(self) -> int:
-        return len(self.kept)
-
-    def counts(self) -> dict[str, Any]:
-        """All strategies together."""
-        stats = self.stats.values()
-        tokens = sum((s.tokens for s in stats), Counter())
-        total = {
-            "asked": sum(s.asked for s in stats),
-            "kept": sum(s.kept for s in stats),
-            "rejected": dict(sum((s.rejected for s in stats), Counter()).most_common()),
-        }
-        if repaired := sum(s.repaired for s in stats):
-            total["repaired"] = repaired
-        return total | {f"{kind}_tokens": n for kind, n in tokens.items()}
 
 
 def generate_queries(
@@ -115,8 +62,9 @@ def generate_queries(
 
     With the same corpus, strategies, seed and answers the queries and their IDs are the same. Every answer is in the
     LLM's journal and is not asked for again. An LLM that is not open is opened, and closed at the end. Raises
-    ``InputError`` if no document has enough words, if a pool is bad, if there is no LLM and a strategy asks one, as
-    ``LLMClient.ask`` does, and if more than 1 % of a strategy's requests got no answer after all retries.
+    ``InputError`` if no document has enough words, if a pool is bad, if there is no LLM and a strategy asks one, if a
+    ``SimulatedUser`` has no retriever, as ``LLMClient.ask`` does, and if more than 1 % of a strategy's requests got no
+    answer after all retries.
 
     >>> corpus = {"d": Document("d", "A kiln is an oven for pottery. It takes nine hours to fire it.", "Firing pots")}
     >>> generate_queries(corpus, llm=None, strategies=[Harvested()]).counts()
@@ -135,8 +83,10 @@ def generate_queries(
     asking = [strategy for strategy in resolved if asks_llm(strategy)]
     if asking and llm is None:
         raise InputError(f"llm: none is given, and the strategy {asking[0].name} asks one; give llm")
-    for strategy in asking:
-        strategy.example_texts()  # a bad pool of the last one is found before the first one is paid for
+    for strategy in asking:  # what is wrong with the last one is found before the first one is paid for
+        strategy.example_texts()
+        if isinstance(strategy, SimulatedUser):
+            strategy.check_retriever()
     with opened(llm) if asking else nullcontext() as client:
         generation = Generation(drawn, client, seed, corpus, labelled, progress)
         for strategy in resolved:
@@ -175,8 +125,12 @@ class Generation:
         self._known = {query_key(query.text) for query in labelled}
 
     def run(self, strategy: Strategy | Harvested) -> None:
-        """Ask for everything that ``strategy`` wants, or harvest it. Raises ``InputError`` as ``generate_queries``
-        does."""
+        """Ask for everything that ``strategy`` wants (of a mixture, each type of queries after the other), or harvest
+        it. Raises ``InputError`` as ``generate_queries`` does."""
+        for member in members_of(strategy, self.seed):
+            self._run(member)
+
+    def _run(self, strategy: Strategy | Harvested) -> None:
         started = time.monotonic()
         stats = self.result.stats[strategy.name] = StrategyStats()
         if isinstance(strategy, Harvested):
@@ -207,12 +161,17 @@ class Generation:
         # what is harvested is not rewritten: it is of all documents, and what is asked is to stay within those drawn
         earlier = [query for query in self.result.kept if HARVESTED not in query.metadata]
         units = dict(enumerate(strategy.units(self.documents, [*earlier, *self.labelled], self.corpus)))
-        replies = self._first_step(strategy, units, stats)
-        left = {n: unit for n, unit in units.items() if n not in replies}
-        replies |= self._ask(strategy, left, stats)
-        raise_if_outage([reply.answer for reply in replies.values()])
-        for n, unit in units.items():
-            self._accept_answer(strategy, unit, replies[n], examples)
+        replies, every = self._first_step(strategy, units, stats), []
+        step, left = strategy, {n: unit for n, unit in units.items() if n not in replies}
+        while units:
+            replies |= self._ask(step, left, stats)
+            every += replies.values()
+            raise_if_outage([reply.answer for reply in every])
+            answers, following = strategy.follow_up(left, {n: replies[n].parsed for n in left}, self.corpus)
+            for n, unit in units.items():
+                reply = replace(replies[n], parsed=answers[n]) if n in left else replies[n]
+                self._accept_answer(strategy, unit, reply, examples)
+            step, units, left, replies = strategy.then, following, following, {}
 
     def _first_step(self, strategy: Strategy, units: dict[int, Unit], stats: StrategyStats) -> dict[int, _Reply]:
         """Put what the first step brings into ``units``. Returns the replies with which nothing more is to be asked."""

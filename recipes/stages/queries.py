@@ -10,23 +10,30 @@ from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError, write_json, write_jsonl
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.base import Retriever
+from sharpen.evaluation.retrievers.shared import SharedSearch
+from sharpen.evaluation.scorers import BM25_SCORER
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.generated import GeneratedQueries
 from sharpen.sdg.labelled import LabelledQueries, LabelledSettings, read_labelled
 from sharpen.sdg.llm.settings import LLMSettings
-from sharpen.sdg.queries import GeneratedQueries, expected_prompts, generate_queries
+from sharpen.sdg.queries import expected_prompts, generate_queries
 from sharpen.sdg.rejections import RejectionReason, write_rejections
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.selecting import sample_documents, select_documents
+from sharpen.sdg.strategies.base import Strategy
+from sharpen.sdg.strategies.harvested import Harvested
 from sharpen.sdg.strategies.settings import QueriesSettings
+from sharpen.sdg.strategies.simulated_user import SimulatedUser
 
 
 class QueriesStage(StagePart):
     """``queries``: None where all are labelled ones. ``llm``: None where nothing is asked. ``evaluated``: those that
-    are compared on, which are left out of the labelled ones. ``encoder``: who chooses the documents; None where they
-    are drawn."""
+    are compared on, which are left out of the labelled ones. ``encoder``: who chooses the documents, or what a
+    simulated user searches with; None where neither is so."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus",)
 
@@ -47,26 +54,41 @@ class QueriesStage(StagePart):
             labelled_files=Judged.of(recipe.labelled),
             evaluated=Judged.of(recipe.evaluation) if recipe.labelled else None,
             encoder=recipe.training.encoder
-            if recipe.asks_for_queries and recipe.queries.select == "coverage"
+            if recipe.asks_for_queries and (recipe.queries.select == "coverage" or recipe.queries.needs_base)
             else None,
             seed=recipe.queries_seed,
         )
 
     def fingerprint(self) -> Any:
-        """The encoder stands in it only where it chooses the documents."""
+        """The encoder stands in it only where it is used."""
         return {key: value for key, value in super().fingerprint().items() if key != "encoder" or value is not None}
 
 
 def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     # on every process, since all of them share the encoding; all else is for the first one
     documents = chosen_documents(part, inputs.corpus(), resources.models)
-    if not process_state().is_main_process:
-        return {}
+    if not (part.queries and part.queries.needs_base):
+        return _make(part, inputs, folder, resources, documents) if process_state().is_main_process else {}
+    with SharedSearch(resources.models.index(inputs.corpus())) as base:
+        if process_state().is_main_process:
+            return _make(part, inputs, folder, resources, documents, base)
+    return {}
+
+
+def _make(
+    part: QueriesStage,
+    inputs: Inputs,
+    folder: Folder,
+    resources: Resources,
+    documents: list[Document],
+    base: Retriever | None = None,
+) -> Counts:
     labelled = labelled_queries(part, inputs.corpus())
     counts: Counts = {"asked": 0, "kept": 0, "rejected": {}}
     generated = GeneratedQueries()
     if part.queries:
-        generated, spending = _generate(part, inputs, documents, labelled, resources)
+        strategies = strategies_of(part.queries, inputs.corpus(), resources.models, base)
+        generated, spending = _generate(part, inputs, strategies, documents, labelled, resources)
         counts = generated.counts() | ({"money": spending} if part.llm and part.llm.prices else {})
     if part.labelled:
         counts |= {"labelled": len(labelled.kept), "labelled_left_out": labelled.left_out()}
@@ -80,10 +102,24 @@ def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: 
 
 def chosen_documents(part: QueriesStage, corpus: Corpus, models: Models) -> list[Document]:
     """The documents that the LLM is to write for, as ``queries.select`` says."""
-    if part.queries is None or part.encoder is None:
+    if part.queries is None or part.encoder is None or part.queries.select != "coverage":
         return sample_documents(list(corpus.values()), part.queries and part.queries.documents, part.seed)
     index = models.index(corpus)
     return select_documents(list(corpus.values()), index.vectors, part.queries.documents, part.seed)
+
+
+def strategies_of(
+    queries: QueriesSettings, corpus: Corpus, models: Models, base: Retriever | None = None
+) -> list[Strategy | Harvested]:
+    """The strategies, each simulated user with what it searches by. ``base``: the base's index, where there is one."""
+    strategies = queries.all_strategies()
+    for n, strategy in enumerate(strategies):
+        if isinstance(strategy, SimulatedUser):
+            retriever = (
+                (base or models.index(corpus)) if strategy.needs_base else models.corpus_scorer(BM25_SCORER, corpus)
+            )
+            strategies[n] = strategy.model_copy(update={"retriever": retriever})
+    return strategies
 
 
 def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
@@ -96,11 +132,12 @@ def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
 def _generate(
     part: QueriesStage,
     inputs: Inputs,
+    strategies: list[Strategy | Harvested],
     documents: list[Document],
     labelled: LabelledQueries,
     resources: Resources,
 ) -> tuple[GeneratedQueries, str]:
-    corpus, strategies = inputs.corpus(), part.queries.all_strategies()
+    corpus = inputs.corpus()
     prompts = expected_prompts(strategies, documents, corpus)
     opened = resources.open_llm(part.llm) if part.llm else nullcontext()
     with resources.progress("writing queries", prompts) as advance, opened as llm:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, WrapValidator
@@ -17,8 +17,21 @@ if TYPE_CHECKING:
     from sharpen.sdg.resources import Resources
 
 
-def _name_or_retriever(value: Any, validate: Any) -> Any:
+def name_or_retriever(value: Any, validate: Any) -> Any:
+    """Validator of a field that has the name of a retriever, or any object with ``search``."""
     return value if hasattr(value, "search") else validate(value)
+
+
+def positive_rank(hits: Sequence[str], positives: Sequence[str], keys: Mapping[str, str]) -> int | None:
+    """The rank, from 1, of the first of ``positives`` among the IDs that were found; None if there is none.
+
+    ``keys``: ID to ``Document.copy_key``, as a copy under another ID is as good.
+
+    >>> positive_rank(["a", "b", "c"], ["d"], {"a": "tea", "b": "salt", "c": "oil", "d": "salt"})
+    2
+    """
+    wanted = {keys[doc_id] for doc_id in positives}
+    return next((n for n, doc_id in enumerate(hits, start=1) if keys[doc_id] in wanted), None)
 
 
 class RoundTrip(Settings):
@@ -40,7 +53,7 @@ class RoundTrip(Settings):
     name: ClassVar[str] = "round_trip"
     first_process_only: ClassVar[bool] = False
 
-    retriever: Annotated[Literal["bm25", "dense", "fused"], WrapValidator(_name_or_retriever)] = Field(
+    retriever: Annotated[Literal["bm25", "dense", "fused"], WrapValidator(name_or_retriever)] = Field(
         "fused", description="bm25, the base encoder, or both by reciprocal rank fusion."
     )
     top_k: Count = Field(10, description="A query is kept if its document is among the first top_k. Promptagator: 1.")
@@ -59,9 +72,7 @@ class RoundTrip(Settings):
         keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
         result = FilterResult()
         for query in queries:
-            wanted = {keys[doc_id] for doc_id in query.metadata["positives"]}
-            ranks = (n for n, doc_id in enumerate(ranking(run.get(query.id, {})), start=1) if keys[doc_id] in wanted)
-            rank = next(ranks, None)
+            rank = positive_rank(ranking(run.get(query.id, {})), query.metadata["positives"], keys)
             if rank is not None and rank <= self.top_k:
                 result.kept.append(query)
             else:

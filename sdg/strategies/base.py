@@ -48,6 +48,7 @@ class Strategy(Protocol):
     - ``examples_group``: prompts that share their beginning, ``shared_prefix``.
     - ``max_tokens``: of an answer. ``rewrites``: works on the queries of earlier strategies.
     - ``first``: what is asked before, and whose answer goes into the unit by ``after_first``.
+    - ``then``: what is asked after, about the units that ``follow_up`` gives, ``follow_ups`` times at most.
     """
 
     name: str
@@ -60,6 +61,12 @@ class Strategy(Protocol):
 
     @property
     def first(self) -> Strategy | None: ...
+
+    @property
+    def then(self) -> Strategy | None: ...
+
+    @property
+    def follow_ups(self) -> int: ...
 
     @property
     def json_answers(self) -> bool:
@@ -85,6 +92,13 @@ class Strategy(Protocol):
 
     def after_first(self, unit: Unit, answer: ParsedAnswer) -> Unit:
         """The unit with what the first step brought."""
+        ...
+
+    def follow_up(
+        self, units: Mapping[int, Unit], answers: Mapping[int, ParsedAnswer], corpus: Corpus
+    ) -> tuple[Mapping[int, ParsedAnswer], dict[int, Unit]]:
+        """The answers, by the numbers of their units, with what can be said of them now that all have come; and the
+        units, by number, that ``then`` is to ask about. The queries of both are kept or rejected."""
         ...
 
     def shared_prefix(self, *, position: int, seed: int, chat: bool) -> Request | None:
@@ -138,6 +152,8 @@ class CustomStrategy:
     rewrites: ClassVar[bool] = False
     json_answers: bool = False
     first: Strategy | None = None
+    then: Strategy | None = None
+    follow_ups: int = 0
 
     def parse(self, text: str, unit: Unit) -> ParsedAnswer:
         return parse_answer(text, "line" if self.queries == 1 else "list", self.queries)
@@ -147,6 +163,11 @@ class CustomStrategy:
 
     def after_first(self, unit: Unit, answer: ParsedAnswer) -> Unit:
         return unit
+
+    def follow_up(
+        self, units: Mapping[int, Unit], answers: Mapping[int, ParsedAnswer], corpus: Corpus
+    ) -> tuple[Mapping[int, ParsedAnswer], dict[int, Unit]]:
+        return answers, {}
 
     def shared_prefix(self, *, position: int, seed: int, chat: bool) -> Request | None:
         return None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -200,6 +200,14 @@ class StrategySettings(AskingSettings):
     def first(self) -> StrategySettings | None:
         return None
 
+    @property
+    def then(self) -> StrategySettings | None:
+        return None
+
+    @property
+    def follow_ups(self) -> int:
+        return 0
+
     def request(self, unit: Unit, *, position: int = 0, seed: int = 13, chat: bool = True) -> Request:
         """The prompt for the unit, which is the ``position``-th: the task, the group's examples and the text."""
         examples = self.draw(seed, position // self.examples_group)
@@ -243,13 +251,26 @@ class StrategySettings(AskingSettings):
         prompt = template("few_shot.j2").render(
             task=self.task.strip(),
             instruction=instruction(self.form, self.queries, self.asks_for_answers, chat),
-            examples=[(_one_line(example.document), self.answer_of(example)) for example in examples],
+            examples=[(self.text_of_example(example), self.answer_of(example)) for example in examples],
             text_label=self.label,
-            label="Query" if self.form == "line" else "Queries",
+            label=self.answer_label,
             number=number,
-            text=first_words(unit.text, self.max_document_words) if unit else "",
+            text=self.text_of(unit) if unit else "",
         )
         return prompt.strip()
+
+    @property
+    def answer_label(self) -> str:
+        """Stands before an answer in the prompt."""
+        return "Query" if self.form == "line" else "Queries"
+
+    def text_of(self, unit: Unit) -> str:
+        """What a prompt shows of a unit."""
+        return first_words(unit.text, self.max_document_words)
+
+    def text_of_example(self, example: Any) -> str:
+        """What a prompt shows of an example, above its answer."""
+        return one_line(example.document)
 
     def answer_of(self, example: Any) -> str:
         """An example's answer, as it stands in a prompt and is wanted."""
@@ -265,6 +286,11 @@ class StrategySettings(AskingSettings):
 
     def after_first(self, unit: Unit, answer: ParsedAnswer) -> Unit:
         return unit
+
+    def follow_up(
+        self, units: Mapping[int, Unit], answers: Mapping[int, ParsedAnswer], corpus: Corpus
+    ) -> tuple[Mapping[int, ParsedAnswer], dict[int, Unit]]:
+        return answers, {}
 
     def example_texts(self) -> list[str]:
         return [text for example in self.examples for text in example.texts]
@@ -286,6 +312,6 @@ def sampling_seed(seed: int, key: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") >> 1
 
 
-def _one_line(text: str) -> str:
-    # small models take up the line breaks of a text, and a query ends at one
+def one_line(text: str) -> str:
+    """Without line breaks: small models take up those of a text, and a query ends at one."""
     return " ".join(text.split())

@@ -13,17 +13,29 @@ from sharpen.sdg.strategies.document import Document
 from sharpen.sdg.strategies.few_shot import AskingSettings, StrategySettings
 from sharpen.sdg.strategies.harvested import Harvested
 from sharpen.sdg.strategies.metadata import Metadata
+from sharpen.sdg.strategies.mixed import Mixed
 from sharpen.sdg.strategies.multi_hop import MultiHop
 from sharpen.sdg.strategies.pools import parse_example, parse_rows
 from sharpen.sdg.strategies.question_answer import QuestionAnswer
 from sharpen.sdg.strategies.rewrite import BackTranslation, Paraphrase
 from sharpen.sdg.strategies.sentence import Sentence
+from sharpen.sdg.strategies.simulated_user import SimulatedUser
 
 LABELLED = "labelled"
 """Strategy of queries that people wrote."""
 
 AnyStrategy = Annotated[
-    Document | Sentence | Metadata | QuestionAnswer | MultiHop | Paraphrase | BackTranslation | Harvested | Custom,
+    Document
+    | Mixed
+    | Sentence
+    | Metadata
+    | QuestionAnswer
+    | MultiHop
+    | SimulatedUser
+    | Paraphrase
+    | BackTranslation
+    | Harvested
+    | Custom,
     Field(discriminator="kind"),
 ]
 
@@ -71,7 +83,7 @@ class QueriesSettings(AskingSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        names = [strategy_name(strategy) for strategy in self.strategies]
+        names = [name for strategy in self.strategies for name in _names(strategy)]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"the strategies are named {', '.join(names)}; give those of the same kind different names"
@@ -91,6 +103,11 @@ class QueriesSettings(AskingSettings):
                 " and this kind needs others"
             )
         return self
+
+    @property
+    def needs_base(self) -> bool:
+        """Whether a strategy looks at what the base encoder finds."""
+        return any(isinstance(strategy, SimulatedUser) and strategy.needs_base for strategy in self.strategies)
 
     def all_strategies(self) -> list[Strategy | Harvested]:
         """The strategies with all defaults filled in. Raises ``InputError`` if a custom one cannot be made."""
@@ -124,6 +141,12 @@ def strategy_name(strategy: StrategySettings | Harvested | Custom) -> str:
     if isinstance(strategy, Custom):
         return strategy.use.rpartition(":")[2]
     return strategy.name or strategy.kind
+
+
+def _names(strategy: StrategySettings | Harvested | Custom) -> list[str]:
+    """All that no other strategy may be called: a mixture's types have names of their own."""
+    types = strategy.query_types if isinstance(strategy, Mixed) else ()
+    return [strategy_name(strategy), *(strategy.member_name(query_type) for query_type in types)]
 
 
 def resolve_strategy(

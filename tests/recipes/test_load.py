@@ -163,7 +163,8 @@ def test_every_part_says_how_it_is_run_and_is_valid_with_that_recipe(path: Path)
     assert f"{path.parent.name}/{path.stem}" in overrides.split()
     loaded = load_recipe(str(Path(__file__).parents[2] / recipe), overrides.split()).recipe
     for strategy in filter(asks_llm, loaded.queries.all_strategies()):
-        assert len(strategy.example_answers()) >= (6 if strategy.kind == "multi_hop" else 20)
+        fewest = {"multi_hop": 6, "simulated_user": 15}.get(strategy.kind, 20)
+        assert len(strategy.example_answers()) >= fewest
 
 
 def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(recipe_file: Path, tmp_path: Path):
