@@ -1,5 +1,5 @@
-"""The queries and negatives of the recipe triplets (the quickstart before) are those that commit cca6b94 made with the same
-answers of the LLM."""
+"""The queries and negatives of the recipe triplets (the quickstart before) are those that commit cca6b94 made with the
+same answers of the LLM."""
 
 from __future__ import annotations
 
