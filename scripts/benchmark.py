@@ -2,6 +2,7 @@
 
     python scripts/benchmark.py encoding      # sentence-transformers' encode             about 3 minutes
     python scripts/benchmark.py training      # SentenceTransformerTrainer                about 5 minutes
+    python scripts/benchmark.py methods       # sentence-transformers' losses             about 30 minutes
     python scripts/benchmark.py mining        # rank_bm25, bm25s, mine_hard_negatives     about 3 minutes
     python scripts/benchmark.py generation    # a bare loop of requests                   about 3 minutes
     python scripts/benchmark.py evaluation    # BEIR's search, pytrec_eval                about 4 minutes
@@ -15,11 +16,11 @@ are found by name as everywhere: in the folders of $SHARPEN_DATA, in ./data, or 
 from __future__ import annotations
 
 import typer
-from benchmarks import corpora, encoding, evaluation, generation, mining, training
+from benchmarks import corpora, encoding, evaluation, generation, methods, mining, training
 from benchmarks.common import as_help
 
 app = typer.Typer(help=as_help(__doc__), no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-for module in (encoding, training, mining, generation, evaluation, corpora):
+for module in (encoding, training, methods, mining, generation, evaluation, corpora):
     app.command(module.__name__.rpartition(".")[2], help=as_help(module.__doc__))(module.main)
 
 if __name__ == "__main__":

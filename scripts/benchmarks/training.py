@@ -19,7 +19,7 @@ import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -30,8 +30,12 @@ import typer
 from benchmarks.common import MODEL, SEED, Moment, Table, cores_used, quality_cells
 
 if TYPE_CHECKING:
+    from sentence_transformers import SentenceTransformer
+
     from sharpen.evaluation.datasets import Task
-    from sharpen.training import Triplet
+    from sharpen.evaluation.models import PairScores
+    from sharpen.evaluation.retrievers.dense import Dense
+    from sharpen.training import CandidateLists, RetrieverSettings, Triplet
 
 PEER = "sentence-transformers, defaults (float32)"
 PEER_BF16 = "sentence-transformers, bf16"
@@ -78,33 +82,47 @@ def main(
 
 @dataclass(frozen=True)
 class Training:
-    """What is trained on what. One epoch; the model goes to ``output``."""
+    """What is trained on what. One epoch; the model goes to ``output``.
+
+    ``options``: of ``RetrieverSettings`` (default: MNRL). ``scores``: a teacher's, for the losses that learn them.
+    ``index``: the vectors of the documents, where they are kept.
+    """
 
     base: str
-    rows: list[Triplet]
+    rows: list[Triplet] | CandidateLists
     task: Task
     output: Path
     batch_size: int
     seed: int = SEED
+    options: dict[str, Any] = field(default_factory=dict)
+    scores: PairScores | None = None
+    index: Dense | None = None
 
     def by(self, name: str) -> list[Moment]:
         """Train in the way of that name, and return the moment at the end of each step."""
-        times: list[Moment] = []
         if name in (PEER, PEER_BF16):
-            self._by_peer(name == PEER_BF16, times)
-        else:
-            with without_fast_cpu() if name == PLAIN else nullcontext():
-                self._by_sharpen(times)
+            return self.by_peer(name == PEER_BF16)
+        with without_fast_cpu() if name == PLAIN else nullcontext():
+            return self.by_sharpen()
+
+    def settings(self) -> RetrieverSettings:
+        """Of sharpen; the peer has the same rate, warm-up, loss and scale."""
+        from sharpen.training import RetrieverSettings
+
+        return RetrieverSettings(base=self.base, batch_size=self.batch_size, **self.options)
+
+    def by_sharpen(self) -> list[Moment]:
+        """The moments at the end of each step of ``train_retriever``."""
+        from sharpen.training import TrainingRun, train_retriever
+
+        times: list[Moment] = []
+        run = TrainingRun(progress=lambda _step: times.append(Moment.now()), teacher=self.scores, index=self.index)
+        train_retriever(self.task.queries, self.rows, self.task.corpus, self.settings(), self.output, self.seed, run)
         return times
 
-    def _by_sharpen(self, times: list[Moment]) -> None:
-        from sharpen.training import RetrieverSettings, TrainingRun, train_retriever
-
-        settings = RetrieverSettings(base=self.base, batch_size=self.batch_size)
-        run = TrainingRun(progress=lambda _step: times.append(Moment.now()))
-        train_retriever(self.task.queries, self.rows, self.task.corpus, settings, self.output, self.seed, run)
-
-    def _by_peer(self, bf16: bool, times: list[Moment]) -> None:
+    def by_peer(self, bf16: bool, frozen_documents: bool = False) -> list[Moment]:
+        """The same of ``SentenceTransformerTrainer``. ``frozen_documents``: by an encoder of their own, which is not
+        trained (a ``Router``)."""
         import transformers
         from datasets import Dataset
         from sentence_transformers import (
@@ -112,13 +130,11 @@ class Training:
             SentenceTransformerTrainer,
             SentenceTransformerTrainingArguments,
         )
-        from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
-        from sharpen.training import RetrieverSettings
-
-        settings = RetrieverSettings(base=self.base)  # the same rate and warm-up
+        settings, columns, times = self.settings(), self._columns(), []
         transformers.set_seed(self.seed)
-        model = SentenceTransformer(self.base)
+        model = with_frozen_documents(self.base) if frozen_documents else SentenceTransformer(self.base)
+        routes = {c: "query" if c == "anchor" else "document" for c in columns if c != "label"}
         with tempfile.TemporaryDirectory() as scratch:
             arguments = SentenceTransformerTrainingArguments(
                 output_dir=scratch,
@@ -133,29 +149,77 @@ class Training:
                 save_strategy="no",
                 report_to=[],
                 disable_tqdm=True,
+                router_mapping=routes if frozen_documents else None,
             )
             trainer = SentenceTransformerTrainer(
                 model=model,
                 args=arguments,
-                train_dataset=Dataset.from_dict(self._columns()),
-                loss=MultipleNegativesRankingLoss(model),
+                train_dataset=Dataset.from_dict(columns),
+                loss=peer_loss(model, settings),
                 callbacks=[_clock(times)],
             )
             trainer.remove_callback(transformers.PrinterCallback)
             trainer.train()
         model.save_pretrained(str(self.output), create_model_card=False)
+        return times
 
-    def _columns(self) -> dict[str, list[str]]:
+    def _columns(self) -> dict[str, list]:
+        """A text of each document of a row beside its query's, and what the teacher gives them."""
+        if isinstance(self.rows, list):
+            rows = [(t.query_id, [t.positive_id, *t.negative_ids]) for t in self.rows]
+        else:
+            rows = list(zip(self.rows.queries, self.rows.documents, strict=True))
         queries, corpus = self.task.queries, self.task.corpus
-        return {
-            "anchor": [queries[t.query_id].text for t in self.rows],
-            "positive": [corpus[t.positive_id].content for t in self.rows],
-            "negative": [corpus[t.negative_ids[0]].content for t in self.rows],
-        }
+        columns: dict[str, list] = {"anchor": [queries[q].text for q, _ in rows]}
+        for n in range(len(rows[0][1])):
+            columns[f"document_{n}"] = [corpus[documents[n]].content for _, documents in rows]
+        if self.scores:
+            columns["label"] = [[self.scores[q, i] for i in documents] for q, documents in rows]
+        return columns
 
 
-def make_rows(task: Task) -> list[Triplet]:
-    """A triplet for each claim, in an order drawn by a fixed seed."""
+def peer_loss(model: SentenceTransformer, settings: RetrieverSettings) -> Any:
+    """sentence-transformers' own loss, as sharpen's of these settings."""
+    from functools import partial
+
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer import losses
+
+    scaled_cosine = partial(_scaled_cosine, settings.scale)
+    match settings.loss:
+        case "mnrl":
+            return losses.MultipleNegativesRankingLoss(model, scale=settings.scale)
+        case "cached_mnrl":
+            size = settings.mini_batch_size
+            return losses.CachedMultipleNegativesRankingLoss(model, scale=settings.scale, mini_batch_size=size)
+        case "gist":
+            return losses.GISTEmbedLoss(model, SentenceTransformer(settings.base), temperature=1 / settings.scale)
+        case "margin_mse":
+            return losses.MarginMSELoss(model, similarity_fct=scaled_cosine)
+        case "kl":
+            return losses.DistillKLDivLoss(model, similarity_fct=scaled_cosine)
+    raise ValueError(settings.loss)
+
+
+def with_frozen_documents(base: str) -> SentenceTransformer:
+    """An encoder of queries to be trained, and the base for documents, which stays as it is."""
+    from sentence_transformers import SentenceTransformer
+
+    from sharpen.evaluation.encoders.routes import with_routes
+
+    documents = SentenceTransformer(base)
+    documents.requires_grad_(False)
+    return with_routes(SentenceTransformer(base), documents)
+
+
+def _scaled_cosine(scale: float, a: Any, b: Any) -> Any:
+    from sentence_transformers.util import pairwise_cos_sim
+
+    return scale * pairwise_cos_sim(a, b)
+
+
+def make_rows(task: Task, per_query: int = 1) -> list[Triplet]:
+    """A triplet for each claim, with so many negatives, in an order drawn by a fixed seed."""
     from sharpen.evaluation.retrievers.bm25 import BM25
     from sharpen.evaluation.runs import ranking
     from sharpen.training import Triplet
@@ -164,8 +228,8 @@ def make_rows(task: Task) -> list[Triplet]:
     rows = []
     for query, grades in task.qrels.items():
         negatives = [i for i in ranking(run[query])[NEGATIVE_RANKS] if i not in grades]
-        if negatives:
-            rows.append(Triplet(query, next(iter(grades)), (negatives[0],)))
+        if len(negatives) >= per_query:
+            rows.append(Triplet(query, next(iter(grades)), tuple(negatives[:per_query])))
     random.Random(SEED).shuffle(rows)
     return rows
 
