@@ -198,9 +198,7 @@ class Generation:
 
         def parse(unit: Unit, request: Request, answer: Answer) -> _Reply:
             stats.prompts += 1
-            stats.tokens += Counter(
-                prompt=answer.prompt_tokens, cached=answer.cached_tokens, completion=answer.completion_tokens
-            )
+            stats.tokens += Counter(answer.tokens)
             self.progress(answer)
             parsed = ParsedAnswer() if answer.error else strategy.parse(answer.text, unit)
             return _Reply(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, parsed)

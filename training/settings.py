@@ -133,6 +133,11 @@ class RetrieverSettings(EncoderOptions, Optimization):
     )
 
     @property
+    def takes_negatives(self) -> bool:
+        """Whether rows have mined negatives: lists, and a query with its document for embedding, have none."""
+        return self.candidates is None and self.loss != "embedding"
+
+    @property
     def encoder(self) -> Encoder:
         """The base with its options, as everything that loads or encodes takes it."""
         return Encoder(model=self.base, **{name: getattr(self, name) for name in EncoderOptions.model_fields})
@@ -148,6 +153,8 @@ class RetrieverSettings(EncoderOptions, Optimization):
             raise ValueError(f"{key}: only kl has it, and loss is {self.loss}")
         if self.anchor and (self.loss.startswith("cached") or self.matryoshka):
             raise ValueError("anchor: not with cached losses or matryoshka, which embed by themselves; try base_weight")
+        if self.anchor and self.loss == "embedding":
+            raise ValueError("anchor: for embedding, the base among the teachers is the anchor, {..., base: 0.5}")
         if self.loss == "embedding" and (self.matryoshka or self.lora):
             raise ValueError("loss: embedding learns whole vectors with all weights; leave out matryoshka and lora")
         if self.documents == "kept" and not self.candidates:
@@ -167,8 +174,8 @@ def misfit(settings: RetrieverSettings, negatives: int) -> str | None:
     'training.loss: gist takes one negative a query at most, and negatives.per_query is 4; use cached_gist'
     """
     loss = settings.loss
-    if settings.candidates or settings.loss == "embedding":
-        return None  # rows are lists, or a query and its document
+    if not settings.takes_negatives:
+        return None
     if not settings.in_batch and loss != "mnrl":
         return (
             f"training.in_batch: only mnrl can do without the other rows' documents; {loss}"

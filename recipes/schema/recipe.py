@@ -83,8 +83,7 @@ class Recipe(Settings):
     @property
     def mines(self) -> bool:
         """Whether there are rows of mined negatives: for the retriever, or for the reranker."""
-        of_retriever = self.training.candidates is None and self.training.loss != "embedding"
-        return of_retriever or self.reranker is not None
+        return self.training.takes_negatives or self.reranker is not None
 
     def learners(self) -> list[tuple[Literal["training", "reranker"], Teacher, int]]:
         """Who learns a teacher's scores, with the teacher and the negatives of a query."""

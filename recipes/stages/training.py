@@ -53,7 +53,7 @@ class TrainingStage(StagePart):
         )
 
     def reads(self) -> tuple[str, ...]:
-        mined = () if self.settings.candidates or self.settings.loss == "embedding" else ("negatives",)
+        mined = ("negatives",) if self.settings.takes_negatives else ()
         return (*self.READS, *mined, *(("teacher",) if self.has_teacher else ()))
 
 
@@ -68,9 +68,9 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
             validation=_validation(part, inputs, resources),
             index=_kept(part, inputs, resources),
         )
-        learn = _train_on_lists if part.settings.candidates else _train_on_triplets
-        if part.settings.loss == "embedding":
-            learn = _train_on_vectors
+        settings = part.settings
+        of_vectors = _train_on_vectors if settings.loss == "embedding" else _train_on_triplets
+        learn = _train_on_lists if settings.candidates else of_vectors
         result = learn(part, inputs, folder, resources, run)
     return record(folder.path, result, result.triplets, result.queries_left_out)
 

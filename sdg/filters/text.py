@@ -58,6 +58,11 @@ def first_words(text: str, n: int) -> str:
     return " ".join(text.split()[:n])
 
 
+def one_line(text: str) -> str:
+    """Without line breaks: small models take up those of a text, and a query ends at one."""
+    return " ".join(text.split())
+
+
 def text_problem(text: str, document: Document, language: str | None = None) -> Problem | None:
     """Why a query is unusable, or None: empty, too short (under 2 words), too long (over 32), no words, refers to the
     document as a document, is the document's own words (8 in a row, or the title), or is in another ``language``

@@ -65,6 +65,11 @@ class Answer:
     first_token: Mapping[str, float] | None = None
 
     @property
+    def tokens(self) -> dict[str, int]:
+        """Tokens by kind: prompt, cached, completion."""
+        return {"prompt": self.prompt_tokens, "cached": self.cached_tokens, "completion": self.completion_tokens}
+
+    @property
     def error_kind(self) -> str:
         """The name of the error, without what the server said; empty where there is none."""
         return self.error.partition(":")[0]

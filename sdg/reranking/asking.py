@@ -43,8 +43,7 @@ class RerankingStats:
         self.from_journal += answer.from_journal
         self.unread += read is None
         self.mended += isinstance(read, Ranking) and read.mended
-        for kind in ("prompt", "cached", "completion"):
-            self.tokens[kind] += getattr(answer, f"{kind}_tokens")
+        self.tokens.update(answer.tokens)
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON, without what is another number when a run goes on."""

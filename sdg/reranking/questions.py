@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.scorers import LLM_LISTWISE, LLM_POINTWISE
 from sharpen.sdg.answers import held_to_schema, list_schema
-from sharpen.sdg.filters.text import first_words
+from sharpen.sdg.filters.text import first_words, one_line
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.prompts import template
 from sharpen.sdg.reranking.answers import Ranking, log_odds, parse_ranking
@@ -49,7 +49,7 @@ class RelevanceQuestion:
 
     def request(self, query: str, documents: Sequence[Document], chat: bool, embedded: bool) -> Request:
         (text,) = _texts(documents, self.settings)
-        prompt = template("relevance.j2").render(query=_line(query), document=text, chat=chat)
+        prompt = template("relevance.j2").render(query=one_line(query), document=text, chat=chat)
         number = self.settings.top_logprobs
         logprobs = {"logprobs": True, "top_logprobs": number} if chat else {"logprobs": number}
         return Request(prompt.strip(), chat, _parameters(1, embedded) | logprobs)
@@ -73,7 +73,7 @@ class OrderQuestion:
     def request(self, query: str, documents: Sequence[Document], chat: bool, embedded: bool) -> Request:
         shown = len(documents)
         prompt = template("ranking.j2").render(
-            query=_line(query), documents=_texts(documents, self.settings), chat=chat
+            query=one_line(query), documents=_texts(documents, self.settings), chat=chat
         )
         schema = list_schema("ranking", shown, {"type": "integer", "minimum": 1, "maximum": shown})
         parameters = held_to_schema(_parameters(8 * shown + 40, embedded), "ranking", schema, chat)
@@ -97,7 +97,3 @@ def _parameters(max_tokens: int, embedded: bool) -> dict[str, Any]:
 
 def _texts(documents: Sequence[Document], settings: LLMRerankerSettings) -> list[str]:
     return [first_words(document.content, settings.max_document_words) for document in documents]
-
-
-def _line(query: str) -> str:
-    return " ".join(query.split())

@@ -22,7 +22,7 @@ from sharpen.sdg.answers import (
     parse_answer,
     queries_schema,
 )
-from sharpen.sdg.filters.text import first_words
+from sharpen.sdg.filters.text import first_words, one_line
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.prompts import template
 from sharpen.sdg.rejections import Problem
@@ -310,8 +310,3 @@ def sampling_seed(seed: int, key: str) -> int:
     True
     """
     return int.from_bytes(hashlib.sha256(f"{seed}/{key}".encode()).digest()[:4], "big") >> 1
-
-
-def one_line(text: str) -> str:
-    """Without line breaks: small models take up those of a text, and a query ends at one."""
-    return " ".join(text.split())

@@ -16,9 +16,9 @@ from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.settings import Count
 from sharpen.sdg.answers import ParsedAnswer
 from sharpen.sdg.filters.round_trip import name_or_retriever, positive_rank
-from sharpen.sdg.filters.text import first_words, query_key
+from sharpen.sdg.filters.text import first_words, one_line, query_key
 from sharpen.sdg.strategies.base import Unit, titled
-from sharpen.sdg.strategies.few_shot import StrategySettings, one_line
+from sharpen.sdg.strategies.few_shot import StrategySettings
 
 NEED_TOKENS = 80
 """Of an answer that is an information need, at most."""
@@ -226,10 +226,8 @@ class SimulatedUser(StrategySettings):
         return [(self.answer_of(example), 1) for example in self.examples]
 
 
-class Need(SimulatedUser):
-    """The first step: from a document to a need."""
-
-    label: ClassVar[str] = "Document"
+class _Step(SimulatedUser):
+    """What is asked before or after a query: it has no steps of its own."""
 
     @property
     def first(self) -> None:
@@ -238,6 +236,12 @@ class Need(SimulatedUser):
     @property
     def then(self) -> None:
         return None
+
+
+class Need(_Step):
+    """The first step: from a document to a need."""
+
+    label: ClassVar[str] = "Document"
 
     @property
     def answer_label(self) -> str:
@@ -262,16 +266,8 @@ class Need(SimulatedUser):
         return {query_key(example.need) for example in self.examples}
 
 
-class Reformulation(SimulatedUser):
+class Reformulation(_Step):
     """What comes after: from a need, the queries so far and what the last one found to the next query."""
-
-    @property
-    def first(self) -> None:
-        return None
-
-    @property
-    def then(self) -> None:
-        return None
 
     @cached_property
     def examples(self) -> Sequence[SessionExample]:

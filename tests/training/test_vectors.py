@@ -112,6 +112,7 @@ def test_what_does_not_fit_is_said(corpus, queries, rows, tmp_path):
         ({"loss": "mnrl", "teacher_scores": "percentile"}, "teacher_scores: only kl has it"),
         ({"loss": "cached_mnrl", "anchor": 1}, "anchor: not with cached losses"),
         ({"matryoshka": [64]}, "embedding learns whole vectors"),
+        ({"anchor": 1}, "the base among the teachers is the anchor"),
     ):
         with pytest.raises(ValueError, match=said):
             _settings(**wrong)
