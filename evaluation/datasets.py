@@ -243,14 +243,14 @@ def find_dataset(name_or_folder: str) -> Path:
     folder = Path(name_or_folder).expanduser()
     if (folder / "corpus.jsonl").is_file():
         return folder
+    if found := local_dataset(name_or_folder):
+        return found
     first, *rest = folder.parts or ("",)
     part_of_cqadupstack = first == CQADUPSTACK and len(rest) == 1 and rest[0] in CQADUPSTACK_PARTS
     if (folder.exists() or len(folder.parts) > 1) and not part_of_cqadupstack:
         raise InputError(
             f"{folder}: no dataset there; a folder with corpus.jsonl, queries.jsonl and qrels/ is expected"
         )
-    if found := local_dataset(name_or_folder):
-        return found
     where = (
         f"put the folder {name_or_folder}/ (corpus.jsonl, queries.jsonl, qrels/) into one of:"
         f" {', '.join(map(str, _places()))}"

