@@ -32,6 +32,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "retrievers.reranked": ["Reranked"],
         "runs": ["read_run", "write_run"],
         "systems": ["Choosing", "compare_systems"],
+        "truncation": ["collect_truncations"],
         "teachers": ["compare_teachers", "rank_candidates"],
     },
 )

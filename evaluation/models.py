@@ -33,6 +33,7 @@ from sharpen.evaluation.scorers import (
     ranks_corpus,
     scorer_digest,
 )
+from sharpen.evaluation.truncation import report_truncations
 
 Pairs = Sequence[tuple[str, str]]
 """Query IDs and document IDs."""
@@ -126,6 +127,8 @@ class Models:
                 )
             if keep:
                 self.cache[key] = corpus, index
+        else:
+            report_truncations(index.truncations)  # to who asks now: when it was made, somebody else was told
         return index
 
     def forget(self, encoder: Encoder) -> None:

@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -20,12 +20,15 @@ from rich.console import Console
 from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
 from sharpen.evaluation.processes import from_main, process_state
 from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.truncation import collect_truncations, truncated_counts
 from sharpen.recipes.inputs import MANIFEST, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.resources import Resources
 
 Counts = dict[str, Any]
 """What a stage says of itself in its manifest."""
+TRUNCATED = "truncated"
+"""In a manifest that has it: what was longer than an encoder reads or a prompt shows, with lengths and limits."""
 Manifests = dict[str, dict[str, Any]]
 """Stage to manifest."""
 
@@ -160,14 +163,17 @@ def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -
     manifest = None
     if is_main:
         with atomic_folder(target) as partial:
-            counts = stage.run(part, inputs, Folder(partial, work), run.resources)
+            with collect_truncations() as truncations:
+                counts = stage.run(part, inputs, Folder(partial, work), run.resources)
+            truncated = truncations.all()
             outputs = {
                 p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()
             }
             manifest = {
                 "stage": stage.name,
                 "fingerprint": fingerprint,
-                "counts": counts,
+                "counts": counts | truncated_counts(truncated),
+                **({TRUNCATED: [asdict(found) for found in truncated]} if truncated else {}),
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 2),
                 "outputs": outputs,

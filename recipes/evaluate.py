@@ -28,6 +28,7 @@ from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import read_run, write_run
 from sharpen.evaluation.significance import estimate
+from sharpen.evaluation.truncation import collect_truncations
 from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
@@ -137,10 +138,13 @@ class _Evaluation:
 
     def run(self, task: Task) -> None:
         """Search, score and write one part; compare, where there are two systems."""
-        runs = {system: _run_of(system, task, self.options, self.console) for system in self.systems}
+        with collect_truncations() as truncations:
+            runs = {system: _run_of(system, task, self.options, self.console) for system in self.systems}
         scores = {system: evaluate(task.qrels, run, self.options.all_metrics) for system, run in runs.items()}
         if not process_state().is_main_process:
             return
+        for found in truncations.all():
+            self.console.print(f"[yellow]![/] {found.sentence()}", highlight=False, soft_wrap=True)
         for system in self.systems:
             self._write(task, system, runs[system], scores[system])
         if len(self.systems) == 1:

@@ -15,13 +15,21 @@ from sharpen.evaluation.report.charts import curves
 from sharpen.evaluation.report.comparison import Comparison, code, kinds_table, markdown
 from sharpen.evaluation.report.page import page
 from sharpen.evaluation.runs import read_run
-from sharpen.recipes.engine import Manifests
+from sharpen.evaluation.truncation import Truncation
+from sharpen.recipes.engine import TRUNCATED, Manifests
 from sharpen.recipes.finished import FinishedRun
 from sharpen.sdg.queries import LABELLED
 
 SAMPLES = 12
 WON, LOST = "Queries won most (nDCG@10)", "Queries lost most (nDCG@10)"
 SELECTION = "Model selection"
+_REMEDIES = {
+    "documents": "cut the documents (`corpus.chunk`), or raise `training.max_seq_length` as far as the base goes",
+    "queries": "raise `training.max_seq_length` as far as the base goes",
+    "texts": "raise `training.max_seq_length` as far as the base goes",
+    "pairs": "cut the documents (`corpus.chunk`), or take a cross-encoder (`reranker.max_seq_length`) that reads more",
+    "in_prompts": "cut the documents (`corpus.chunk`), or raise `max_document_words` where the LLM is asked",
+}
 Sections = dict[str, list[str]]
 """Heading to lines of Markdown."""
 
@@ -80,6 +88,29 @@ def _count(name: str, value: Any) -> str:
     return f"{name} {value:.3f}" if isinstance(value, float) else f"{name} {value}"
 
 
+def truncation_lines(manifests: Manifests) -> list[str]:
+    """What encoders and prompts did not see; empty where they saw all. First a sentence for the largest collection of a
+    kind, as one says most of the others."""
+    rows = [(stage, Truncation(**found)) for stage, m in manifests.items() for found in m.get(TRUNCATED, ())]
+    largest: dict[tuple[str, int], Truncation] = {}
+    for _, found in rows:
+        known = largest.setdefault((found.what, found.limit), found)
+        if (found.texts, found.truncated) > (known.texts, known.truncated):
+            largest[found.what, found.limit] = found
+    if not rows:
+        return []
+    return [
+        *(f"- {found.sentence()} What is behind is not seen; {_REMEDIES[found.what]}." for found in largest.values()),
+        "",
+        "| stage | texts | longer | than | the longest |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| {stage} | {f.texts:,} {f.name} | {f.truncated:,} | {f.limit:,} {f.unit} | {f.longest:,} |"
+            for stage, f in rows
+        ),
+    ]
+
+
 def _moved(changes: list[QueryChange]) -> list[str]:
     lines = []
     for change in changes[:SAMPLES]:
@@ -109,6 +140,7 @@ def _about(run: FinishedRun, overlaps: dict[str, Overlap]) -> Sections:
         SELECTION: _selection(run),
         "Time and cost": [*stages, "", _cost(run.manifests)],
         **({"Queries by strategy": by_strategy} if by_strategy else {}),
+        **({"Truncated texts": cut} if (cut := truncation_lines(run.manifests)) else {}),
         "Rejected queries": _rejected(run.manifests),
         "Overlap of training and comparison": _overlapping(overlaps),
         "Training examples": _samples(run),

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from sharpen.evaluation.beir import Corpus, Query
-from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, split
+from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, report_inputs, split
 
 QUERY_COLUMNS = ("anchor", "query")
 """Of retriever and reranker; all other columns are documents, but ``label``."""
@@ -40,9 +42,10 @@ class Texts:
 class RetrieverCollator(SentenceTransformerDataCollator):
     """Tokenises each text once, in the first batch that has it."""
 
-    def set_texts(self, texts: Texts, padding_id: int) -> None:
-        """``padding_id``: the tokenizer's, for texts that are shorter than their batch."""
-        self._texts, self._padding_id = texts, padding_id
+    def set_texts(self, texts: Texts, model: SentenceTransformer) -> None:
+        """``model``: whose ``preprocess`` the collator has."""
+        self._texts, self._model = texts, model
+        self._padding_id = model.tokenizer.pad_token_id or 0  # for texts that are shorter than their batch
         self._tokens: dict[tuple[bool, str], Tokens] = {}
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
@@ -65,7 +68,10 @@ class RetrieverCollator(SentenceTransformerDataCollator):
         return join([self._tokens[is_query, i] for i in ids], self._padding_id)
 
     def _preprocess(self, column: str, ids: list[str]) -> dict[str, Any]:
-        return self.preprocess_fn([self._texts.lookup(column, i) for i in ids], prompt=self.prompts.get(column))
+        texts, prompt = [self._texts.lookup(column, i) for i in ids], self.prompts.get(column)
+        features = self.preprocess_fn(texts, prompt=prompt)
+        report_inputs("queries" if column in QUERY_COLUMNS else "documents", self._model, texts, features, prompt or "")
+        return features
 
 
 class RerankerCollator(CrossEncoderDataCollator):
@@ -77,3 +83,20 @@ class RerankerCollator(CrossEncoderDataCollator):
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
         lookup = self._texts.lookup
         return super().__call__([{column: lookup(column, value) for column, value in row.items()} for row in features])
+
+
+@contextmanager
+def reported_pairs(model: CrossEncoder) -> Iterator[None]:
+    """In the block, who collects truncations is told of the pairs that the losses have ``model`` preprocess."""
+    preprocess = model.preprocess
+
+    def reporting(inputs: Sequence[Any], *args: Any, **options: Any) -> Any:
+        features = preprocess(inputs, *args, **options)
+        report_inputs("pairs", model, inputs, features)
+        return features
+
+    model.preprocess = reporting
+    try:
+        yield
+    finally:
+        del model.preprocess

@@ -17,7 +17,7 @@ from sharpen.evaluation.encoders.committee import COMMITTEE
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
-from sharpen.training.collators import RerankerCollator, Texts
+from sharpen.training.collators import RerankerCollator, Texts, reported_pairs
 from sharpen.training.committee import query_parts, train_members
 from sharpen.training.retriever import as_triplets
 from sharpen.training.samplers import GlobalBatchSampler
@@ -66,7 +66,8 @@ def train_reranker(
 
     def train(rows: Sequence[Triplet], folder: Path, seed: int, run: TrainingRun) -> TrainingResult:
         setup = _setup(rows, texts, settings, seed, run)
-        result = fit(_Trainer, CrossEncoderTrainingArguments, setup)
+        with reported_pairs(setup.model):
+            result = fit(_Trainer, CrossEncoderTrainingArguments, setup)
         save_trained(setup.model, folder)
         return result
 

@@ -134,7 +134,7 @@ def _setup(
     set_dropout(model, settings.dropout)
     adapters = _add_adapters(model, settings.lora) if settings.lora else None
     collator = RetrieverCollator(model.preprocess, prompts=_prompts(model, settings, negatives))
-    collator.set_texts(texts, model.tokenizer.pad_token_id or 0)
+    collator.set_texts(texts, model)
     batches = (settings.batch_size, processes, seed, settings.epochs)
     if lists:
         sampler = GlobalBatchSampler(len(lists), *batches)

@@ -10,8 +10,9 @@ import torch
 from accelerate.utils import gather_object
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, split
+from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, lengths_before_truncation, split
 from sharpen.evaluation.processes import process_state, workers
+from sharpen.evaluation.truncation import Truncation, What, report_truncations
 
 CHARACTERS_PER_TOKEN = 4
 
@@ -49,6 +50,14 @@ def rows_of_process(inputs: Sequence[Any]) -> np.ndarray:
     return order[state.process_index :: state.num_processes]
 
 
+def report_lengths(what: What, texts: int, truncated: list[int], limit: float | None) -> None:
+    """Tell who collects of what all processes had to truncate; ``truncated``: tokens of those of this process."""
+    if process_state().num_processes > 1:
+        truncated = gather_object(truncated)
+    if truncated:
+        report_truncations([Truncation(what, texts, len(truncated), max(truncated), int(limit))])
+
+
 def exchange_rows(values: np.ndarray, rows: np.ndarray) -> None:
     """Send ``values[rows]``, which this process computed, to the others, and fill in what they computed."""
     if process_state().num_processes > 1:
@@ -63,8 +72,10 @@ class TokenisedInputs:
     """
 
     def __init__(self, model: SentenceTransformer | CrossEncoder, inputs: Sequence[Any], prompt: str = "") -> None:
+        """``truncated``: of each input that is longer than the model reads, its tokens, once it is tokenised."""
         self._model, self._inputs, self._prompt = model, inputs, prompt or None
         self._tokens: list[Tokens] | None = None
+        self.truncated: list[int] = []
         # the longest and the shortest input show on which side the model pads
         if (
             inputs
@@ -72,9 +83,7 @@ class TokenisedInputs:
             and is_right_padded_text(self._preprocess([inputs[0], inputs[-1]]))
         ):
             self._tokens = [
-                row
-                for part in slices_by_size(inputs, TOKENISED_AT_ONCE)
-                for row in split(self._preprocess(inputs[part]))
+                row for part in slices_by_size(inputs, TOKENISED_AT_ONCE) for row in split(self._counted(inputs[part]))
             ]
             self._lengths = [len(row["input_ids"]) for row in self._tokens]
         else:
@@ -90,10 +99,16 @@ class TokenisedInputs:
     def features(self, rows: Sequence[int]) -> dict[str, Any]:
         """What the model reads of these rows, on its device."""
         if self._tokens is None:
-            features = self._preprocess([self._inputs[i] for i in rows])
+            features = self._counted([self._inputs[i] for i in rows])
         else:
             features = join([self._tokens[i] for i in rows], self._model.tokenizer.pad_token_id or 0, WIDTH_STEP)
         return {k: value.to(self._model.device) if torch.is_tensor(value) else value for k, value in features.items()}
+
+    def _counted(self, inputs: Sequence[Any]) -> dict[str, Any]:
+        features, model = self._preprocess(inputs), self._model
+        tokenizer, limit = getattr(model, "tokenizer", None), model.max_seq_length
+        self.truncated += lengths_before_truncation(features, tokenizer, inputs, self._prompt or "", limit).values()
+        return features
 
     def _preprocess(self, inputs: Sequence[Any]) -> dict[str, Any]:
         return self._model.preprocess(list(inputs), **({"prompt": self._prompt} if self._prompt else {}))
@@ -107,8 +122,9 @@ def run_batches(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
     prompt: str = "",
-) -> None:
-    """Call ``compute`` in inference mode, batch by batch, until all rows of ``order`` are computed.
+) -> list[int]:
+    """Call ``compute`` in inference mode, batch by batch, until all rows of ``order`` are computed. Returns the tokens
+    of those that are longer than the model reads.
 
     On a CPU, each core computes a batch of its own, which stays in its cache: measured a tenth faster than all cores at
     one batch. The result is then the same for any number of cores, too.
@@ -127,13 +143,16 @@ def run_batches(
 
     with workers(torch.get_num_threads() if model.device.type == "cpu" else 1) as run:
         running: Iterable[int] = ()
+        parts = []
         ordered = [inputs[i] for i in order]
         for part in slices_by_size(ordered, SORTED_AT_ONCE, SORTED_FIRST):
             tokenised = TokenisedInputs(model, ordered[part], prompt)
+            parts.append(tokenised.truncated)
             following = run(run_one, [(tokenised, order[part], rows) for rows in tokenised.batches(batch_size)])
             finish(running)  # only now, so that no core waited for the tokenizer
             running = following
         finish(running)
+    return [tokens for part in parts for tokens in part]
 
 
 def slices_by_size(inputs: Sequence[Any], most: int, first: int | None = None) -> Iterator[slice]:

@@ -10,12 +10,13 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from sharpen.evaluation.encoders.batching import exchange_rows, rows_of_process, run_batches
+from sharpen.evaluation.encoders.batching import exchange_rows, report_lengths, rows_of_process, run_batches
 from sharpen.evaluation.encoders.committee import Committee, committee_scores, shared_progress
 from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.truncation import What
 
 
 def encode(
@@ -26,6 +27,7 @@ def encode(
     batch_size: int | None = None,
     precision: Precision = "auto",
     progress: Callable[[int], None] | None = None,
+    what: What = "texts",
 ) -> np.ndarray:
     """Encode to unit vectors: float32 of shape (len(texts), dimension), in the order of ``texts``.
 
@@ -33,7 +35,8 @@ def encode(
     make about 3,000 tokens). ``precision``: what the model computes in; on a CPU, many texts are encoded by OpenVINO
     where it is installed, and by torch otherwise. Texts are taken in order of length, so that a batch has little
     padding. Under ``accelerate launch`` every process encodes a part of the texts, and all processes get all vectors.
-    ``progress`` is called with the number of texts of each finished batch.
+    ``progress`` is called with the number of texts of each finished batch. ``what``: under this name it is reported if
+    texts are longer than the model reads (see ``collect_truncations``).
     """
     rows_here = rows_of_process(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
@@ -46,8 +49,9 @@ def encode(
         vectors[rows] = torch.nn.functional.normalize(output.float(), dim=-1).cpu().numpy()
 
     with nullcontext() if compiled else in_precision(model, precision):
-        run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
+        truncated = run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
     exchange_rows(vectors, rows_here)
+    report_lengths(what, len(texts), truncated, model.max_seq_length)
     return vectors
 
 
@@ -79,6 +83,7 @@ def score_pairs(
 
     model.eval()
     with in_precision(model, precision):
-        run_batches(model, pairs, rows_here, compute, batch_size, progress)
+        truncated = run_batches(model, pairs, rows_here, compute, batch_size, progress)
     exchange_rows(scores, rows_here)
+    report_lengths("pairs", len(pairs), truncated, model.max_seq_length)
     return scores.tolist()

@@ -15,6 +15,7 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.routes import route_of
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.retrievers.base import Advance
+from sharpen.evaluation.truncation import Truncation, collect_truncations
 
 CELLS_SEARCHED = 32
 """Of an approximate index, for each query."""
@@ -32,6 +33,8 @@ class Dense:
     """
 
     name = "dense"
+    truncations: list[Truncation]
+    """Of documents that are longer than the model reads; empty where none is."""
 
     def __init__(
         self,
@@ -48,13 +51,16 @@ class Dense:
         self._model, self._dimensions, self._approximate = route_of(model, "query"), None, approximate
         self._precision = precision
         self._query_prompt = _prompt(model, "query", query_prompt)
-        self.vectors = encode(
-            route_of(model, "document"),
-            [d.content for d in corpus.values()],
-            prompt=_prompt(model, "document", document_prompt),
-            precision=precision,
-            progress=progress,
-        )
+        with collect_truncations() as found:
+            self.vectors = encode(
+                route_of(model, "document"),
+                [d.content for d in corpus.values()],
+                prompt=_prompt(model, "document", document_prompt),
+                precision=precision,
+                progress=progress,
+                what="documents",
+            )
+        self.truncations = found.all()
 
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
@@ -87,7 +93,8 @@ class Dense:
 
     def encode_queries(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
         """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
-        vectors = encode(self._model, texts, prompt=self._query_prompt, precision=self._precision, progress=progress)
+        options = {"precision": self._precision, "progress": progress, "what": "queries"}
+        vectors = encode(self._model, texts, prompt=self._query_prompt, **options)
         return _cut(vectors, self._dimensions)
 
 
@@ -101,10 +108,11 @@ def similarities(
 ) -> list[float]:
     """Cosine of each (query, document); the prompts are as in ``Dense``."""
     queries, documents = (list(dict.fromkeys(side)) for side in zip(*pairs, strict=True))
-    sides = (("query", query_prompt, queries), ("document", document_prompt, documents))
+    sides = (("query", "queries", query_prompt, queries), ("document", "documents", document_prompt, documents))
+    options = {"precision": precision, "progress": progress}
     vectors = [
-        encode(route_of(model, name), texts, prompt=_prompt(model, name, given), precision=precision, progress=progress)
-        for name, given, texts in sides
+        encode(route_of(model, name), texts, prompt=_prompt(model, name, given), what=what, **options)
+        for name, what, given, texts in sides
     ]
     rows = [{text: row for row, text in enumerate(texts)} for texts in (queries, documents)]
     return [float(vectors[0][rows[0][q]] @ vectors[1][rows[1][d]]) for q, d in pairs]

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.settings import Count, Fraction, Settings
+from sharpen.evaluation.truncation import report_text
 from sharpen.sdg.filters.base import FilterResult
 from sharpen.sdg.rejections import Problem, Rejection
 from sharpen.sdg.rejections import RejectionReason as Reason
@@ -56,6 +57,17 @@ def query_key(text: str) -> str:
 def first_words(text: str, n: int) -> str:
     """The first ``n`` words, which are what stands between blanks, on one line."""
     return " ".join(text.split()[:n])
+
+
+def shown_words(text: str, n: int) -> str:
+    """The ``first_words`` of a text that an LLM is shown; who collects truncations is told if it has more."""
+    shown, whole = first_words(text, n), one_line(text)
+    length = len(whole.split())
+    if len(shown) < len(whole) and length <= n:  # words without blanks between them: as many as shown have characters
+        length = -(-n * len(whole) // max(1, len(shown)))
+    if whole:
+        report_text("in_prompts", n, text, length)
+    return shown
 
 
 def one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import FILE, Count
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
-from sharpen.sdg.filters.text import first_words, words
+from sharpen.sdg.filters.text import first_words, shown_words, words
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
@@ -175,7 +175,7 @@ class NegativePrompt:
             for e in examples
         ]
         # without a query it is the beginning that all share, which says "with a passage that answers it" like them
-        shown = first_words(positive, limit) or self.settings.sees_positive
+        shown = shown_words(positive, limit) or self.settings.sees_positive
         values = {"examples": rows, "query": query, "positive": shown, "count": count, "words": limit}
         return template("negatives.j2").render(**values, chat=self.chat).strip()
 

@@ -11,7 +11,7 @@ QUERIES = {"q": Query("q", "tune it"), "r": Query("r", "how to tune a very old g
 def test_texts_are_looked_up_when_the_batch_is_made(corpus):
     model = load_encoder("packaged:tiny-bert")
     collator = RetrieverCollator(model.preprocess, prompts={"anchor": "query: "})
-    collator.set_texts(Texts(QUERIES, corpus), 0)
+    collator.set_texts(Texts(QUERIES, corpus), model)
     rows = list(to_dataset([Triplet("q", "guitar", ("piano",))]))
     assert rows == [{"anchor": "q", "positive": "guitar", "negative_1": "piano"}]
     batch = collator(rows)
@@ -27,7 +27,7 @@ def test_texts_are_looked_up_when_the_batch_is_made(corpus):
 def test_a_teachers_scores_are_labels_in_the_order_of_the_documents(corpus):
     model = load_encoder("packaged:tiny-bert")
     collator = RetrieverCollator(model.preprocess, prompts={})
-    collator.set_texts(Texts(QUERIES, corpus), 0)
+    collator.set_texts(Texts(QUERIES, corpus), model)
     scores = {("q", "guitar"): 3.0, ("q", "piano"): 1.0, ("r", "guitar"): 2.0, ("r", "chess"): -1.0}
     triplets = [Triplet("q", "guitar", ("piano",)), Triplet("r", "guitar", ("chess",))]
     settings = RetrieverSettings(base="packaged:tiny-bert", loss="kl")
