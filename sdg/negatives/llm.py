@@ -15,7 +15,7 @@ from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import FILE, Count
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
-from sharpen.sdg.filters.text import first_words, shown_words, words
+from sharpen.sdg.filters.text import shown_words, words
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
@@ -168,8 +168,8 @@ class NegativePrompt:
         rows = [
             asdict(e)
             | {
-                "document": first_words(e.document, limit),
-                "negatives": [first_words(n, limit) for n in e.negatives[:count]],
+                "document": shown_words(e.document, limit),
+                "negatives": [shown_words(n, limit) for n in e.negatives[:count]],
                 "json": json.dumps({"negatives": list(e.negatives[:count])}, ensure_ascii=False),
             }
             for e in examples

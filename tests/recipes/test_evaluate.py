@@ -52,6 +52,13 @@ def test_two_systems_are_compared_and_their_run_files_again(tmp_path: Path, data
         )
 
 
+def test_what_the_model_cuts_off_is_said(tmp_path: Path, dataset: Path):
+    options = ("--data", str(dataset), "--max-seq-length", "36", "--out", "out")
+    result = sharpen("evaluate", "packaged:tiny-bert", *options, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "of 12 documents are longer than the 36 tokens that the encoder reads (the longest: " in result.stdout
+
+
 def test_a_model_is_fused_with_bm25_by_a_weight(tmp_path: Path, dataset: Path):
     scores = {}
     for system in ("packaged:tiny-bert", "fused:0:packaged:tiny-bert", "fused:0.5:packaged:tiny-bert"):
