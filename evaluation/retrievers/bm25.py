@@ -25,6 +25,8 @@ from sharpen.evaluation.retrievers.base import Advance
 
 NO_LANGUAGE = "none"
 """Words as they are: no stemming, no stop words."""
+SAMPLE = 200
+"""Documents that are looked at for their language, where no metadata says it."""
 MOST_SCORES = 8_000_000
 """Of a block of queries with all documents that have one of their words: about 100 MB."""
 
@@ -47,7 +49,7 @@ class BM25:
 
     def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = None) -> None:
         self.ids = list(corpus)
-        languages = [language] * len(corpus) if language else list(find_languages(corpus).values())
+        languages = [language] * len(corpus) if language else list(find_languages(corpus, SAMPLE).values())
         self._analyzers = {code: Analyzer(None if code == NO_LANGUAGE else code) for code in dict.fromkeys(languages)}
         contents = zip(languages, (document.content for document in corpus.values()), strict=True)
         self._build([self._analyzers[code].terms(text) for code, text in contents], k1, b)
