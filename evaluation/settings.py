@@ -20,6 +20,8 @@ from sharpen.evaluation.files import InputError, sha256_file
 
 Count = Annotated[int, Field(ge=1)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+LanguageCode = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
+"""ISO 639-1, as ``de``."""
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.recipes.resources import JOURNAL, resources_of
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages.corpus import cut_corpus
+from sharpen.recipes.stages.corpus import CorpusStage, cut_corpus
 from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries, strategies_of
 from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.recipes.teacher_costs import teacher_costs
@@ -32,7 +32,7 @@ from sharpen.sdg.strategies.simulated_user import SimulatedUser
 
 def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
     """Print calls, tokens, money and hours by strategy and for teachers, without asking the LLM anything."""
-    corpus = cut_corpus(recipe.corpus, recipe.runs)
+    corpus = cut_corpus(CorpusStage.of(recipe))
     documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     rows: list[CostEstimate] = []
     strategies = recipe.queries.all_strategies() if recipe.generates else []
@@ -73,7 +73,7 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     The answers are in the journal, so the run will not ask for them again. What is harvested is what the run harvests;
     of it, that of the same documents is printed.
     """
-    corpus = cut_corpus(recipe.corpus, recipe.runs)
+    corpus = cut_corpus(CorpusStage.of(recipe))
     part, models = QueriesStage.of(recipe), resources_of(recipe, console).models
     strategies = strategies_of(recipe.queries, corpus, models)
     asking = recipe.llm and any(map(asks_llm, strategies))

@@ -60,12 +60,12 @@ def main(
     part: Annotated[list[str] | None, typer.Option(help="Of recipes/parts/strategies; again for more.")] = None,
 ) -> None:
     from sharpen.recipes.load import load_recipe
-    from sharpen.recipes.stages.corpus import cut_corpus
+    from sharpen.recipes.stages.corpus import CorpusStage, cut_corpus
 
     given = [f"queries.documents={documents}", *(overrides or ())]
     recipes = {name: load_recipe(recipe, [f"{FOLDER}/{name}", *given]).recipe for name in part or _part_names()}
     first = next(iter(recipes.values()))
-    corpus = cut_corpus(first.corpus, first.runs)
+    corpus = cut_corpus(CorpusStage.of(first))
     table = Table(f"Strategies on {documents} documents of {recipe}, asked by {first.llm.identity}", COLUMNS)
     done: set[str] = set()
     with _lent(first) as (client, resources):

@@ -49,7 +49,7 @@ def load_encoder(
             source,
             device=device or str(process_state().device),
             trust_remote_code=False,
-            revision=_hub_commit(source),
+            revision=hub_commit(source),
             model_kwargs=arguments,
         )
     except (OSError, ValueError, ImportError) as error:  # ImportError: an attention whose package is not installed
@@ -74,7 +74,7 @@ def load_cross_encoder(
         return Committee(tuple(load_cross_encoder(m, device, max_seq_length=max_seq_length) for m in members))
     source = resolve_encoder(name)
     try:
-        revision = _hub_commit(source)
+        revision = hub_commit(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
         architectures = config.architectures or []
         if not new_head and not any(a.endswith("ForSequenceClassification") for a in architectures):
@@ -106,10 +106,10 @@ def model_digest(name: str) -> str:
     Raises ``InputError`` as ``resolve_encoder`` does.
     """
     source = resolve_encoder(name)
-    return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}@{_hub_commit(source) or 'main'}"
+    return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}@{hub_commit(source) or 'main'}"
 
 
-def _hub_commit(source: str) -> str | None:
+def hub_commit(source: str) -> str | None:
     """The commit of a hub model in the local cache, else the one that the hub has now; None for folders, and where
     neither is known."""
     from huggingface_hub import HfApi, constants, try_to_load_from_cache

@@ -15,38 +15,29 @@ from itertools import pairwise
 
 import bm25s
 import numpy as np
-import Stemmer
 from bm25s.tokenization import Tokenized
 from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array
 
 from sharpen.evaluation.beir import Corpus, Run
-from sharpen.evaluation.files import InputError
+from sharpen.evaluation.languages import Analyzer, find_languages, identify
 from sharpen.evaluation.retrievers.base import Advance
 
+NO_LANGUAGE = "none"
+"""Words as they are: no stemming, no stop words."""
+SAMPLE = 200
+"""Documents that are looked at for their language, where no metadata says it."""
 MOST_SCORES = 8_000_000
 """Of a block of queries with all documents that have one of their words: about 100 MB."""
-
-
-def check_language(name: str | None) -> None:
-    """Raise ``InputError`` that names the languages there are, if Snowball has no stemmer of this name.
-
-    >>> check_language("german")
-    >>> check_language("slovak")
-    Traceback (most recent call last):
-    sharpen.evaluation.files.InputError: language: no stemmer for 'slovak'; there are arabic, armenian, ...
-    """
-    if name is not None and name not in (languages := Stemmer.algorithms()):
-        raise InputError(
-            f"language: no stemmer for {name!r}; there are {', '.join(sorted(languages))}; null is without stemming"
-        )
 
 
 class BM25:
     """BM25 (Lucene's variant), over title and text.
 
-    ``k1`` 0.9 and ``b`` 0.4 are Anserini's, which BEIR's published BM25 uses. ``language``: a Snowball stemmer's name,
-    or None for no stemming; English also loses its stop words. Raises ``InputError`` for a language without a stemmer.
+    ``k1`` 0.9 and ``b`` 0.4 are Anserini's, which BEIR's published BM25 uses. What counts as a word and what is left of
+    it follows from the language of each document (``languages.Analyzer``), which is that of its metadata or else found
+    from its text; a query is taken to be in one of the documents' languages. ``language``: one for all, as a two-letter
+    code; ``"none"``: words as they are.
 
     >>> from sharpen.evaluation.beir import Document
     >>> corpus = {"a": Document("a", "Bake the bread."), "b": Document("b", "Ice flows downhill.")}
@@ -56,16 +47,16 @@ class BM25:
 
     name = "bm25"
 
-    def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = "english") -> None:
-        check_language(language)
-        self._stemmer = Stemmer.Stemmer(language) if language else None
-        self._stop_words = "english" if language == "english" else None
+    def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = None) -> None:
         self.ids = list(corpus)
-        tokens = self._tokenize([d.content for d in corpus.values()])
-        self._build(tokens, k1, b)
+        languages = [language] * len(corpus) if language else list(find_languages(corpus, SAMPLE).values())
+        self._analyzers = {code: Analyzer(None if code == NO_LANGUAGE else code) for code in dict.fromkeys(languages)}
+        contents = zip(languages, (document.content for document in corpus.values()), strict=True)
+        self._build([self._analyzers[code].terms(text) for code, text in contents], k1, b)
 
-    def _build(self, tokens: Tokenized, k1: float, b: float) -> None:
+    def _build(self, terms: list[list[str]], k1: float, b: float) -> None:
         self._rows: dict[str, int] = {}
+        tokens = _tokenized(terms)
         if not tokens.vocab:  # stop words and signs only; bm25s would raise
             return
         index = bm25s.BM25(k1=k1, b=b, method="lucene")
@@ -99,7 +90,7 @@ class BM25:
                 yield np.zeros((len(block), len(self.ids)), dtype=np.float32)
 
     def _known_words(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self._rows[word] for word in row if word in self._rows] for row in self._words(list(texts))]
+        return [[self._rows[word] for word in row if word in self._rows] for row in self._terms(texts)]
 
     def _products(self, words: list[list[int]]) -> csr_array:
         """Queries by documents: one product of sparse matrices for all."""
@@ -137,13 +128,20 @@ class BM25:
         if block:
             yield block
 
-    def _words(self, texts: list[str]) -> list[list[str]]:
-        tokens = self._tokenize(texts)
-        words = {number: word for word, number in tokens.vocab.items()}
-        return [[words[number] for number in row] for row in tokens.ids]
+    def _terms(self, texts: Sequence[str]) -> list[list[str]]:
+        return [self._analyzer_of(text).terms(text) for text in texts]
 
-    def _tokenize(self, texts: list[str]) -> Tokenized:
-        return bm25s.tokenize(texts, stopwords=self._stop_words or [], stemmer=self._stemmer, show_progress=False)
+    def _analyzer_of(self, query: str) -> Analyzer:
+        if len(self._analyzers) == 1:
+            return next(iter(self._analyzers.values()))
+        found = identify(query, self._analyzers)
+        return self._analyzers[found.language if found else next(iter(self._analyzers))]
+
+
+def _tokenized(terms: list[list[str]]) -> Tokenized:
+    vocabulary: dict[str, int] = {}
+    ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in row] for row in terms]
+    return Tokenized(ids=ids, vocab=vocabulary)
 
 
 class RankBM25(BM25):
@@ -151,12 +149,9 @@ class RankBM25(BM25):
 
     name = "rank_bm25"
 
-    def _build(self, tokens: Tokenized, k1: float, b: float) -> None:
-        names = {number: word for word, number in tokens.vocab.items()}
+    def _build(self, terms: list[list[str]], k1: float, b: float) -> None:
         self._scale = k1 + 1  # a factor of Okapi's that Lucene leaves out, as it changes no ranking
-        self._okapi = (
-            _OkapiAsLucene([[names[number] for number in row] for row in tokens.ids], k1=k1, b=b) if names else None
-        )
+        self._okapi = _OkapiAsLucene(terms, k1=k1, b=b) if any(terms) else None
 
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query, as ``BM25`` does."""
@@ -172,7 +167,7 @@ class RankBM25(BM25):
 
     def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:
         """As ``BM25`` does."""
-        words = self._words(list(texts))
+        words = self._terms(texts)
         for start in range(0, len(words), rows):
             block = words[start : start + rows]
             yield np.stack([self._scores_of(row) for row in block])

@@ -46,7 +46,7 @@ class Fused:
     >>> from sharpen.evaluation.retrievers.bm25 import BM25
     >>> texts = {"a": "Bake the bread.", "b": "Ice flows downhill.", "c": "Ice melts."}
     >>> corpus = {i: Document(i, text) for i, text in texts.items()}
-    >>> fused = Fused({"stemmed": BM25(corpus), "plain": BM25(corpus, language=None)}, {"plain": 0.5})
+    >>> fused = Fused({"stemmed": BM25(corpus), "plain": BM25(corpus, language="none")}, {"plain": 0.5})
     >>> list(fused.search({"q": "how ice flows"}, k=2)["q"])
     ['b', 'c']
     """

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from sharpen.evaluation.files import sha256_tree
-from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.settings import LanguageCode, Settings
 from sharpen.sdg.chunking import ChunkSettings
 from sharpen.sdg.documents import PYTHON_DOCS
 
@@ -20,6 +20,13 @@ class CorpusPart(Settings):
             "A folder of .txt/.md/.rst/.html files, a .jsonl file, a folder in BEIR layout, the name of a BEIR"
             " dataset, or python-docs."
         )
+    )
+    language: LanguageCode | None = Field(
+        None,
+        description=(
+            "Two-letter code of the language of all documents, by which words and sentences are found and stemmed, and"
+            " which queries are in; null: found for each document."
+        ),
     )
     chunk: ChunkSettings | None = Field(ChunkSettings(), description="null: documents are not cut.")
 
@@ -44,4 +51,4 @@ class CorpusPart(Settings):
 
     def fingerprint(self) -> Any:
         """Of how the documents are cut; the documents themselves are in by ``digest``."""
-        return {"chunk": self.chunk and self.chunk.fingerprint()}
+        return {"chunk": self.chunk and self.chunk.fingerprint(), "language": self.language}

@@ -2,41 +2,92 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from sharpen.evaluation.beir import Corpus, write_corpus
+from sharpen.evaluation.languages import LANGUAGE, find_languages, language_of
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.chunking import chunk
+from sharpen.sdg.chunking import chunk_with, token_counter
 from sharpen.sdg.documents import read_documents
 from sharpen.sdg.resources import Resources
+
+if TYPE_CHECKING:
+    from sharpen.evaluation.encoders.tokenizer import TokenCounter
+
+WORRYING = 0.05
+"""Of the tokens unknown ones from which a person is told."""
 
 
 class CorpusStage(StagePart):
     corpus: CorpusPart
     runs: str
+    tokenizer: str
+    """The encoder whose tokens are counted."""
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        return cls(corpus=recipe.corpus, runs=recipe.runs)
+        chunk = recipe.corpus.chunk
+        return cls(
+            corpus=recipe.corpus, runs=recipe.runs, tokenizer=(chunk and chunk.tokenizer) or recipe.training.base
+        )
+
+    def token_counter(self) -> TokenCounter | None:
+        """Of the encoder whose tokens count, where the documents are cut by tokens."""
+        chunk = self.corpus.chunk
+        return token_counter(self.tokenizer) if chunk and chunk.by_tokens else None
 
     def fingerprint(self) -> Any:
-        return {"corpus": self.corpus.fingerprint(), "documents": self.corpus.digest(self.runs)}
+        parts = {"corpus": self.corpus.fingerprint(), "documents": self.corpus.digest(self.runs)}
+        if self.corpus.chunk and self.corpus.chunk.by_tokens:
+            from sharpen.evaluation.encoders.tokenizer import tokenizer_digest  # loads torch
+
+            parts["tokenizer"] = tokenizer_digest(self.tokenizer)
+        return parts
 
 
-def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, _resources: Resources) -> Counts:
-    corpus = cut_corpus(part.corpus, part.runs)
+def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    count = part.token_counter()
+    corpus = cut_corpus(part, count)
     write_corpus(folder.path / "corpus.jsonl", corpus)
-    return {"documents": len({d.doc_id for d in corpus.values()}), "chunks": len(corpus)}
+    of_document = {document.doc_id: language_of(document) for document in corpus.values()}
+    languages = Counter(of_document.values())
+    return {
+        "documents": len(of_document),
+        "chunks": len(corpus),
+        "languages": dict(languages.most_common()),
+    } | (_unknown_tokens(count, part.tokenizer, resources.warn) if count else {})
 
 
-def cut_corpus(part: CorpusPart, runs: str) -> Corpus:
-    """The documents, cut into chunks. Raises ``InputError`` as the readers do."""
-    documents = read_documents(part.source, Path(runs))
-    return documents if part.chunk is None else chunk(documents, part.chunk.max_words, part.chunk.overlap_words)
+def _unknown_tokens(count: TokenCounter, encoder: str, warn: Callable[[str], None]) -> Counts:
+    """How many tokens are not known to the encoder, which then reads nothing of these words."""
+    if count.unknown > WORRYING * count.counted:
+        warn(
+            f"{count.unknown / count.counted:.0%} of the documents' tokens are unknown to {encoder}, which cannot tell"
+            " these words apart; take a base that knows the language, as a multilingual one does"
+        )
+    return {"tokens": count.counted, "unknown_tokens": count.unknown}
 
 
-STAGE = Stage("corpus", 1, CorpusStage, make_corpus)
+def cut_corpus(part: CorpusStage, count: TokenCounter | None = None) -> Corpus:
+    """The documents with their languages, cut into chunks. Raises ``InputError`` as the readers do."""
+    of_corpus = part.corpus
+    documents = with_languages(read_documents(of_corpus.source, Path(part.runs)), of_corpus.language)
+    return (
+        documents if of_corpus.chunk is None else chunk_with(of_corpus.chunk, documents, count or part.token_counter())
+    )
+
+
+def with_languages(documents: Corpus, language: str | None) -> Corpus:
+    """The documents, each with its language in its metadata: the one that is given, or the one that is found."""
+    found = dict.fromkeys(documents, language) if language else find_languages(documents)
+    return {i: replace(d, metadata=d.metadata | {LANGUAGE: found[i]}) for i, d in documents.items()}
+
+
+STAGE = Stage("corpus", 2, CorpusStage, make_corpus)

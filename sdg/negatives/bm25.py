@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import Stemmer
-from pydantic import AfterValidator, Field
+from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
@@ -15,14 +14,11 @@ if TYPE_CHECKING:
     from sharpen.sdg.resources import Resources
 
 
-def _known_language(language: str) -> str:
-    if language not in Stemmer.algorithms():
-        raise ValueError(f"no Snowball stemmer for {language!r}; there are {', '.join(sorted(Stemmer.algorithms()))}")
-    return language
-
-
-Language = Annotated[str, AfterValidator(_known_language)]
-"""A language of the Snowball stemmers."""
+BM25Language = Annotated[str, Field(pattern="^([a-z]{2,3}|none)$")]
+BM25_LANGUAGE = Field(
+    None,
+    description="By which words are stemmed, as a two-letter code; none: words as they are; null: of each document.",
+)
 
 
 class BM25Miner(MinerSettings):
@@ -35,9 +31,7 @@ class BM25Miner(MinerSettings):
     """
 
     kind: Literal["bm25"] = "bm25"
-    language: Language | None = Field(
-        "english", description="Of the Snowball stemmer, and of the stop words (English only); null: neither."
-    )
+    language: BM25Language | None = BM25_LANGUAGE
     backend: Literal["bm25s", "rank_bm25"] = Field(
         "bm25s", description="The same scores by either; rank_bm25 takes many times as long."
     )

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.runs import fuse
 from sharpen.sdg.negatives.base import MiningResult
-from sharpen.sdg.negatives.bm25 import BM25Miner, Language
+from sharpen.sdg.negatives.bm25 import BM25_LANGUAGE, BM25Language, BM25Miner
 from sharpen.sdg.negatives.dense import DenseOptions
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ class HybridMiner(DenseOptions):
     """BM25 and dense by reciprocal rank fusion."""
 
     kind: Literal["hybrid"] = "hybrid"
-    language: Language | None = Field("english", description="As of bm25.")
+    language: BM25Language | None = BM25_LANGUAGE
 
     def mine(
         self, queries: Sequence[Query], corpus: Corpus, depth: int, resources: Resources, seed: int

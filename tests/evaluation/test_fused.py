@@ -53,7 +53,7 @@ def test_both_implementations_of_bm25_give_all_documents_the_same_scores(corpus)
 
 def test_fitted_weights_are_better_than_either_alone_and_are_what_a_search_has():
     task = load_task("cranfield", "test")
-    members = {"bm25": BM25(task.corpus), "plain": BM25(task.corpus, language=None, b=1.0)}
+    members = {"bm25": BM25(task.corpus), "plain": BM25(task.corpus, language="none", b=1.0)}
     found = Fused(members).candidates(task.texts, depth=50)
     assert all(50 <= len(documents) <= 100 for documents in found.documents.values())
     judged = JudgedCandidates(found, task)
@@ -72,8 +72,8 @@ def test_a_document_has_the_score_of_its_best_chunk_and_the_query_itself_is_left
     texts = {"a#1": "ice", "a#2": "ice flows downhill", "b": "ice flows", "q": "ice flows downhill slowly"}
     corpus = {i: Document(i, text, metadata={"chunk_of": i.partition("#")[0]}) for i, text in texts.items()}
     task = Task(corpus, {"q": Query("q", "ice flows downhill")}, {"q": {"a": 1, "b": 2}})
-    found = Fused({"bm25": BM25(corpus, language=None)}).candidates(task.texts)
-    run = search_task(task, BM25(corpus, language=None))
+    found = Fused({"bm25": BM25(corpus, language="none")}).candidates(task.texts)
+    run = search_task(task, BM25(corpus, language="none"))
     assert list(run["q"]) == ["a", "b"] and set(found.documents["q"]) == set(corpus)
     expected = evaluate(task.qrels, run)[PRIMARY]["q"]
     assert JudgedCandidates(found, task).quality({"bm25": 1.0}) == pytest.approx(expected) and expected < 1
@@ -113,7 +113,7 @@ def test_the_best_system_is_chosen_on_one_half_and_confirmed_on_the_other():
 
     def members(corpus):
         calls.append(corpus)
-        return {"plain": BM25(corpus, language=None, b=1.0), "BM25": BM25(corpus)}
+        return {"plain": BM25(corpus, language="none", b=1.0), "BM25": BM25(corpus)}
 
     class Backwards:
         def __init__(self, first):
@@ -145,7 +145,7 @@ def test_on_few_queries_the_system_that_is_first_by_chance_is_not_served():
     systems = compare_systems(
         Choosing(few, "dev queries"),
         task,
-        lambda corpus: {"plain": BM25(corpus, language=None, b=1.0), "BM25": BM25(corpus)},
+        lambda corpus: {"plain": BM25(corpus, language="none", b=1.0), "BM25": BM25(corpus)},
         baseline="BM25",
     )
     rows = {row.name: row for row in systems.systems}

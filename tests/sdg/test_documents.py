@@ -108,7 +108,7 @@ def test_chunks_hold_every_word_once_in_order(text: str, max_words: int):
 
 def test_overlap_repeats_words():
     text = " ".join(str(n) for n in range(100))
-    pieces = list(chunk([Document("d", text)], 40, overlap_words=10).values())
+    pieces = list(chunk([Document("d", text)], 40, overlap=10).values())
     assert pieces[0].text.split()[-10:] == pieces[1].text.split()[:10]
 
 
@@ -117,5 +117,5 @@ def test_a_chunk_never_takes_a_documents_id():
     with pytest.raises(InputError, match=r"'guide#0' is also the ID of a document"):
         chunk([Document("guide#0", "another"), long], max_words=40)
     assert set(chunk({"guide": long}, max_words=60)) == {"guide#0", "guide#1"}
-    with pytest.raises(ValueError, match="overlap_words must be smaller"):
-        ChunkSettings(max_words=30, overlap_words=30)
+    with pytest.raises(ValueError, match="overlap must be smaller"):
+        ChunkSettings(max_words=30, overlap=30)

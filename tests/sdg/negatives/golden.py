@@ -105,7 +105,7 @@ PARTS: dict[str, dict[str, Any]] = {
         "per_query": 3,
         "mix": "concatenation",
         "miners": [
-            {"kind": "bm25", "ranks": [1, 5], "language": None},
+            {"kind": "bm25", "ranks": [1, 5], "language": "none"},
             {"kind": "random", "ranks": [1, 9]},
             {"kind": "cross_encoder", "model": "any/reranker", "depth": 20, "ranks": [1, 10]},
         ],

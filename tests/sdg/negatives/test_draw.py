@@ -25,7 +25,7 @@ class ReversedMiner:
         return MiningResult({q.id: {i: float(n) for n, i in enumerate(sorted(corpus, reverse=True))} for q in queries})
 
 
-MINERS = {"bm25": BM25Miner(language=None), "random": RandomMiner(), "reversed": ReversedMiner()}
+MINERS = {"bm25": BM25Miner(language="none"), "random": RandomMiner(), "reversed": ReversedMiner()}
 
 
 @st.composite
