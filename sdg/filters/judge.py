@@ -12,7 +12,7 @@ from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
 from sharpen.sdg.filters.base import FilterResult
-from sharpen.sdg.filters.text import shown_words
+from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
@@ -110,7 +110,7 @@ def _batches(queries: Sequence[Query], per_prompt: int) -> Iterator[list[Query]]
 
 
 def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> Request:
-    documents = [shown_words(corpus[doc_id].content, max_words) for doc_id in batch[0].metadata["positives"]]
+    documents = [first_words(corpus[doc_id].content, max_words) for doc_id in batch[0].metadata["positives"]]
     criteria = {name: field.description for name, field in JudgeScores.model_fields.items()}
     prompt = template("judge.j2").render(
         documents=documents,

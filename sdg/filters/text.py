@@ -54,20 +54,13 @@ def query_key(text: str) -> str:
     return text_key(" ".join(words(text)))
 
 
-def first_words(text: str, n: int) -> str:
-    """The first ``n`` words, which are what stands between blanks, on one line."""
-    return " ".join(text.split()[:n])
-
-
-def shown_words(text: str, n: int) -> str:
-    """The ``first_words`` of a text that an LLM is shown; who collects truncations is told if it has more."""
-    shown, whole = first_words(text, n), one_line(text)
-    length = len(whole.split())
-    if len(shown) < len(whole) and length <= n:  # words without blanks between them: as many as shown have characters
-        length = -(-n * len(whole) // max(1, len(shown)))
-    if whole:
-        report_text("in_prompts", n, text, length)
-    return shown
+def first_words(text: str, n: int, in_prompt: bool = True) -> str:
+    """The first ``n`` words, which are what stands between blanks, on one line. ``in_prompt``: they are all that an LLM
+    is shown of the text, so who collects truncations is told of it."""
+    shown = text.split()
+    if in_prompt and shown:
+        report_text("in_prompts", n, text, len(shown))
+    return " ".join(shown[:n])
 
 
 def one_line(text: str) -> str:

@@ -15,7 +15,7 @@ from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import FILE, Count
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
-from sharpen.sdg.filters.text import shown_words, words
+from sharpen.sdg.filters.text import first_words, words
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
@@ -168,14 +168,14 @@ class NegativePrompt:
         rows = [
             asdict(e)
             | {
-                "document": shown_words(e.document, limit),
-                "negatives": [shown_words(n, limit) for n in e.negatives[:count]],
+                "document": first_words(e.document, limit),
+                "negatives": [first_words(n, limit) for n in e.negatives[:count]],
                 "json": json.dumps({"negatives": list(e.negatives[:count])}, ensure_ascii=False),
             }
             for e in examples
         ]
         # without a query it is the beginning that all share, which says "with a passage that answers it" like them
-        shown = shown_words(positive, limit) or self.settings.sees_positive
+        shown = first_words(positive, limit) or self.settings.sees_positive
         values = {"examples": rows, "query": query, "positive": shown, "count": count, "words": limit}
         return template("negatives.j2").render(**values, chat=self.chat).strip()
 

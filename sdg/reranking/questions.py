@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Protocol, TypeVar
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.scorers import LLM_LISTWISE, LLM_POINTWISE
 from sharpen.sdg.answers import held_to_schema, list_schema
-from sharpen.sdg.filters.text import one_line, shown_words
+from sharpen.sdg.filters.text import first_words, one_line
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.prompts import template
 from sharpen.sdg.reranking.answers import Ranking, log_odds, parse_ranking
@@ -96,4 +96,4 @@ def _parameters(max_tokens: int, embedded: bool) -> dict[str, Any]:
 
 
 def _texts(documents: Sequence[Document], settings: LLMRerankerSettings) -> list[str]:
-    return [shown_words(document.content, settings.max_document_words) for document in documents]
+    return [first_words(document.content, settings.max_document_words) for document in documents]

@@ -103,7 +103,9 @@ class LLMReranker:
             prompts = len(window_starts(per_query, self.settings.window, self.settings.step))
         places = range(0, len(documents) - shown + 1, max(1, len(documents) // SAMPLE))
         samples = [documents[n : n + shown] for n in places]
-        requests = [question.request(first_words(d[0].content, QUERY_WORDS), d, chat, False) for d in samples]
+        requests = [
+            question.request(first_words(d[0].content, QUERY_WORDS, in_prompt=False), d, chat, False) for d in samples
+        ]
         return CostEstimate(
             self.method,
             queries * prompts,

@@ -137,7 +137,7 @@ def _neighbours(
         doc_id: Document(doc_id, " ".join(c.text for c in parts), parts[0].title) for doc_id, parts in chunks.items()
     }
     # the beginning says what a document is about, and BM25 grows slow with long queries
-    texts = {doc_id: first_words(whole[doc_id].content, 60) for doc_id in first}
+    texts = {doc_id: first_words(whole[doc_id].content, 60, in_prompt=False) for doc_id in first}
     run = BM25(whole).search(texts, min(len(whole), 10 * settings.documents))
     return {doc_id: ranking(run[doc_id]) for doc_id in first}
 

@@ -22,7 +22,7 @@ from sharpen.sdg.answers import (
     parse_answer,
     queries_schema,
 )
-from sharpen.sdg.filters.text import one_line, shown_words
+from sharpen.sdg.filters.text import first_words, one_line
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.prompts import template
 from sharpen.sdg.rejections import Problem
@@ -266,7 +266,7 @@ class StrategySettings(AskingSettings):
 
     def text_of(self, unit: Unit) -> str:
         """What a prompt shows of a unit."""
-        return shown_words(unit.text, self.max_document_words)
+        return first_words(unit.text, self.max_document_words)
 
     def text_of_example(self, example: Any) -> str:
         """What a prompt shows of an example, above its answer."""

@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery, list_schema, object_schema, parse_json
-from sharpen.sdg.filters.text import shown_words
+from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.prompts import template
 from sharpen.sdg.rejections import Problem
 from sharpen.sdg.rejections import RejectionReason as Reason
@@ -161,7 +161,7 @@ class MultiHop(StrategySettings):
         return prompt.strip()
 
     def _segments(self, unit: Unit | None) -> str:
-        return _numbered([shown_words(text, self.max_document_words) for text in unit.segments] if unit else [])
+        return _numbered([first_words(text, self.max_document_words) for text in unit.segments] if unit else [])
 
     def answer_of(self, example: MultiHopExample) -> str:
         return example.questions

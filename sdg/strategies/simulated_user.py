@@ -16,7 +16,7 @@ from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.settings import Count
 from sharpen.sdg.answers import ParsedAnswer
 from sharpen.sdg.filters.round_trip import name_or_retriever, positive_rank
-from sharpen.sdg.filters.text import one_line, query_key, shown_words
+from sharpen.sdg.filters.text import first_words, one_line, query_key
 from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.few_shot import StrategySettings
 
@@ -209,7 +209,7 @@ class SimulatedUser(StrategySettings):
             key=f"{session}/{number}",
             metadata=unit.metadata | {"round": number},
             segments=(*unit.segments, query),
-            notes=_list([shown_words(titled(document), RESULT_WORDS) for document in results]),
+            notes=_list([first_words(titled(document), RESULT_WORDS) for document in results]),
         )
 
     def text_of_example(self, example: SessionExample) -> str:

@@ -6,8 +6,11 @@ import json
 import pytest
 
 from sharpen.evaluation.beir import Document, Query
+from sharpen.evaluation.truncation import Truncation, collect_truncations
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.reranking.questions import OrderQuestion, RelevanceQuestion
+from sharpen.sdg.reranking.settings import LLMRerankerSettings
 from sharpen.sdg.strategies.settings import QueriesSettings
 from tests.sdg.support import MULTI_HOP_EXAMPLE
 
@@ -84,3 +87,26 @@ def test_prompts_and_keys_have_not_changed(name: str):
                     unit = strategy.after_first(unit, ParsedAnswer((ParsedQuery(query='{"entities": ["kiln"]}'),)))
         sums.append(hashlib.sha256(json.dumps(rows).encode()).hexdigest()[:16])
     assert tuple(sums) == SUMS[name]
+
+
+@pytest.mark.parametrize("name", ["document", "json", "question_answer", "multi_hop"])
+def test_what_a_prompt_does_not_show_of_a_document_is_counted(name: str):
+    case = CASES[name] | {"max_document_words": 50}
+    strategy = QueriesSettings(pool=POOL, strategies=[case]).all_strategies()[-1]
+    corpus = {
+        d.id: Document(d.id, d.text + " salt" * 1000 * (n == 0), d.title, d.metadata)
+        for n, d in enumerate(_corpus().values())
+    }
+    with collect_truncations() as found:
+        for position, unit in enumerate(strategy.units(list(corpus.values()), [], corpus)):
+            strategy.request(unit, position=position, seed=13, chat=True)
+    (prompts,) = found.all()
+    assert (prompts.what, prompts.truncated, prompts.limit) == ("in_prompts", 1, 50) and prompts.longest > 1000
+
+
+@pytest.mark.parametrize("question", [RelevanceQuestion, OrderQuestion])
+def test_what_a_reranking_llm_is_not_shown_is_counted(question):
+    document = Document("d", "salt " * 2000)
+    with collect_truncations() as found:
+        question(LLMRerankerSettings(max_document_words=200)).request("what is salt", [document], True, False)
+    assert found.all() == [Truncation("in_prompts", 1, 1, 2000, 200)]

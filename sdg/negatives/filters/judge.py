@@ -11,7 +11,7 @@ from pydantic import Field
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
-from sharpen.sdg.filters.text import shown_words
+from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import FilteredRows
@@ -80,7 +80,7 @@ class JudgeNegatives(Settings):
     def requests(self, rows: Rows, queries: Queries, corpus: Corpus, chat: bool) -> Iterator[Request]:
         """A prompt for each ``per_prompt`` candidates of a query."""
         for batch in self._batches(rows):
-            documents = [shown_words(corpus[n.doc_id].content, self.max_document_words) for n in batch.rows]
+            documents = [first_words(corpus[n.doc_id].content, self.max_document_words) for n in batch.rows]
             prompt = template("judge_negatives.j2").render(query=queries[batch.query_id].text, documents=documents)
             schema = list_schema("relevant", len(documents), {"type": "boolean"})
             parameters: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8 * len(documents) + 40}
