@@ -3,7 +3,6 @@ train."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Field, model_validator
 from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
 from sharpen.evaluation.files import read_jsonl, write_jsonl
 from sharpen.evaluation.settings import Fraction, Settings
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.filters.text import words
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
@@ -120,11 +120,11 @@ def split_documents(
     for doc_id, parts in chunks.items():
         copies.setdefault(tuple(chunk.copy_key for chunk in parts), []).append(doc_id)
     groups = _groups(list(chunks), [*copies.values(), *together])
-    drawn = {doc_id: _draw(min(group), settings, seed) for group in groups for doc_id in group}
+    side_of = {doc_id: _draw(min(group), settings, seed) for group in groups for doc_id in group}
     sides: dict[str, set[SplitName]] = {}
     for document in corpus.values():
-        sides.setdefault(document.copy_key, set()).add(drawn[document.doc_id])
-    return {i: drawn[d.doc_id] if len(sides[d.copy_key]) == 1 else None for i, d in corpus.items()}
+        sides.setdefault(document.copy_key, set()).add(side_of[document.doc_id])
+    return {i: side_of[d.doc_id] if len(sides[d.copy_key]) == 1 else None for i, d in corpus.items()}
 
 
 def split_queries(queries: Sequence[Query], sides: Mapping[str, SplitName | None]) -> Splits:
@@ -214,7 +214,7 @@ def _groups(ids: Sequence[str], together: Iterable[Sequence[str]]) -> list[list[
 
 
 def _draw(group: str, settings: SplitSettings, seed: int) -> SplitName:
-    number = int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
+    number = drawn(seed, group) / 2**64
     if number < settings.dev:
         return "dev"
     return "test" if number >= 1 - settings.test else "train"
