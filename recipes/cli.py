@@ -31,7 +31,11 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `sharpen recipes` lists.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, the name of one that `sharpen recipes` lists, or a run's folder, to go on.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -44,16 +48,56 @@ Overrides = Annotated[
 ]
 
 
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STAGE",
+        help="Take what this stage needs as it lies in the run's folder, by whatever recipe it was made.",
+    ),
+]
+
+
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Run this stage and what it needs, and nothing else.")
+    ] = None,
+    start: Start = None,
+) -> None:
     """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
     loaded = _load(recipe, overrides)
     _quiet_libraries()
     from sharpen.evaluation.processes import end_processes, process_state
-    from sharpen.recipes.run import run_recipe
+    from sharpen.recipes.run import run_part, run_recipe
 
-    run_recipe(loaded, Console(quiet=not process_state().is_main_process))
+    console = Console(quiet=not process_state().is_main_process)
+    if until:
+        run_part(loaded, console, [until], start)
+    else:
+        run_recipe(loaded, console, start=start)
     end_processes()
+
+
+@app.command()
+def generate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Have the queries of a recipe written, and stop: the stages corpus and queries."""
+    _run_step("generate", recipe, overrides)
+
+
+@app.command()
+def mine(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Go as far as hard negatives, or as queries that passed the filters where the recipe mines none, and stop."""
+    _run_step("mine", recipe, overrides)
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None, start: Start = None) -> None:
+    """Go as far as the model, and stop. With the folder of a run, which may come from another machine, as RECIPE:
+    what is made there needs neither its documents nor its LLM."""
+    _run_step("train", recipe, overrides, start)
 
 
 @app.command()
@@ -313,6 +357,17 @@ def main() -> None:
         if stop.code == 130:  # what typer makes of Ctrl-C
             print("interrupted; everything finished is kept, the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _run_step(command: str, recipe: str, overrides: list[str] | None, start: str | None = None) -> None:
+    loaded = _load(recipe, overrides)
+    _quiet_libraries()
+    from sharpen.evaluation.processes import end_processes, process_state
+    from sharpen.recipes.run import run_part, stages_of_step
+
+    console = Console(quiet=not process_state().is_main_process)
+    run_part(loaded, console, stages_of_step(command, loaded.recipe), start)
+    end_processes()
 
 
 def _load(recipe: str, overrides: list[str] | None) -> LoadedRecipe:

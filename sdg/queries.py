@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import random
 import time
 from collections import Counter
@@ -240,7 +239,7 @@ class Generation:
             request = strategy.request(unit, **how)
             if self.client.warm_up and self.client.known(request) is None:
                 prefix = strategy.shared_prefix(unit, **how)
-                if prefix and os.path.commonprefix([cached, request.prompt]).rstrip() != prefix.prompt:
+                if prefix and not _share_exactly(prefix.prompt, cached, request.prompt):
                     request = replace(request, warm_up=prefix)
                 cached = request.prompt
             yield request
@@ -337,6 +336,16 @@ def _first_step_error(first: Strategy, reply: _Reply) -> str:
     if reply.answer.finish_reason == "length" and not first.json_answers:
         return f"{first.name} cut off at max_tokens"
     return ""
+
+
+def _share_exactly(prefix: str, *prompts: str) -> bool:
+    """Whether both prompts begin with the prefix, and are nowhere alike beyond it.
+
+    >>> _share_exactly("Text:", "Text: one", "Text: two"), _share_exactly("Text:", "Text: one", "Text: once")
+    (True, False)
+    """
+    beyond = {prompt.removeprefix(prefix).lstrip()[:1] for prompt in prompts}
+    return all(prompt.startswith(prefix) for prompt in prompts) and len(beyond) == len(prompts)
 
 
 def _query_id(unit: str, sample: int) -> str:

@@ -10,10 +10,10 @@ from pydantic import Field, field_validator, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
 from sharpen.evaluation.settings import Count, Settings
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.filters.text import HARVESTED, MAX_WORDS, is_another_language, query_key, words
 from sharpen.sdg.harvesting import TEXT_KINDS, VERBATIM, TextKind, carried_texts, stands_in
 from sharpen.sdg.rejections import Problem, RejectionReason
-from sharpen.sdg.drawing import drawn
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import Unit
 

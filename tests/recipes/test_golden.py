@@ -22,6 +22,7 @@ from sharpen.sdg.llm.journal import Journal
 GOLDEN = Path(__file__).parent / "golden"
 ANSWERS = GOLDEN / "quickstart_answers.jsonl"
 FIELDS = ("text", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens")
+DOCUMENTS = 200
 NEEDED = ("corpus", "queries", "pairs", "negatives")
 
 
@@ -36,19 +37,19 @@ def test_the_walk_by_triplets_makes_the_same_queries_and_negatives_as_before(tmp
     if made["corpus"] != expected["corpus"]:
         pytest.skip("the documentation of this Python is another one than that of the golden run")
     with closing(Journal(tmp_path / JOURNAL)) as journal:
-        assert len(journal) == 700, "a prompt has changed, and the LLM was asked anew"
+        assert len(journal) == DOCUMENTS, "a prompt has changed, and the LLM was asked anew"
     assert made["counts"] == expected["counts"]
     assert made == expected
 
 
 def _walk(runs: Path, answers: str | None = None) -> dict:
-    """Sums and counts of what the recipe makes with ``answers``, default those of the folder golden; what they lack is
-    asked."""
+    """Sums and counts of what the recipe makes with ``answers`` (default: those of the folder golden); what they lack
+    is asked."""
     lines = (ANSWERS.read_text(encoding="utf-8") if answers is None else answers).splitlines()
     with closing(Journal(runs / JOURNAL)) as journal, journal.together():
         for key, *values in map(json.loads, lines):
             journal.put(key, dict(zip(FIELDS, values, strict=True)) | {"seconds": 0.0, "error": ""})
-    recipe = load_recipe("triplets", [f"runs={runs}"]).recipe
+    recipe = load_recipe("triplets", [f"runs={runs}", f"queries.documents={DOCUMENTS}"]).recipe
     run = prepare_run(recipe, Console(quiet=True))
     # the others are not read by these, and take minutes
     run.stages = [(stage, part) for stage, part in run.stages if stage.name in NEEDED]
@@ -74,7 +75,7 @@ def _walk(runs: Path, answers: str | None = None) -> dict:
 
 
 def record(runs: Path, anew: bool) -> None:
-    """Make the sums anew, and ``anew`` the answers, too, which takes the LLM ten minutes, where what is made has
+    """Make the sums anew, and ``anew`` the answers, too, which takes the LLM three minutes, where what is made has
     changed on purpose: python -m tests.recipes.test_golden EMPTY_FOLDER [anew]."""
     made = _walk(runs, "" if anew else None)
     if anew:
