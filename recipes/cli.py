@@ -68,36 +68,26 @@ def run(
     start: Start = None,
 ) -> None:
     """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
-    loaded = _load(recipe, overrides)
-    _quiet_libraries()
-    from sharpen.evaluation.processes import end_processes, process_state
-    from sharpen.recipes.run import run_part, run_recipe
-
-    console = Console(quiet=not process_state().is_main_process)
-    if until:
-        run_part(loaded, console, [until], start)
-    else:
-        run_recipe(loaded, console, start=start)
-    end_processes()
+    _run(recipe, overrides, until, start)
 
 
 @app.command()
 def generate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Have the queries of a recipe written, and stop: the stages corpus and queries."""
-    _run_step("generate", recipe, overrides)
+    _run(recipe, overrides, "generate")
 
 
 @app.command()
 def mine(recipe: RecipeArgument, overrides: Overrides = None) -> None:
     """Go as far as hard negatives, or as queries that passed the filters where the recipe mines none, and stop."""
-    _run_step("mine", recipe, overrides)
+    _run(recipe, overrides, "mine")
 
 
 @app.command()
 def train(recipe: RecipeArgument, overrides: Overrides = None, start: Start = None) -> None:
     """Go as far as the model, and stop. With the folder of a run, which may come from another machine, as RECIPE:
     what is made there needs neither its documents nor its LLM."""
-    _run_step("train", recipe, overrides, start)
+    _run(recipe, overrides, "train", start)
 
 
 @app.command()
@@ -206,6 +196,20 @@ def export(
     from sharpen.recipes.show import export_run
 
     export_run(run, layout, to, Console())
+
+
+@app.command(name="convert")
+def convert_data(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, or BEIR.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder that is not there yet.")],
+    min_quality: Annotated[float, typer.Option(help="Of NVIDIA's pairs, the judge's least overall score.")] = 7.0,
+) -> None:
+    """Write pairs and hard negatives that another program made as a folder that recipes take."""
+    from sharpen.recipes.show import convert_folder
+
+    convert_folder(source, target, Console(), min_quality)
 
 
 @app.command()
@@ -359,14 +363,17 @@ def main() -> None:
         raise
 
 
-def _run_step(command: str, recipe: str, overrides: list[str] | None, start: str | None = None) -> None:
+def _run(recipe: str, overrides: list[str] | None, until: str | None, start: str | None = None) -> None:
     loaded = _load(recipe, overrides)
     _quiet_libraries()
     from sharpen.evaluation.processes import end_processes, process_state
-    from sharpen.recipes.run import run_part, stages_of_step
+    from sharpen.recipes.run import run_part, run_recipe
 
     console = Console(quiet=not process_state().is_main_process)
-    run_part(loaded, console, stages_of_step(command, loaded.recipe), start)
+    if until:
+        run_part(loaded, console, until, start)
+    else:
+        run_recipe(loaded, console, start=start)
     end_processes()
 
 

@@ -41,7 +41,7 @@ NOTHING_AT_HAND = (
 RECIPE = "recipe.yaml"
 RESULTS = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png")
 STEPS = {"generate": ("queries",), "mine": ("pairs", "negatives"), "train": ("reranker", "model")}
-"""Commands that go a part of the way, each to its stages, as far as the recipe has them."""
+"""Commands that go a part of the way, each to those of these stages that the recipe has."""
 
 
 def prepare_run(
@@ -61,9 +61,9 @@ def prepare_run(
     return Run(folder or Path(recipe.runs) / recipe.name, stages_of(recipe), resources, console, siblings, cache)
 
 
-def run_part(loaded: LoadedRecipe, console: Console, until: Sequence[str], start: str | None = None) -> Run:
-    """Run the stages ``until`` and what they need, as far as that is not up to date, and nothing else; ``recipe.yaml``
-    in the run's folder says how to go on.
+def run_part(loaded: LoadedRecipe, console: Console, until: str, start: str | None = None) -> Run:
+    """Run the stage ``until`` (or those of a command of ``STEPS``) and what it needs, as far as that is not up to date;
+    ``recipe.yaml`` in the run's folder says how to go on.
 
     ``start``: what this stage needs is taken as it lies in the run's folder. Every process of ``accelerate launch``
     must call this. Raises ``InputError``, for stages that the recipe has not, too.
@@ -71,10 +71,12 @@ def run_part(loaded: LoadedRecipe, console: Console, until: Sequence[str], start
     recipe = loaded.recipe
     with process_state().main_process_first():
         run = prepare_run(recipe, console)
-        wanted = needed_for(run.stages, *until)
+        there = [stage.name for stage, _ in run.stages]
+        names = [name for name in STEPS[until] if name in there] if until in STEPS else [until]
+        wanted = needed_for(run.stages, *names)
         given = stages_before(run, start)
         if start and start not in wanted:
-            raise InputError(f"--from: {start} is not needed for {', '.join(until)}")
+            raise InputError(f"--from: {start} is not needed for {', '.join(names)}")
         run.stages = [(stage, part) for stage, part in run.stages if stage.name in wanted]
         _check(recipe, run, given)
     if process_state().is_main_process:
@@ -84,12 +86,6 @@ def run_part(loaded: LoadedRecipe, console: Console, until: Sequence[str], start
     if process_state().is_main_process:
         console.print(f"\nso far   {run.folder}\nto go on: sharpen run {run.folder}", highlight=False)
     return run
-
-
-def stages_of_step(command: str, recipe: Recipe) -> list[str]:
-    """How far a command of ``STEPS`` goes."""
-    there = [stage.name for stage, _ in stages_of(recipe)]
-    return [name for name in STEPS[command] if name in there]
 
 
 def stages_before(run: Run, start: str | None) -> set[str]:

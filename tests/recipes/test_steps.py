@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import make_dataset, make_recipe
+from tests.conftest import make_dataset, make_recipe, write_rows
 from tests.processes import sharpen
 from tests.servers import chat_answer, serve_replies
 
@@ -106,3 +106,30 @@ def test_a_manifest_says_what_the_stage_was_made_from(recipe):
     folder = recipe.parent / "runs" / "topics"
     contents = json.loads((folder / "queries" / "manifest.json").read_text())["fingerprint"]["contents"]
     assert {name.split()[0] for name in contents} == {"pool", "llm"} and str(recipe.parent) not in str(contents)
+
+
+def test_what_another_program_made_is_converted_and_mined(tmp_path):
+    source = make_dataset(tmp_path / "topics")
+    gpl = tmp_path / "gpl"
+    gpl.mkdir()
+    shutil.copy(source / "corpus.jsonl", gpl / "corpus.jsonl")
+    names = ("passport", "guitar", "piano", "volcano")
+    write_rows(gpl / "qgen-queries.jsonl", [{"_id": f"g{i}", "text": f"asking for {i} at home"} for i in names])
+    (gpl / "qgen-qrels").mkdir()
+    rows = "".join(f"g{i}\t{i}\t1\n" for i in names)
+    (gpl / "qgen-qrels" / "train.tsv").write_text(f"query-id\tcorpus-id\tscore\n{rows}")
+    mined = [{"qid": f"g{i}", "pos": [i], "neg": {"bm25": ["bread", i, "coffee"]}} for i in names]
+    write_rows(gpl / "hard-negatives.jsonl", mined)
+    result = sharpen("convert", "gpl", "converted", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (tmp_path / "r.yaml").write_text(
+        "name: r\nqueries: {}\nsplit: {dev: 0}\ntraining: {base: 'packaged:tiny-bert'}\n"
+        f"evaluation: {{data: {source}, others: []}}\n" + result.stdout.split("in a recipe:\n")[1].replace("  ", "")
+    )
+    result = sharpen("mine", "r.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = [json.loads(line) for line in (tmp_path / "runs" / "r" / "negatives" / "negatives.jsonl").open()]
+    assert {(row["query_id"], row["miner"]) for row in found} == {(f"labelled-g{i}", "given") for i in names}
+    assert {row["doc_id"] for row in found if row["verdict"] == "kept"} <= {"bread", "coffee"}
+    result = sharpen("convert", "topics/qrels", "more", cwd=tmp_path)
+    assert result.returncode == 2 and "Looked for were" in result.stderr
