@@ -145,6 +145,9 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
+    if ages := run.by_age(task):
+        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
+        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
     if elsewhere := _elsewhere(run, others):
         sections["On other collections"] = elsewhere
     why = None

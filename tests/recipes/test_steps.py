@@ -123,7 +123,7 @@ def test_what_another_program_made_is_converted_and_mined(tmp_path):
     result = sharpen("convert", "gpl", "converted", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     (tmp_path / "r.yaml").write_text(
-        "name: r\nqueries: {}\nsplit: {dev: 0}\ntraining: {base: 'packaged:tiny-bert'}\n"
+        "name: r\nsplit: {dev: 0}\ntraining: {base: 'packaged:tiny-bert'}\n"
         f"evaluation: {{data: {source}, others: []}}\n" + result.stdout.split("in a recipe:\n")[1].replace("  ", "")
     )
     result = sharpen("mine", "r.yaml", cwd=tmp_path)
