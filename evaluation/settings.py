@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import InputError, sha256_file
 
 Count = Annotated[int, Field(ge=1)]
@@ -27,10 +29,12 @@ LanguageCode = Annotated[str, Field(pattern="^[a-z]{2,3}$")]
 @dataclass(frozen=True)
 class Marker:
     """What a field's value stands for. ``digest`` gives what a fingerprint has in its place (None: it is left out);
-    ``check`` raises ``InputError`` if what it names is not there."""
+    ``check`` raises ``InputError`` if what it names is not there. ``of_machine``: it stands for what this
+    machine is like."""
 
     digest: Callable[[Any], Any] | None
     check: Callable[[Any], None] = lambda _value: None
+    of_machine: bool = False
 
 
 def _model_digest(name: str) -> str:
@@ -88,7 +92,7 @@ class Settings(BaseModel):
             if marker is None or value is None:
                 values[name] = _fingerprint(value)
             elif marker.digest:
-                values[name] = _each(marker.digest, value)
+                values[name] = content(name, value, partial(_each, marker.digest, value), marker.of_machine)
         return values
 
     def check(self) -> None:

@@ -31,7 +31,11 @@ app = typer.Typer(
 )
 
 RecipeArgument = Annotated[
-    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of one that `sharpen recipes` lists.")
+    str,
+    typer.Argument(
+        metavar="RECIPE",
+        help="A recipe file, the name of one that `sharpen recipes` lists, or a run's folder, to go on.",
+    ),
 ]
 Overrides = Annotated[
     list[str] | None,
@@ -44,16 +48,46 @@ Overrides = Annotated[
 ]
 
 
-@app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
-    loaded = _load(recipe, overrides)
-    _quiet_libraries()
-    from sharpen.evaluation.processes import end_processes, process_state
-    from sharpen.recipes.run import run_recipe
+Start = Annotated[
+    str | None,
+    typer.Option(
+        "--from",
+        metavar="STAGE",
+        help="Take what this stage needs as it lies in the run's folder, by whatever recipe it was made.",
+    ),
+]
 
-    run_recipe(loaded, Console(quiet=not process_state().is_main_process))
-    end_processes()
+
+@app.command()
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    until: Annotated[
+        str | None, typer.Option(metavar="STAGE", help="Run this stage and what it needs, and nothing else.")
+    ] = None,
+    start: Start = None,
+) -> None:
+    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
+    _run(recipe, overrides, until, start)
+
+
+@app.command()
+def generate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Have the queries of a recipe written, and stop: the stages corpus and queries."""
+    _run(recipe, overrides, "generate")
+
+
+@app.command()
+def mine(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+    """Go as far as hard negatives, or as queries that passed the filters where the recipe mines none, and stop."""
+    _run(recipe, overrides, "mine")
+
+
+@app.command()
+def train(recipe: RecipeArgument, overrides: Overrides = None, start: Start = None) -> None:
+    """Go as far as the model, and stop. With the folder of a run, which may come from another machine, as RECIPE:
+    what is made there needs neither its documents nor its LLM."""
+    _run(recipe, overrides, "train", start)
 
 
 @app.command()
@@ -162,6 +196,20 @@ def export(
     from sharpen.recipes.show import export_run
 
     export_run(run, layout, to, Console())
+
+
+@app.command(name="convert")
+def convert_data(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, or BEIR.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder that is not there yet.")],
+    min_quality: Annotated[float, typer.Option(help="Of NVIDIA's pairs, the judge's least overall score.")] = 7.0,
+) -> None:
+    """Write pairs and hard negatives that another program made as a folder that recipes take."""
+    from sharpen.recipes.show import convert_folder
+
+    convert_folder(source, target, Console(), min_quality)
 
 
 @app.command()
@@ -313,6 +361,20 @@ def main() -> None:
         if stop.code == 130:  # what typer makes of Ctrl-C
             print("interrupted; everything finished is kept, the same command goes on from here", file=sys.stderr)
         raise
+
+
+def _run(recipe: str, overrides: list[str] | None, until: str | None, start: str | None = None) -> None:
+    loaded = _load(recipe, overrides)
+    _quiet_libraries()
+    from sharpen.evaluation.processes import end_processes, process_state
+    from sharpen.recipes.run import run_part, run_recipe
+
+    console = Console(quiet=not process_state().is_main_process)
+    if until:
+        run_part(loaded, console, until, start)
+    else:
+        run_recipe(loaded, console, start=start)
+    end_processes()
 
 
 def _load(recipe: str, overrides: list[str] | None) -> LoadedRecipe:

@@ -7,7 +7,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Self
 import filelock
 from rich.console import Console
 
+from sharpen.evaluation.contents import Contents
 from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
 from sharpen.evaluation.processes import from_main, process_state
 from sharpen.evaluation.settings import Settings
@@ -96,24 +97,30 @@ class Run:
         return Inputs(self.folder, stages, self.cache)
 
 
-def run_stages(run: Run, until: str | None = None, results: Sequence[str] = ()) -> Manifests:
+def run_stages(
+    run: Run, until: str | None = None, results: Sequence[str] = (), given: Collection[str] = ()
+) -> Manifests:
     """Run the stages that are not up to date and return every manifest by stage name.
 
     A stage is up to date if its manifest has the fingerprint that it would get now and its files have the sums in the
-    manifest. A stage that runs replaces its folder at the end, whole. ``until``: the last one to run. ``results``:
-    files of the run's folder that are made from the stages; they are removed before the first one that runs, as they
-    would speak of another run. Raises ``InputError`` if another process is at work in the same folder.
+    manifest. What it was made from need not be here any more: see ``sharpen.evaluation.contents``. A stage that runs
+    replaces its folder at the end, whole. ``until``: the last one to run. ``results``: files of the run's folder that
+    are made from the stages; they are removed before the first one that runs, as they would speak of another run.
+    ``given``: stages that are taken as they lie in the folder, by whatever recipe they were made. Raises ``InputError``
+    if another process is at work in the same folder, or one of these is not there.
     """
     is_main = process_state().is_main_process
     manifests: Manifests = {}
     with _lock(run.folder) if is_main else nullcontext(), rare_full_collections():
+        moved = False
         for stage, part in run.stages:
-            target = run.folder / stage.name
             decision = None
-            if is_main:
-                fingerprint = fingerprint_of(stage, part, manifests)
-                reused = _up_to_date(target, fingerprint["sha256"]) or _taken_over(run, stage, fingerprint["sha256"])
-                decision = (fingerprint, reused)
+            if is_main and stage.name in given:
+                decision = ({}, _as_it_lies(run.folder / stage.name))
+            elif is_main:
+                fingerprint, moved = fingerprint_here(run.folder, stage, part, manifests, moved)
+                reused = _up_to_date(run.folder / stage.name, fingerprint["sha256"])
+                decision = (fingerprint, reused or _taken_over(run, stage, fingerprint["sha256"]))
             fingerprint, manifest = from_main(decision)
             if manifest is None:
                 for name in results if is_main else ():
@@ -121,20 +128,70 @@ def run_stages(run: Run, until: str | None = None, results: Sequence[str] = ()) 
                 manifest = _run(run, stage, part, fingerprint)
                 run.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True)
             else:
-                run.console.print(f"[dim]✓ {stage.name:10} unchanged, reused[/]", highlight=False)
+                how = "as it is" if stage.name in given else "unchanged, reused"
+                run.console.print(f"[dim]✓ {stage.name:10} {how}[/]", highlight=False)
             manifests[stage.name] = manifest
             if stage.name == until:
                 break
     return manifests
 
 
-def fingerprint_of(stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+def made_stages(run: Run) -> set[str]:
+    """The stages that would be reused."""
+    manifests: Manifests = {}
+    moved = False
+    for stage, part in run.stages:
+        if set(part.reads()) <= manifests.keys():
+            try:
+                fingerprint, moved = fingerprint_here(run.folder, stage, part, manifests, moved)
+            except (InputError, OSError):  # it was never made, and cannot be
+                continue
+            if manifest := _up_to_date(run.folder / stage.name, fingerprint["sha256"]):
+                manifests[stage.name] = manifest
+    return set(manifests)
+
+
+def needed_for(stages: Sequence[tuple[Stage, StagePart]], *names: str) -> set[str]:
+    """The stages of these names and all that they read, directly or not. Raises ``InputError`` for another name."""
+    reads = {stage.name: part.reads() for stage, part in stages}
+    needed: set[str] = set()
+    waiting = list(names)
+    while waiting:
+        if (name := waiting.pop()) not in reads:
+            raise InputError(f"no stage {name!r} in this recipe; there are {', '.join(reads)}")
+        if name not in needed:
+            needed.add(name)
+            waiting += reads[name]
+    return needed
+
+
+def fingerprint_here(
+    folder: Path, stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]], moved: bool = False
+) -> tuple[dict[str, Any], bool]:
+    """``fingerprint_of``, with what the stage's manifest knows of files and models that are not here; and whether the
+    run is known to have ``moved`` by now."""
+    try:
+        known = json.loads((folder / stage.name / MANIFEST).read_text(encoding="utf-8"))["fingerprint"]["contents"]
+    except (OSError, ValueError, KeyError, TypeError):
+        known = {}
+    contents = Contents(known, moved)
+    fingerprint = fingerprint_of(stage, part, manifests, contents)
+    if contents.moved and not moved:  # what the machine is like may have been looked at before that was known
+        contents = Contents(known, True)
+        fingerprint = fingerprint_of(stage, part, manifests, contents)
+    return fingerprint, contents.moved
+
+
+def fingerprint_of(
+    stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]], contents: Contents
+) -> dict[str, Any]:
     """The sum of all that a stage's files depend on: version, part, and the files of the stages that it reads."""
     files = {f"{name}/{file}": sum_ for name in part.reads() for file, sum_ in manifests[name]["outputs"].items()}
-    parts = {"version": stage.version, "part": part.fingerprint(), "files": files}
+    with contents.in_use():
+        parts = {"version": stage.version, "part": part.fingerprint(), "files": files}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     # the part itself stays out: it may hold what an environment variable stood for, and recipe.yaml says it anyhow
-    return {"sha256": digest, "version": stage.version, "files": files}
+    return {"sha256": digest, "version": stage.version, "files": files, "contents": contents.taken}
 
 
 @contextmanager
@@ -187,10 +244,18 @@ def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -
     return manifest
 
 
-def _up_to_date(folder: Path, fingerprint: str) -> dict[str, Any] | None:
+def _as_it_lies(folder: Path) -> dict[str, Any]:
+    """The manifest of a stage that is there and whole. Raises ``InputError`` if it is not."""
+    if (manifest := _up_to_date(folder, None)) is None:
+        raise InputError(f"{folder}: not there, or not as it was made; run the stage {folder.name} (or an earlier one)")
+    return manifest
+
+
+def _up_to_date(folder: Path, fingerprint: str | None) -> dict[str, Any] | None:
+    """The manifest of a stage that is whole and has this fingerprint (None: any)."""
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        same = manifest["fingerprint"]["sha256"] == fingerprint and all(
+        same = fingerprint in (None, manifest["fingerprint"]["sha256"]) and all(
             sha256_file(folder / file) == digest for file, digest in manifest["outputs"].items()
         )
     except (OSError, ValueError, KeyError, TypeError):  # not there, or not a manifest: run the stage

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharpen.evaluation.beir import read_corpus
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.recipes.engine import Manifests
@@ -12,6 +14,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.comparison import FIRST, AfterStage
 from sharpen.recipes.stages.elsewhere import Elsewhere
+from sharpen.sdg.replay import unchanged
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,27 @@ class FinishedRun:
             )
             for n, (name, other) in enumerate(Elsewhere.all_of(self.recipe).items())
         }
+
+    def by_age(self, task: Task) -> dict[str, Comparison]:
+        """Of a run that goes on from an earlier one: the comparison on queries whose documents were there before as
+        they are, and on all others; without those of which there are no queries."""
+        replay = self.recipe.training.replay
+        if replay is None:
+            return {}
+        old = unchanged(task.corpus, read_corpus(Path(replay.run) / "corpus" / "corpus.jsonl"))
+        changed = {d.doc_id if task.by_document else i for i, d in task.corpus.items() if i not in old}
+        are_old = {q for q, grades in task.qrels.items() if not any(g > 0 and i in changed for i, g in grades.items())}
+        parts = {"there before": are_old, "new or changed": task.qrels.keys() - are_old}
+        return {name: self._compare_on(task, queries) for name, queries in parts.items() if queries}
+
+    def _compare_on(self, task: Task, queries: Collection[str]) -> Comparison:
+        before, after = (
+            {metric: {q: value for q, value in of.items() if q in queries} for metric, of in scores.items()}
+            for scores in (self.inputs.scores(name, name) for name in ("before", "after"))
+        )
+        return make_comparison(
+            before, after, seed=self.recipe.seed, queries_of=queries_of(self.recipe), groups=task.groups
+        )
 
     def cut(self, task: Task) -> dict[str, Comparison]:
         """The comparison with embeddings cut to their first dimensions, the most first."""

@@ -46,7 +46,8 @@ class LoadedRecipe:
 
 
 def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> LoadedRecipe:
-    """Read a recipe file, or one that comes with sharpen by its name, and apply overrides, from left to right.
+    """Read a recipe file, one that comes with sharpen by its name, or that of a run by its folder, and apply overrides,
+    from left to right. A run goes on in its folder, wherever that was carried.
 
     An override is ``key.path=value``, with a value in YAML, or a file (or the name of one that comes with sharpen) with
     a part of a recipe, or such a part itself, whose keys take the place of the recipe's. Raises ``InputError`` that
@@ -54,6 +55,9 @@ def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> Loaded
     """
     path = find_recipe(path_or_name)
     raw = _parse(path)
+    if (run := Path(path_or_name)).is_dir():
+        run = run if run.name else run.resolve()
+        raw |= {"runs": str(run.parent), "name": run.name}
     parts = []
     for override in overrides:
         if isinstance(override, Mapping):
@@ -88,8 +92,9 @@ def _telling(error: ValidationError) -> list[dict]:
 
 def find_recipe(path_or_name: str) -> Path:
     path = Path(path_or_name)
-    if path.is_file():
-        return path
+    for file in (path, path / "recipe.yaml"):
+        if file.is_file():
+            return file
     bundled = FOLDER / f"{path_or_name}.yaml"
     if bundled.is_file():
         return bundled

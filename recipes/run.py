@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
-from sharpen.evaluation.files import write_json, write_text
+from sharpen.evaluation.files import InputError, write_json, write_text
 from sharpen.evaluation.null_result import explain, measurements_table
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import (
@@ -25,7 +25,7 @@ from sharpen.evaluation.report.comparison import (
 from sharpen.recipes.advice import advice, measurements_of
 from sharpen.recipes.card import model_card
 from sharpen.recipes.curves import draw_curves
-from sharpen.recipes.engine import Run, run_stages
+from sharpen.recipes.engine import Run, made_stages, needed_for, run_stages
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.load import LoadedRecipe
 from sharpen.recipes.report import Sections, train_overlaps, write_report
@@ -38,7 +38,10 @@ NOTHING_AT_HAND = (
     "What was lost elsewhere was not measured: no other collection is at hand. With a network,"
     " evaluation.others=[{data: NanoNFCorpus}] measures it; [] asks for nothing."
 )
-RESULTS = ("metrics.json", "report.md", "report.html", "recipe.yaml", "curves.png")
+RECIPE = "recipe.yaml"
+RESULTS = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png")
+STEPS = {"generate": ("queries",), "mine": ("pairs", "negatives"), "train": ("reranker", "model")}
+"""Commands that go a part of the way, each to those of these stages that the recipe has."""
 
 
 def prepare_run(
@@ -58,17 +61,64 @@ def prepare_run(
     return Run(folder or Path(recipe.runs) / recipe.name, stages_of(recipe), resources, console, siblings, cache)
 
 
-def run_recipe(loaded: LoadedRecipe, console: Console, run: Run | None = None) -> Comparison | None:
+def run_part(loaded: LoadedRecipe, console: Console, until: str, start: str | None = None) -> Run:
+    """Run the stage ``until`` (or those of a command of ``STEPS``) and what it needs, as far as that is not up to date;
+    ``recipe.yaml`` in the run's folder says how to go on.
+
+    ``start``: what this stage needs is taken as it lies in the run's folder. Every process of ``accelerate launch``
+    must call this. Raises ``InputError``, for stages that the recipe has not, too.
+    """
+    recipe = loaded.recipe
+    with process_state().main_process_first():
+        run = prepare_run(recipe, console)
+        there = [stage.name for stage, _ in run.stages]
+        names = [name for name in STEPS[until] if name in there] if until in STEPS else [until]
+        wanted = needed_for(run.stages, *names)
+        given = stages_before(run, start)
+        if start and start not in wanted:
+            raise InputError(f"--from: {start} is not needed for {', '.join(names)}")
+        run.stages = [(stage, part) for stage, part in run.stages if stage.name in wanted]
+        _check(recipe, run, given)
+    if process_state().is_main_process:
+        run.folder.mkdir(parents=True, exist_ok=True)
+        write_text(run.folder / RECIPE, loaded.resolved_yaml)  # first: who is stopped goes on from there, too
+    run_stages(run, results=[name for name in RESULTS if name != RECIPE], given=given)
+    if process_state().is_main_process:
+        console.print(f"\nso far   {run.folder}\nto go on: sharpen run {run.folder}", highlight=False)
+    return run
+
+
+def stages_before(run: Run, start: str | None) -> set[str]:
+    """What the stage ``start`` needs; nothing for None."""
+    return needed_for(run.stages, start) - {start} if start else set()
+
+
+def _check(recipe: Recipe, run: Run, given: Collection[str]) -> None:
+    """Raise ``InputError`` if what the run's stages name is not there; of those that are made it need not be."""
+    left = {stage.name for stage, _ in run.stages} - set(given)
+    try:
+        check_recipe(recipe, left)
+    except InputError:
+        if not (made := made_stages(run)):
+            raise
+        check_recipe(recipe, left - made)
+
+
+def run_recipe(
+    loaded: LoadedRecipe, console: Console, run: Run | None = None, start: str | None = None
+) -> Comparison | None:
     """Run what is not up to date and write ``recipe.yaml``, ``metrics.json`` and the reports into the run's folder.
 
-    ``run``: as ``prepare_run`` gives it (default: as the recipe says). Every process of ``accelerate launch`` must call
-    this; the comparison is returned on the first one only. Raises ``InputError``.
+    ``run``: as ``prepare_run`` gives it (default: as the recipe says). ``start``: what this stage needs is taken as it
+    lies in the run's folder, by whatever recipe it was made. Every process of ``accelerate launch`` must call this; the
+    comparison is returned on the first one only. Raises ``InputError``.
     """
     recipe = loaded.recipe
     with process_state().main_process_first():  # it fetches a dataset that is not there
-        check_recipe(recipe)
         run = run or prepare_run(recipe, console)
-    manifests = run_stages(run, results=RESULTS)
+        given = stages_before(run, start)
+        _check(recipe, run, given)
+    manifests = run_stages(run, results=RESULTS, given=given)
     run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
     if not process_state().is_main_process:
         return None
@@ -81,7 +131,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     reranking, others, overlaps = run.reranking(task), run.others(), train_overlaps(run, task)
     comparison = comparison.model_copy(update={"caveat": lost_elsewhere(others)})
     systems = run.inputs.systems() if "systems" in run.manifests else None
-    write_text(run.folder / "recipe.yaml", resolved_yaml)
+    write_text(run.folder / RECIPE, resolved_yaml)
     metrics = comparison.model_dump(mode="json")
     metrics |= {"reranker": reranking.model_dump(mode="json")} if reranking else {}
     metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
@@ -95,6 +145,9 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
+    if ages := run.by_age(task):
+        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
+        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
     if elsewhere := _elsewhere(run, others):
         sections["On other collections"] = elsewhere
     why = None

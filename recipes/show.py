@@ -15,6 +15,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.report import counts_line
 from sharpen.recipes.run import print_comparison, print_elsewhere
 from sharpen.recipes.stages import STAGES
+from sharpen.sdg.convert import NEGATIVES, convert
 from sharpen.sdg.export import EXPORTS, TrainingData
 from sharpen.sdg.negatives.record import kept_negatives
 
@@ -70,6 +71,19 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
         counts = EXPORTS[layout](data, partial)
     console.print(f"{target}: {counts_line(counts)}", highlight=False, soft_wrap=True)
     return counts
+
+
+def convert_folder(source: Path, target: Path, console: Console, min_quality: float) -> None:
+    """Convert, and say what came of it and how a recipe takes it. Raises ``InputError`` as ``convert`` does."""
+    counts = convert(source, target, min_quality)
+    console.print(f"{target}: {counts_line(counts)}", highlight=False, soft_wrap=True)
+    lines = [f"corpus: {{source: {target}, chunk: null}}", f"labelled: {{data: {target}, split: train, fraction: 1}}"]
+    lines.append("queries: {strategies: [{kind: harvested}]}")
+    if "negatives" in counts:
+        lines.append(f"negatives: {{miners: [{{kind: given, data: {target / NEGATIVES}}}]}}")
+    console.print(
+        "in a recipe:\n" + "\n".join(f"  {line}" for line in lines), highlight=False, soft_wrap=True, markup=False
+    )
 
 
 def _has_rows(qrels: Path) -> bool:

@@ -6,6 +6,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
         "chunking": ["ChunkSettings", "chunk"],
+        "convert": ["convert"],
         "documents": ["read_documents"],
         "filters.base": ["FilterResult", "QueryFilter", "filter_queries"],
         "filters.cross_encoder": ["CrossEncoderFilter"],
@@ -27,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
             "CustomMiner",
             "CustomNegativeFilter",
             "DenseMiner",
+            "GivenMiner",
             "Guide",
             "HybridMiner",
             "JudgeNegatives",

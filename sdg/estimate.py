@@ -111,16 +111,16 @@ class CostEstimator:
         first = strategy.first
         row = self._row(first, f"{strategy.name}: {first.name}", calls, units)
         for n, unit in units.items():
-            answer = self.known(self._request(first, n, unit))
+            answer = self.known(self._request(first, unit))
             if answer and (parsed := first.parse(answer.text, unit)).queries:
                 units[n] = strategy.after_first(unit, parsed)
         return row
 
-    def _request(self, strategy: Strategy, position: int, unit: Unit) -> Request:
-        return strategy.request(unit, position=position, seed=self.seed, chat=self.chat)
+    def _request(self, strategy: Strategy, unit: Unit) -> Request:
+        return strategy.request(unit, seed=self.seed, chat=self.chat)
 
     def _row(self, strategy: Strategy, name: str, calls: int, units: dict[int, Unit]) -> CostEstimate:
-        requests = [self._request(strategy, n, unit) for n, unit in units.items()]
+        requests = [self._request(strategy, unit) for unit in units.values()]
         answers = [answer for request in requests if (answer := self.known(request))]
         if len(answers) >= MIN_MEASURED:
             timed = [answer.seconds for answer in answers if answer.seconds]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import random
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sharpen.evaluation.beir import Query
+from sharpen.sdg.drawing import drawn
 
 
 def mix_labelled(
@@ -17,7 +17,8 @@ def mix_labelled(
     max_queries: int | None = None,
     seed: int = 13,
 ) -> list[Query]:
-    """As many queries as there can be of which ``fraction`` are labelled; of what there is more of, some are drawn.
+    """As many queries as there can be of which ``fraction`` are labelled; of what there is more of, some are drawn,
+    each by its ID, so that few are others where queries come and go.
 
     ``fraction`` 1: labelled ones only. ``max_queries``: at most so many in all. Without labelled queries all, or
     ``max_queries``, of the generated ones. Labelled ones come first, each part in its order.
@@ -35,10 +36,9 @@ def mix_labelled(
         max_queries or math.inf,
     )
     of_labelled = round(math.floor(total) * wanted)
-    rng = random.Random(seed)
     chosen: set[str] = set()
     for members, number in ((generated, math.floor(total) - of_labelled), (labelled, of_labelled)):
-        chosen.update(rng.sample(sorted(query.id for query in members), min(len(members), number)))
+        chosen.update(sorted((query.id for query in members), key=lambda i: drawn(seed, "mixing", i))[:number])
     return [query for query in [*labelled, *generated] if query.id in chosen]
 
 

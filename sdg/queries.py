@@ -204,10 +204,12 @@ class Generation:
             return _Reply(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, parsed)
 
         asked = list(units.items())
+        if self.client.warm_up:  # one prefix cache: those that begin alike one after the other
+            asked.sort(key=lambda item: strategy.group(item[1], self.seed))
         answers = self.client.ask(
             self._requests(strategy, asked), lambda place, request, answer: parse(asked[place][1], request, answer)
         )
-        replies = dict(zip(units, answers, strict=True))
+        replies = {n: reply for (n, _), reply in zip(asked, answers, strict=True)}
         broken = [(n, unit) for n, unit in asked if replies[n].parsed.error and strategy.json_answers]
         repairs = [
             (n, unit, request)
@@ -229,13 +231,17 @@ class Generation:
         return strategy.repair(unit, reply.answer.text, reply.parsed.error, seed=self.seed, chat=self.client.chat)
 
     def _requests(self, strategy: Strategy, units: Sequence[tuple[int, Unit]]) -> Iterator[Request]:
-        warmed: set[int] = set()
-        for position, unit in units:
-            how = {"position": position, "seed": self.seed, "chat": self.client.chat}
-            request, group = strategy.request(unit, **how), position // strategy.examples_group
-            if self.client.warm_up and group not in warmed and self.client.known(request) is None:
-                warmed.add(group)
-                request = replace(request, warm_up=strategy.shared_prefix(**how))
+        """The requests; a server with one prefix cache is brought to what the group shares, no less and no more, so
+        that an answer does not hang on what was asked before."""
+        cached = ""
+        for _, unit in units:
+            how = {"seed": self.seed, "chat": self.client.chat}
+            request = strategy.request(unit, **how)
+            if self.client.warm_up and self.client.known(request) is None:
+                prefix = strategy.shared_prefix(unit, **how)
+                if prefix and not _share_exactly(prefix.prompt, cached, request.prompt):
+                    request = replace(request, warm_up=prefix)
+                cached = request.prompt
             yield request
 
     def _accept_answer(self, strategy: Strategy, unit: Unit, reply: _Reply, examples: set[str]) -> None:
@@ -330,6 +336,16 @@ def _first_step_error(first: Strategy, reply: _Reply) -> str:
     if reply.answer.finish_reason == "length" and not first.json_answers:
         return f"{first.name} cut off at max_tokens"
     return ""
+
+
+def _share_exactly(prefix: str, *prompts: str) -> bool:
+    """Whether both prompts begin with the prefix, and are nowhere alike beyond it.
+
+    >>> _share_exactly("Text:", "Text: one", "Text: two"), _share_exactly("Text:", "Text: one", "Text: once")
+    (True, False)
+    """
+    beyond = {prompt.removeprefix(prefix).lstrip()[:1] for prompt in prompts}
+    return all(prompt.startswith(prefix) for prompt in prompts) and len(beyond) == len(prompts)
 
 
 def _query_id(unit: str, sample: int) -> str:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 
 import numpy as np
 
 from sharpen.evaluation.beir import Document
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.strategies.base import MIN_WORDS
 
 CLUSTERS = 1000
@@ -21,16 +21,19 @@ def sample_documents(
 ) -> list[Document]:
     """At most ``limit`` documents in an order drawn by ``seed``, of at least ``min_words`` words, no text twice.
 
-    A larger limit of the same seed begins with the smaller one's documents, so their answers are found in the journal.
+    A document's place hangs on its ID alone, so of a corpus that grows by 1 % about 1 % of the documents drawn are
+    others, and one that changes replaces none. A larger limit of the same seed begins with the smaller one's documents.
+    What was asked about those that stay is found in the journal.
 
     >>> documents = [Document(name, f"five words on topic {name}") for name in "abc"]
     >>> sample_documents(documents, 2, seed=1) == sample_documents(documents, 3, seed=1)[:2]
     True
     """
-    unique = {d.copy_key: d for d in reversed(documents) if len(d.content.split()) >= min_words}
-    chosen = sorted(unique.values(), key=lambda d: d.id)
-    random.Random(seed).shuffle(chosen)
-    return chosen[:limit]
+    usable = [d for d in documents if len(d.content.split()) >= min_words]
+    unique: dict[str, Document] = {}
+    for document in sorted(usable, key=lambda d: drawn(seed, "documents", d.id)):
+        unique.setdefault(document.copy_key, document)
+    return list(unique.values())[:limit]
 
 
 def select_documents(
@@ -51,7 +54,9 @@ def select_documents(
 
     The same vectors and ``seed`` give the same documents in the same order, wherever they stand in the corpus. From
     ``n`` = ``clusters`` on, a larger ``n`` begins with the documents of a smaller one; below, there are ``n`` clusters,
-    and each ``n`` has its own. Raises ``ValueError`` if there is not a vector for each document.
+    and each ``n`` has its own. A corpus that grows has other clusters: 1 % more of Python's documentation replaced 57 %
+    of 300 documents chosen so, where ``sample_documents`` replaces 1 %. Raises ``ValueError`` if there is not a vector
+    for each document.
 
     >>> documents = [Document(f"{t}{i}", f"{t} document of number {i}") for t in ("tea", "rye") for i in range(9)]
     >>> vectors = np.repeat(np.eye(2, dtype=np.float32), 9, axis=0)

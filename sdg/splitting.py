@@ -3,7 +3,6 @@ train."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from pydantic import Field, model_validator
 from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
 from sharpen.evaluation.files import read_jsonl, write_jsonl
 from sharpen.evaluation.settings import Fraction, Settings
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.filters.text import words
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
@@ -93,11 +93,22 @@ def split(
     {'train': 80, 'dev': 13, 'test': 7}
     """
     settings = SplitSettings(dev=dev, test=test, near_duplicates=near_duplicates)
+    return split_with_settings(queries, corpus, settings, seed, together)
+
+
+def split_with_settings(
+    queries: Sequence[Query],
+    corpus: Corpus,
+    settings: SplitSettings,
+    seed: int,
+    together: Iterable[Sequence[str]] | None = None,
+    known: Mapping[str, SplitName | None] | None = None,
+) -> Splits:
+    """``split``, for what a recipe says. ``known``: as of ``split_documents``."""
     groups = list(bundles_of(queries) if together is None else together)
-    if near_duplicates and dev + test:
-        groups += near_duplicate_documents(corpus, near_duplicates)
-    sides = split_documents(corpus, settings, seed, groups)
-    return split_queries(queries, sides)
+    if settings.near_duplicates and settings.dev + settings.test:
+        groups += near_duplicate_documents(corpus, settings.near_duplicates)
+    return split_queries(queries, split_documents(corpus, settings, seed, groups, known))
 
 
 def bundles_of(queries: Iterable[Query]) -> list[Sequence[str]]:
@@ -106,7 +117,11 @@ def bundles_of(queries: Iterable[Query]) -> list[Sequence[str]]:
 
 
 def split_documents(
-    corpus: Corpus, settings: SplitSettings, seed: int, together: Iterable[Sequence[str]] = ()
+    corpus: Corpus,
+    settings: SplitSettings,
+    seed: int,
+    together: Iterable[Sequence[str]] = (),
+    known: Mapping[str, SplitName | None] | None = None,
 ) -> dict[str, SplitName | None]:
     """Assign every chunk's ID to ``train``, ``dev`` or ``test``; chunks of one document, and copies of it, stay
     together.
@@ -114,17 +129,23 @@ def split_documents(
     ``together``: IDs of documents that must not be torn apart either (near-duplicates, bundles). A chunk whose text
     stands in documents of several splits (a licence, a footer) is in none: None. The draw is a hash of the group's
     first ID and ``seed``, so a document keeps its split when others come or go, as long as they are not tied to it.
+    ``known``: the splits of an earlier run, by chunk's ID, which stay as they are for a model that goes on from that
+    run's; of what is tied together now, what was in train draws the others after it.
     """
     chunks = chunks_by_document(corpus)
     copies: dict[tuple[str, ...], list[str]] = {}
     for doc_id, parts in chunks.items():
         copies.setdefault(tuple(chunk.copy_key for chunk in parts), []).append(doc_id)
     groups = _groups(list(chunks), [*copies.values(), *together])
-    drawn = {doc_id: _draw(min(group), settings, seed) for group in groups for doc_id in group}
+    side_of: dict[str, SplitName] = {}
+    for group in groups:
+        earlier = {known.get(chunk.id) for doc_id in group for chunk in chunks[doc_id]} if known else ()
+        side = next((name for name in SPLITS if name in earlier), None) or _draw(min(group), settings, seed)
+        side_of |= dict.fromkeys(group, side)
     sides: dict[str, set[SplitName]] = {}
     for document in corpus.values():
-        sides.setdefault(document.copy_key, set()).add(drawn[document.doc_id])
-    return {i: drawn[d.doc_id] if len(sides[d.copy_key]) == 1 else None for i, d in corpus.items()}
+        sides.setdefault(document.copy_key, set()).add(side_of[document.doc_id])
+    return {i: side_of[d.doc_id] if len(sides[d.copy_key]) == 1 else None for i, d in corpus.items()}
 
 
 def split_queries(queries: Sequence[Query], sides: Mapping[str, SplitName | None]) -> Splits:
@@ -214,7 +235,7 @@ def _groups(ids: Sequence[str], together: Iterable[Sequence[str]]) -> list[list[
 
 
 def _draw(group: str, settings: SplitSettings, seed: int) -> SplitName:
-    number = int.from_bytes(hashlib.sha256(f"{seed}/{group}".encode()).digest()[:8], "big") / 2**64
+    number = drawn(seed, group) / 2**64
     if number < settings.dev:
         return "dev"
     return "test" if number >= 1 - settings.test else "train"

@@ -18,7 +18,7 @@ def _precision_digest(precision: Precision) -> str:
     return precision_digest(precision)
 
 
-PrecisionSetting = Annotated[Precision, Marker(_precision_digest)]
+PrecisionSetting = Annotated[Precision, Marker(_precision_digest, of_machine=True)]
 """In a fingerprint, what the machine computes in and by what stands for it."""
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import Field
 
+from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import sha256_tree
 from sharpen.evaluation.settings import LanguageCode, Settings
 from sharpen.sdg.chunking import ChunkSettings
@@ -32,6 +33,9 @@ class CorpusPart(Settings):
 
     def digest(self, runs: str) -> str:
         """What stands for the documents in a fingerprint; what lies below ``runs`` is none of them."""
+        return content("source", self.source, lambda: self._digest(runs))
+
+    def _digest(self, runs: str) -> str:
         from sharpen.evaluation.datasets import find_dataset
         from sharpen.sdg.documents import text_files
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from sharpen.evaluation.files import sha256_file
+from sharpen.evaluation.contents import content
+from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.settings import Settings
 
 
@@ -20,11 +21,16 @@ class Judged(Settings):
         return cls(data=part.data, split=part.split) if part and part.data else None
 
     def fingerprint(self) -> Any:
-        """The sum of each of the files."""
+        """The sum of each of the files. Raises ``InputError`` if none is there."""
+        return content(f"judged {self.split}", self.data, self._sums)
+
+    def _sums(self) -> dict[str, str]:
         from sharpen.evaluation.datasets import judged_files
 
         files = judged_files(self.data, self.split).values()
-        return {file.name: sha256_file(file) for file in files if file.exists()}
+        if not (sums := {file.name: sha256_file(file) for file in files if file.exists()}):
+            raise InputError(f"{self.data}: no such file")
+        return sums
 
     def texts(self) -> list[str]:
         """The queries' texts. Raises ``InputError`` as ``read_judged`` does."""

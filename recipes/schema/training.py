@@ -2,13 +2,42 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.scorers import Teacher, check_mixture, is_encoder, is_fitted, members_of
-from sharpen.evaluation.settings import Count, Fraction
+from sharpen.evaluation.settings import Count, Fraction, Marker, Settings
 from sharpen.training.settings import TAUGHT, RetrieverSettings, ValidationSettings
+
+
+def _run_files(run: str) -> list[Path]:
+    files = [Path(run) / "corpus" / "corpus.jsonl", Path(run) / "pairs" / "split.jsonl"]
+    for path in files:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file; give the folder of a run that has got as far as its pairs")
+    return files
+
+
+RUN = Marker(lambda run: [sha256_file(path) for path in _run_files(run)], _run_files)
+"""The folder of a run, as far as its documents and their splits are asked for."""
+
+
+class ReplaySettings(Settings):
+    """Going on from an earlier run, whose model ``training.base`` should name, after the corpus has changed."""
+
+    run: Annotated[str, RUN] = Field(
+        description="Its folder. Its documents stay in their splits; old and new ones are compared on separately."
+    )
+    fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
+        0.5,
+        description=(
+            "Of the queries trained on, those of documents that were there before, drawn by seed; all others are of"
+            " documents that are new or have changed."
+        ),
+    )
 
 
 class TrainingPart(RetrieverSettings):
@@ -43,6 +72,7 @@ class TrainingPart(RetrieverSettings):
         ),
     )
     validation: ValidationSettings | None = None
+    replay: ReplaySettings | None = Field(None, description="Train on what has changed since an earlier run.")
 
     @field_validator("base_weight", mode="before")
     @classmethod

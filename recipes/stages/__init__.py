@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Collection
 
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import Stage, StagePart
@@ -68,28 +69,32 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
     return [(STAGES[name], parts[name]) for name in order]
 
 
-def check_recipe(recipe: Recipe) -> None:
-    """Find what a recipe names before anything is computed or paid for. Raises ``InputError``."""
+def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
+    """Find what a recipe names before anything is computed or paid for. ``stages``: those that are to run (None: all).
+    Raises ``InputError``."""
     if recipe.evaluation.data is None and not getattr(recipe.split, recipe.generated_split):
         raise InputError(
             f"evaluation.data is not given and split.{recipe.generated_split} is 0: nothing is left to compare on; give"
             " one of them"
         )
-    stages = stages_of(recipe)
+    parts = {stage.name: part for stage, part in stages_of(recipe) if stages is None or stage.name in stages}
     _check_packages(recipe)
     for name in ("training", "reranker"):
-        if part := getattr(recipe, name):
+        if (part := getattr(recipe, name)) and name in parts:
             processes_of_batch(name, part.batch_size)
-    recipe.corpus.check()
-    for part in (recipe.evaluation, recipe.labelled):
-        if judged := Judged.of(part):
+    if "corpus" in parts:
+        recipe.corpus.check()
+    for name, part in (("before", recipe.evaluation), ("queries", recipe.labelled)):
+        if name in parts and (judged := Judged.of(part)):
             judged.check()
-    for other in Elsewhere.all_of(recipe).values():
-        other.check()
-    if recipe.asks_for_queries:
+    if "before" in parts:
+        for other in Elsewhere.all_of(recipe).values():
+            other.check()
+    if recipe.asks_for_queries and "queries" in parts:
         recipe.llm.check()
-    recipe.negatives.prompts(recipe.llm)
-    for _, part in stages:
+    if "negatives" in parts:
+        recipe.negatives.prompts(recipe.llm)
+    for part in parts.values():
         part.check()
 
 

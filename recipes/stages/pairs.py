@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import ClassVar, Literal, Self
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self
 
-from sharpen.evaluation.beir import Query, read_queries, write_qrels, write_queries
+from sharpen.evaluation.beir import Corpus, Query, read_corpus, read_queries, write_qrels, write_queries
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.schema.training import ReplaySettings
 from sharpen.sdg.filters.base import FilterResult, filter_queries
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.mixing import labelled_for_training, mix_labelled
 from sharpen.sdg.queries import LABELLED
 from sharpen.sdg.rejections import count_reasons, write_rejections
+from sharpen.sdg.replay import replayed, unchanged
 from sharpen.sdg.resources import Resources
-from sharpen.sdg.splitting import Splits, SplitSettings, bundles_of, split, write_split
+from sharpen.sdg.splitting import (
+    SplitName,
+    Splits,
+    SplitSettings,
+    bundles_of,
+    read_split,
+    split_with_settings,
+    write_split,
+)
 
 
 class PairsStage(StagePart):
     """``fraction``: of the queries trained on, labelled ones (None: there are none). ``compared_on``: the split that
-    the run is compared on; None where it is other queries. ``llm``, ``encoder``: of the filters that name none."""
+    the run is compared on; None where it is other queries. ``llm``, ``encoder``: of the filters that name none.
+    ``replay``: None unless the run goes on from an earlier one."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "queries")
 
@@ -36,6 +48,7 @@ class PairsStage(StagePart):
     encoder: Encoder | None
     precision: PrecisionSetting
     seed: int
+    replay: ReplaySettings | None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -50,7 +63,12 @@ class PairsStage(StagePart):
             encoder=recipe.training.encoder if custom or recipe.filters.needs_base else None,
             precision=recipe.training.precision,
             seed=recipe.seed,
+            replay=recipe.training.replay,
         )
+
+    def fingerprint(self) -> Any:
+        """What it goes on from stands in it only where there is something."""
+        return {key: value for key, value in super().fingerprint().items() if key != "replay" or value is not None}
 
 
 def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
@@ -59,20 +77,36 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     labelled = [q for q in queries if q.metadata["strategy"] == LABELLED]
     generated = [q for q in queries if q.metadata["strategy"] != LABELLED]
     filtered = filter_queries(generated, corpus, part.filters.in_order(), resources)
-    settings = part.split
     bundles = bundles_of(generated)  # whether or not their query passed the filters
-    splits: Splits = on_main(
-        lambda: split(filtered.kept, corpus, settings.dev, settings.test, part.seed, settings.near_duplicates, bundles)
-    )
+    known = _known_splits(part.replay)
+    splits: Splits = on_main(lambda: split_with_settings(filtered.kept, corpus, part.split, part.seed, bundles, known))
     filtered.passed["split"] = dict(Counter(q.metadata["strategy"] for _, members in splits.items() for q in members))
     _check_splits(part, splits, filtered, len(generated))
     real = labelled_for_training(labelled, splits.sides)
     available = len(real) + len(splits.train)
     splits.train = mix_labelled(real, splits.train, part.fraction or 0.0, part.filters.max_queries, part.seed)
     _check_train(part, splits, labelled, real, available, resources)
+    all_of_train = len(splits.train)
+    if part.replay:
+        splits.train = _replayed(part, part.replay, splits.train, corpus)
     if process_state().is_main_process:
         _write(folder, inputs, splits, filtered)
-    return _counts(part, splits, filtered, labelled, real, available)
+    counts = _counts(part, splits, filtered, labelled, real, available - all_of_train + len(splits.train))
+    return counts | ({"not_replayed": all_of_train - len(splits.train)} if part.replay else {})
+
+
+def _known_splits(replay: ReplaySettings | None) -> dict[str, SplitName | None] | None:
+    return read_split(Path(replay.run) / "pairs" / "split.jsonl") if replay else None
+
+
+def _replayed(part: PairsStage, replay: ReplaySettings, train: list[Query], corpus: Corpus) -> list[Query]:
+    old = unchanged(corpus, read_corpus(Path(replay.run) / "corpus" / "corpus.jsonl"))
+    if all(i in old for query in train for i in query.metadata["positives"]):
+        raise InputError(
+            f"training.replay: no query that is trained on is of a document that is new or has changed since"
+            f" {replay.run}; there is nothing to go on with (or raise queries.documents)"
+        )
+    return replayed(train, old, replay.fraction, part.seed)
 
 
 def _check_splits(part: PairsStage, splits: Splits, filtered: FilterResult, generated: int) -> None:

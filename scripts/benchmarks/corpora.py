@@ -96,9 +96,9 @@ def _ask(corpus: Corpus, journal: Path) -> tuple[GeneratedQueries, float]:
     strategy = Document(pool=str(POOL)).resolve()
     client = LLMClient([EndpointSettings("http://127.0.0.1:9/v1", "none", "recorded")], Journal(journal), chat=False)
     with client.journal.together():
-        for n, unit in enumerate(strategy.units(sample_documents(list(corpus.values()), None, SEED))):
+        for unit in strategy.units(sample_documents(list(corpus.values()), None, SEED)):
             answer = Answer("what about " + " ".join(unit.text.split()[5:30:5]))
-            client.record(strategy.request(unit, position=n, seed=SEED, chat=False), answer)
+            client.record(strategy.request(unit, seed=SEED, chat=False), answer)
     with timed() as watch:
         generated = generate_queries(corpus, client, [strategy], seed=SEED)
     return generated, watch.seconds

@@ -38,7 +38,7 @@ def main(
 ) -> None:
     from sharpen.sdg.llm.embedded import locate_llm, serve
 
-    shared, alone = make_requests(documents + WARM_UP, group=50), make_requests(documents + WARM_UP, group=1)
+    shared, alone = make_requests(documents + WARM_UP, draws=1), make_requests(documents + WARM_UP, draws=10**6)
     table = Table(
         f"Queries for {documents} documents by {llm}",
         ("", "tokens/s of prompts and answers", "seconds a document", "ratio of tokens/s"),
@@ -61,17 +61,16 @@ def main(
     )
 
 
-def make_requests(count: int, group: int) -> list[Request]:
-    """The prompts of the quickstart for so many documents. ``group``: of prompts with the same examples."""
+def make_requests(count: int, draws: int) -> list[Request]:
+    """The prompts of the quickstart for so many documents. ``draws``: of examples, of which each prompt shows one."""
     from sharpen.sdg import Document, chunk, read_documents
     from sharpen.sdg.queries import sample_documents
 
     strategy = Document(
-        pool=str(POOL), examples_group=group, max_document_words=60, temperature=0.2, max_tokens=32
+        pool=str(POOL), example_draws=draws, max_document_words=60, temperature=0.2, max_tokens=32
     ).resolve()
     drawn = sample_documents(list(chunk(read_documents("python-docs")).values()), count, SEED)
-    units = enumerate(strategy.units(drawn))
-    return [strategy.request(unit, position=n, seed=SEED, chat=False) for n, unit in units]
+    return [strategy.request(unit, seed=SEED, chat=False) for unit in strategy.units(drawn)]
 
 
 def _ask(name: str, server: ServedLLM, requests: list[Request]) -> tuple[float, int]:

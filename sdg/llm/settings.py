@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Prices, Spending
@@ -113,7 +114,8 @@ class LLMSettings(Settings):
 
     def fingerprint(self) -> Any:
         """The model, how it is asked, and the budget, which says how much is asked."""
-        return [self.identity, self.asks_by_chat, self.budget and str(self.budget)]
+        identity = content("llm", self.embedded or self.model, lambda: self.identity)
+        return [identity, self.asks_by_chat, self.budget and str(self.budget)]
 
     def check(self) -> None:
         """Raise ``InputError`` if the weights or a key is not there."""

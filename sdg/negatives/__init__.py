@@ -21,6 +21,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "filters.judge": ["JudgeNegatives"],
         "filters.scores": ["Absolute", "CrossEncoderLimit", "Guide", "Margin", "Percentage"],
         "filters.verdicts": ["FilterCounts", "filter_counts", "resolve_verdicts", "threshold_warning"],
+        "given": ["GivenMiner"],
         "hybrid": ["HybridMiner"],
         "llm": ["LLMMiner", "NegativePrompt"],
         "mine": ["MinedNegatives", "mine_negatives", "mine_with_settings"],

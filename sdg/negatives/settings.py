@@ -23,12 +23,13 @@ from sharpen.sdg.negatives.filters.scores import (
     Percentage,
     ScoreFilter,
 )
+from sharpen.sdg.negatives.given import GivenMiner
 from sharpen.sdg.negatives.hybrid import HybridMiner
 from sharpen.sdg.negatives.llm import LLMMiner, NegativePrompt
 from sharpen.sdg.negatives.random import RandomMiner
 
 AnyMiner = Annotated[
-    BM25Miner | DenseMiner | HybridMiner | CrossEncoderMiner | LLMMiner | RandomMiner | CustomMiner,
+    BM25Miner | DenseMiner | HybridMiner | CrossEncoderMiner | LLMMiner | RandomMiner | GivenMiner | CustomMiner,
     Field(discriminator="kind"),
 ]
 AnyNegativeFilter = Annotated[

@@ -45,7 +45,6 @@ class Strategy(Protocol):
     - ``name``: stands in the queries' metadata. ``queries``: asked for in one prompt.
     - ``language``: two-letter code, which every query must have (None: not looked at). ``typos``: fraction of the
       queries that get a typing error.
-    - ``examples_group``: prompts that share their beginning, ``shared_prefix``.
     - ``max_tokens``: of an answer. ``rewrites``: works on the queries of earlier strategies.
     - ``first``: what is asked before, and whose answer goes into the unit by ``after_first``.
     - ``then``: what is asked after, about the units that ``follow_up`` gives, ``follow_ups`` times at most.
@@ -55,7 +54,6 @@ class Strategy(Protocol):
     queries: int
     language: str | None
     typos: float
-    examples_group: int
     max_tokens: int
     rewrites: ClassVar[bool]
 
@@ -78,8 +76,12 @@ class Strategy(Protocol):
         documents, of which ``documents`` were drawn."""
         ...
 
-    def request(self, unit: Unit, *, position: int, seed: int, chat: bool) -> Request:
-        """The prompt for the unit, which is the ``position``-th. ``chat``: as a message; else as a text to continue."""
+    def request(self, unit: Unit, *, seed: int, chat: bool) -> Request:
+        """The prompt for the unit, whichever others there are. ``chat``: as a message; else as a text to continue."""
+        ...
+
+    def group(self, unit: Unit, seed: int) -> int:
+        """Prompts of one group are asked one after the other, as they share their beginning, ``shared_prefix``."""
         ...
 
     def parse(self, text: str, unit: Unit) -> ParsedAnswer:
@@ -101,8 +103,8 @@ class Strategy(Protocol):
         units, by number, that ``then`` is to ask about. The queries of both are kept or rejected."""
         ...
 
-    def shared_prefix(self, *, position: int, seed: int, chat: bool) -> Request | None:
-        """What all prompts of the group at ``position`` begin with."""
+    def shared_prefix(self, unit: Unit, *, seed: int, chat: bool) -> Request | None:
+        """What all prompts of the unit's group begin with; None: nothing."""
         ...
 
     def repair(self, unit: Unit, text: str, error: str, *, seed: int, chat: bool) -> Request | None:
@@ -134,10 +136,10 @@ class CustomStrategy:
     ...     def units(self, documents, queries, corpus):
     ...         for document in documents:
     ...             yield Unit(f"titles:{document.id}", document.title, document, (document.id,))
-    ...     def request(self, unit, *, position, seed, chat):
+    ...     def request(self, unit, *, seed, chat):
     ...         return Request(f"Title: {unit.text}\\nQuestion:", chat, {"max_tokens": 32, "seed": seed})
     >>> unit, = Titles().units([Document("d", "Soak them overnight.", "Cooking beans")], [], {})
-    >>> Titles().request(unit, position=0, seed=13, chat=False).prompt
+    >>> Titles().request(unit, seed=13, chat=False).prompt
     'Title: Cooking beans\\nQuestion:'
     >>> Titles().parse(" how long do beans cook\\n\\nTitle: Rice", unit).queries[0].query
     'how long do beans cook'
@@ -147,7 +149,6 @@ class CustomStrategy:
     queries: int = 1
     language: str | None = None
     typos: float = 0.0
-    examples_group: int = 1
     max_tokens: int = 64
     rewrites: ClassVar[bool] = False
     json_answers: bool = False
@@ -169,7 +170,10 @@ class CustomStrategy:
     ) -> tuple[Mapping[int, ParsedAnswer], dict[int, Unit]]:
         return answers, {}
 
-    def shared_prefix(self, *, position: int, seed: int, chat: bool) -> Request | None:
+    def group(self, unit: Unit, seed: int) -> int:
+        return 0
+
+    def shared_prefix(self, unit: Unit, *, seed: int, chat: bool) -> Request | None:
         return None
 
     def repair(self, unit: Unit, text: str, error: str, *, seed: int, chat: bool) -> Request | None:

@@ -22,6 +22,7 @@ from sharpen.sdg.answers import (
     parse_answer,
     queries_schema,
 )
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.filters.text import first_words, one_line
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.prompts import template
@@ -43,8 +44,12 @@ class AskingSettings(Settings):
     examples_per_prompt: Annotated[int, Field(ge=0, le=8)] | None = Field(
         None, description="Drawn from the pool (Promptagator: 2 to 8). Default 6; 2 for multi_hop."
     )
-    examples_group: Count | None = Field(
-        None, description="Prompts that share one draw, and so the server's prefix cache. Default 50."
+    example_draws: Count | None = Field(
+        None,
+        description=(
+            "Draws from the pool, of which each prompt shows the one that its text falls to; those of one draw share"
+            " the server's prefix cache. Default 12."
+        ),
     )
     per_document: Count | None = Field(None, description="Prompts for each text. Default 1.")
     max_document_words: Count | None = Field(None, description="Words of the text in the prompt. Default 120.")
@@ -129,7 +134,7 @@ class StrategySettings(AskingSettings):
             "task": self.default_task,
             "pool": None,
             "examples_per_prompt": self.default_examples,
-            "examples_group": 50,
+            "example_draws": 12,
             "per_document": 1,
             "max_document_words": 120,
             "form": form,
@@ -162,6 +167,10 @@ class StrategySettings(AskingSettings):
         if self.pool is None:
             raise InputError(f"no pool of examples for {self.name or self.kind}: give pool")
         return self.pool if isinstance(self.pool, tuple) else read_pool(self.pool, self.parse_example, self.pool_keys)
+
+    def group(self, unit: Unit, seed: int) -> int:
+        """Which draw of examples the unit's prompt shows: by its key, so that other units change nothing."""
+        return drawn(seed, unit.key, "examples") % self.example_draws
 
     def draw(self, seed: int, group: int) -> list[Any]:
         """The examples of a group of units."""
@@ -208,16 +217,14 @@ class StrategySettings(AskingSettings):
     def follow_ups(self) -> int:
         return 0
 
-    def request(self, unit: Unit, *, position: int = 0, seed: int = 13, chat: bool = True) -> Request:
-        """The prompt for the unit, which is the ``position``-th: the task, the group's examples and the text."""
-        examples = self.draw(seed, position // self.examples_group)
-        # two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the examples
-        # come from the server's prefix cache, whichever document was asked before
-        return self._request(unit, examples, len(examples) + 1 + position % 2, seed, chat)
+    def request(self, unit: Unit, *, seed: int = 13, chat: bool = True) -> Request:
+        """The prompt for the unit: the task, the examples of its group and the text."""
+        examples = self.draw(seed, self.group(unit, seed))
+        return self._request(unit, examples, len(examples) + 1, seed, chat)
 
-    def shared_prefix(self, *, position: int = 0, seed: int = 13, chat: bool = True) -> Request:
-        examples = self.draw(seed, position // self.examples_group)
-        prompt = self.prompt(None, examples, len(examples), chat)
+    def shared_prefix(self, unit: Unit, *, seed: int = 13, chat: bool = True) -> Request:
+        examples = self.draw(seed, self.group(unit, seed))
+        prompt = self.prompt(None, examples, len(examples) + 1, chat)
         return Request(prompt, chat, self.parameters | {"max_tokens": 1})
 
     def repair(self, unit: Unit, text: str, error: str, *, seed: int, chat: bool) -> Request | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Literal, Self
@@ -11,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
 from sharpen.evaluation.settings import Count, Settings
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.filters.text import HARVESTED, MAX_WORDS, is_another_language, query_key, words
 from sharpen.sdg.harvesting import TEXT_KINDS, VERBATIM, TextKind, carried_texts, stands_in
 from sharpen.sdg.rejections import Problem, RejectionReason
@@ -79,7 +79,7 @@ class Harvested(Settings):
         units = [unit for document in documents for unit in self._drawn(document, document.id in openings, seed)]
         if self.limit is None or len(units) <= self.limit:
             return units
-        taken = {unit.key for unit in sorted(units, key=lambda unit: _draw(unit.key, seed))[: self.limit]}
+        taken = {unit.key for unit in sorted(units, key=lambda unit: drawn(seed, unit.key))[: self.limit]}
         return [unit for unit in units if unit.key in taken]
 
     def problem_of(self, unit: Unit) -> Problem | None:
@@ -124,7 +124,3 @@ def _openings(corpus: Corpus) -> set[str]:
         return value if isinstance(value, int) else 0
 
     return {min(chunks, key=lambda c: (start(c), c.id)).id for chunks in chunks_by_document(corpus).values()}
-
-
-def _draw(key: str, seed: int) -> bytes:
-    return hashlib.sha256(f"{seed}/{key}".encode()).digest()

@@ -1,10 +1,11 @@
-"""The queries and negatives of the recipe triplets (the quickstart before) are those that commit cca6b94 made with the
-same answers of the LLM."""
+"""The queries and negatives of the recipe triplets are those that were made before with the same answers of the LLM."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 
@@ -19,6 +20,9 @@ from sharpen.recipes.run import prepare_run
 from sharpen.sdg.llm.journal import Journal
 
 GOLDEN = Path(__file__).parent / "golden"
+ANSWERS = GOLDEN / "quickstart_answers.jsonl"
+FIELDS = ("text", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens")
+DOCUMENTS = 200
 NEEDED = ("corpus", "queries", "pairs", "negatives")
 
 
@@ -29,22 +33,27 @@ def _sum(rows: list) -> str:
 @pytest.mark.slow
 def test_the_walk_by_triplets_makes_the_same_queries_and_negatives_as_before(tmp_path):
     expected = json.loads((GOLDEN / "quickstart.json").read_text())
-    with closing(Journal(tmp_path / JOURNAL)) as journal, journal.together():
-        for line in (GOLDEN / "quickstart_answers.jsonl").read_text(encoding="utf-8").splitlines():
-            key, text, finish, prompt, cached, completion = json.loads(line)
-            answer = {"text": text, "finish_reason": finish, "prompt_tokens": prompt, "cached_tokens": cached}
-            journal.put(key, answer | {"completion_tokens": completion, "seconds": 0.0, "error": ""})
-    recipe = load_recipe("triplets", [f"runs={tmp_path}"]).recipe
+    made = _walk(tmp_path)
+    if made["corpus"] != expected["corpus"]:
+        pytest.skip("the documentation of this Python is another one than that of the golden run")
+    with closing(Journal(tmp_path / JOURNAL)) as journal:
+        assert len(journal) == DOCUMENTS, "a prompt has changed, and the LLM was asked anew"
+    assert made["counts"] == expected["counts"]
+    assert made == expected
+
+
+def _walk(runs: Path, answers: str | None = None) -> dict:
+    """Sums and counts of what the recipe makes with ``answers`` (default: those of the folder golden); what they lack
+    is asked."""
+    lines = (ANSWERS.read_text(encoding="utf-8") if answers is None else answers).splitlines()
+    with closing(Journal(runs / JOURNAL)) as journal, journal.together():
+        for key, *values in map(json.loads, lines):
+            journal.put(key, dict(zip(FIELDS, values, strict=True)) | {"seconds": 0.0, "error": ""})
+    recipe = load_recipe("triplets", [f"runs={runs}", f"queries.documents={DOCUMENTS}"]).recipe
     run = prepare_run(recipe, Console(quiet=True))
     # the others are not read by these, and take minutes
     run.stages = [(stage, part) for stage, part in run.stages if stage.name in NEEDED]
-    run_stages(run, until="corpus")
-    corpus = [[d.id, d.text] for d in run.inputs().corpus().values()]
-    if _sum(corpus) != expected["corpus"]:
-        pytest.skip("the documentation of this Python is another one than that of the golden run")
     run_stages(run, until="negatives")
-    with closing(Journal(tmp_path / JOURNAL)) as journal:
-        assert len(journal) == 700, "a prompt has changed, and the LLM was asked anew"
     queries = [
         [row["_id"], row["text"], row["metadata"]["positives"]]
         for _, row in read_jsonl(run.folder / "queries" / "queries.jsonl")
@@ -59,8 +68,23 @@ def test_the_walk_by_triplets_makes_the_same_queries_and_negatives_as_before(tmp
         [row["query_id"], row["doc_id"], row["miner"], row["rank"], row["verdict"]]
         for _, row in read_jsonl(run.folder / "negatives" / "negatives.jsonl")
     ]
+    corpus = [[d.id, d.text] for d in run.inputs().corpus().values()]
+    sums = {"corpus": corpus, "queries": queries, "pairs": pairs, "negatives": negatives}
     counts = {"queries": len(queries), "train": len(pairs["train"]), "negatives": len(negatives)}
-    assert counts == expected["counts"]
-    assert (_sum(queries), _sum(pairs), _sum(negatives)) == tuple(
-        expected[name] for name in ("queries", "pairs", "negatives")
-    )
+    return {name: _sum(rows) for name, rows in sums.items()} | {"counts": counts}
+
+
+def record(runs: Path, anew: bool) -> None:
+    """Make the sums anew, and ``anew`` the answers, too, which takes the LLM three minutes, where what is made has
+    changed on purpose: python -m tests.recipes.test_golden EMPTY_FOLDER [anew]."""
+    made = _walk(runs, "" if anew else None)
+    if anew:
+        with closing(sqlite3.connect(runs / JOURNAL)) as database:
+            rows = [(k, json.loads(a)) for k, a in database.execute("SELECT key, answer FROM answers ORDER BY key")]
+        lines = [json.dumps([key, *(answer[name] for name in FIELDS)], ensure_ascii=False) for key, answer in rows]
+        ANSWERS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (GOLDEN / "quickstart.json").write_text(json.dumps(made, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    record(Path(sys.argv[1]), "anew" in sys.argv[2:])

@@ -62,14 +62,14 @@ def test_a_type_depends_on_the_document_and_the_seed_alone():
     )
 
 
-def test_a_prompt_shows_its_type_alone_and_neighbours_share_their_beginning():
+def test_a_prompt_shows_its_type_alone_and_begins_as_its_group_does():
     for member in _mixed(examples_per_prompt=3).members(1):
         others = [name for name in TYPE_NAMES if name != member.query_type]
         units = list(member.units(MANY[:60]))
-        prompts = [member.request(u, position=n, seed=1, chat=False).prompt for n, u in enumerate(units)]
-        shared = member.shared_prefix(position=0, seed=1, chat=False).prompt.rpartition(" ")[0]  # but for the number
-        for prompt in prompts:
-            assert prompt.startswith(shared) and prompt.count(f"{member.query_type} example number") == 3
+        for unit in units:
+            prompt = member.request(unit, seed=1, chat=False).prompt
+            assert prompt.startswith(member.shared_prefix(unit, seed=1, chat=False).prompt)
+            assert prompt.count(f"{member.query_type} example number") == 3
             assert not any(f"{name} example number" in prompt for name in others)
     tasks = {member.task for member in _mixed().members(1)}
     assert len(tasks) == len(TYPE_NAMES)

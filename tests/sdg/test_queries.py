@@ -74,21 +74,27 @@ def test_samples_are_drawn_by_seed_and_grow_by_appending():
 
 
 def test_prompts_of_a_group_share_exactly_the_examples():
-    strategy = _whole(task="Write a query.", examples_per_prompt=8)
+    strategy = _whole(task="Write a query.", examples_per_prompt=8, example_draws=1)
     units = [
         Unit(d.id, f"{d.title}: {d.text}".removeprefix(": "), d, (d.id,)) for d in (DOCUMENT, Document("e", "Bake it."))
     ]
-    prompts = [strategy.request(unit, position=n, seed=1, chat=False).prompt for n, unit in enumerate(units)]
-    prefix = strategy.shared_prefix(position=0, seed=1, chat=False).prompt
-    shared = prompts[0][: prompts[0].index("Document 9:")]
-    assert shared.count("Query") == 8 and shared.startswith("Write a query.\n\nDocument 1: Thing ")
-    assert prompts[1] == shared + "Document 10: Bake it.\nQuery 10:"
-    assert prefix == shared + "Document 8:"
-    # what follows the shared part differs in its first digit, so a prefix cache holds the same tokens whoever came
-    # before
-    assert len({p[len(shared) + len("Document ")] for p in [*prompts, prefix]}) == 3
-    other_group = strategy.request(units[0], position=50, seed=1, chat=False).prompt
-    assert not other_group.startswith(shared)
+    prompts = [strategy.request(unit, seed=1, chat=False).prompt for unit in units]
+    prefix = strategy.shared_prefix(units[0], seed=1, chat=False).prompt
+    assert prefix.count("Query") == 8 and prefix.startswith("Write a query.\n\nDocument 1: Thing ")
+    assert prompts[1] == prefix + " Bake it.\nQuery 9:" and prompts[0].startswith(prefix + " Baking bread: Mix")
+    several = _whole(task="Write a query.", examples_per_prompt=8)
+    others = {several.shared_prefix(Unit(f"u{n}", "t", DOCUMENT, ()), seed=1).prompt for n in range(300)}
+    assert len(others) == several.example_draws == 12 and len({p[:40] for p in others}) > 1
+
+
+def test_a_server_of_one_prefix_cache_is_warmed_where_that_would_hold_anything_else():
+    starts = ("Bake it", "Boil it", "Boil them", "Sow them", "Tune it")
+    documents = [Document(f"d{n}", f"{text} for a very long time.") for n, text in enumerate(starts)]
+    llm = Recorded([Answer(f"what about {n}") for n in range(5)], warm_up=True)
+    _generate(documents, llm, [_whole(example_draws=1)])
+    # the first one; and the two whose beginning is longer alike than the examples: "B" and "Boil"
+    assert [r.warm_up is not None for r in llm.requests] == [True, True, True, False, False]
+    assert len({r.warm_up.prompt for r in llm.requests[:3]}) == 1
 
 
 def test_every_answer_is_kept_or_rejected_with_a_reason(tmp_path: Path):
@@ -101,7 +107,7 @@ def test_every_answer_is_kept_or_rejected_with_a_reason(tmp_path: Path):
         Answer("what about five", "stop", 10, 4, 3),
     ]
     llm = Recorded(answers, warm_up=True)
-    generated = _generate(NUMBERS, llm, [_whole(examples_group=3)])
+    generated = _generate(NUMBERS, llm, [_whole(example_draws=1)])
     assert [q.metadata["positives"] for q in generated.kept] == [["d0"], ["d5"]]
     assert generated.counts() == {
         "asked": 6,
@@ -113,7 +119,6 @@ def test_every_answer_is_kept_or_rejected_with_a_reason(tmp_path: Path):
     }
     assert {q.metadata["model"] for q in generated} == {"recorded"} and len({q.id for q in generated}) == 2
     assert generated.stats["document"].tokens == {"prompt": 10, "cached": 4, "completion": 3}
-    assert [r.warm_up is not None for r in llm.requests] == [True, False, False, True, False, False]  # once a group
     assert len({r.parameters["seed"] for r in llm.requests}) == 6
     error = generated.rejected[2]
     assert (error.reason, error.message, error.unit) == ("llm_error", "LLM error: BadRequestError", "d3/0")
@@ -131,7 +136,7 @@ def test_every_reason_has_a_message():
 def test_an_outage_in_the_midst_is_no_smaller_result():
     llm = Recorded([Answer("what about zero")] * 5 + [Answer("", error="timeout: 120 s")])
     with pytest.raises(InputError, match=r"1 of 6 requests failed.*run again"):
-        _generate(NUMBERS, llm, [_whole(examples_group=3)])
+        _generate(NUMBERS, llm, [_whole(example_draws=1)])
 
 
 def test_documents_are_drawn_and_settings_resolved_by_the_verb():
@@ -274,6 +279,6 @@ def test_how_much_is_copied_and_which_language_it_is():
 
 def test_only_json_is_held_to_a_schema():
     unit = Unit("d", "x", DOCUMENT, ("d",))
-    asked = {form: _whole(form=form).request(unit, position=0, seed=1).parameters for form in ("line", "list", "json")}
+    asked = {form: _whole(form=form).request(unit, seed=1).parameters for form in ("line", "list", "json")}
     assert "response_format" in asked["json"]
     assert not {"response_format", "extra_body"} & (asked["line"].keys() | asked["list"].keys())

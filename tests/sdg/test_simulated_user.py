@@ -80,8 +80,8 @@ def test_a_session_goes_on_until_the_document_is_found(bm25):
     assert [row["need"] for row in generated.first_steps][:2] == ["I want bread.", "I have a flat tyre."]
     # whoever types first has the need alone; whoever types again has seen what was found, by title and first words
     first, second, third = llm.asked[1][1].prompt, llm.asked[2][0].prompt, llm.asked[3][0].prompt
-    assert first.endswith("Need 6: I have a flat tyre.\nQuery 6:") and "Take the wheel off" not in first
-    assert "Need 6: I have a flat tyre.\nTyped: knead the flour\nFound:\n- Baking bread: Mix flour, water," in second
+    assert first.endswith("Need 5: I have a flat tyre.\nQuery 5:") and "Take the wheel off" not in first
+    assert "Need 5: I have a flat tyre.\nTyped: knead the flour\nFound:\n- Baking bread: Mix flour, water," in second
     assert second.count("\n- ") == 1 + 4 and "doubled" not in second  # what was found, and those of four examples
     assert "Typed: inner tube patch glue / lift the rim with levers\nFound:\n- Repairing a bicycle tyre" in third
 

@@ -30,7 +30,7 @@ class Titles(sdg.CustomStrategy):
         for document in documents:
             yield sdg.Unit(f"titles:{document.id}", document.title, document, (document.id,))
 
-    def request(self, unit, *, position, seed, chat):
+    def request(self, unit, *, seed, chat):
         return sdg.Request(f"{self.ask}: {unit.text}\\nQuestion:", chat, {"max_tokens": self.max_tokens, "seed": seed})
 '''
 
