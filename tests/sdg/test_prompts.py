@@ -98,8 +98,8 @@ def test_what_a_prompt_does_not_show_of_a_document_is_counted(name: str):
         for n, d in enumerate(_corpus().values())
     }
     with collect_truncations() as found:
-        for position, unit in enumerate(strategy.units(list(corpus.values()), [], corpus)):
-            strategy.request(unit, position=position, seed=13, chat=True)
+        for unit in strategy.units(list(corpus.values()), [], corpus):
+            strategy.request(unit, seed=13, chat=True)
     (prompts,) = found.all()
     assert (prompts.what, prompts.truncated, prompts.limit) == ("in_prompts", 1, 50) and prompts.longest > 1000
 
