@@ -112,7 +112,7 @@ def token_counter(recipe: Recipe) -> Callable[[str], int]:
 
 def print_costs(recipe: Recipe, rows: Sequence[CostEstimate], console: Console, what: str = "strategy") -> list[str]:
     """Print the table of ``what`` asks. Returns what is to be said of it."""
-    prices = recipe.llm.prices if recipe.llm and recipe.llm.prices else Prices()
+    prices = (recipe.llm and recipe.llm.expected_prices) or Prices()
     concurrency = sum(e.concurrency for e in recipe.llm.remote()) if recipe.llm and not recipe.llm.embedded else 1
     view = numbers_table(what, "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
     for row in rows:

@@ -18,6 +18,9 @@ class RejectionReason(StrEnum):
 
     # the answer
     LLM_ERROR = "llm_error"
+    REFUSED = "refused"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    THOUGHTS_TOO_LONG = "thoughts_too_long"
     OVER_BUDGET = "over_budget"
     UNREADABLE = "unreadable"
     MISSING = "missing"
@@ -55,6 +58,9 @@ class RejectionReason(StrEnum):
 
 _MESSAGES: dict[RejectionReason, str] = {
     RejectionReason.LLM_ERROR: "LLM error: {detail}",
+    RejectionReason.REFUSED: "the LLM's server refuses it: {detail}",
+    RejectionReason.PROMPT_TOO_LONG: "longer than the LLM's context, however little of the document is shown",
+    RejectionReason.THOUGHTS_TOO_LONG: "the LLM's thoughts took all of max_tokens: raise it, or turn thinking off",
     RejectionReason.OVER_BUDGET: "over budget",
     RejectionReason.UNREADABLE: "not readable: {detail}",
     RejectionReason.MISSING: "missing from the answer",
