@@ -112,7 +112,8 @@ class LLMClient:
 
         results: dict[int, T] = {}
         under_way: dict[str, asyncio.Future[Answer]] = {}
-        numbered = enumerate(requests)
+        every = list(requests) if self.batch else requests
+        numbered = enumerate(every)
         refused = [self.refused.setdefault(f"{e.base_url} {e.model}", {}) for e in self.endpoints]
         pool = EndpointPool([Endpoint(e, what, self.say) for e, what in zip(self.endpoints, refused, strict=True)])
 
@@ -135,6 +136,8 @@ class LLMClient:
                 results[number] = use(number, request, answer)
 
         async with pool.open(self.timeout):
+            if self.batch:
+                await self._ask_by_batch(pool, every)
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(sum(settings.max_concurrency for settings in self.endpoints)):
@@ -155,11 +158,15 @@ class LLMClient:
 
     def record(self, request: Request, answer: Answer) -> None:
         """Put an answer into the journal, as if the request had been asked now."""
+        self.record_key(self._key(request), answer)
+
+    def record_key(self, key: str, answer: Answer) -> None:
+        """As ``record``, of a request of which the key is known."""
         usual = asdict(Answer(""))
         always = ("text", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds", "error")
         stored = {name: v for name, v in asdict(answer).items() if name in always or v != usual[name]}
         stored.pop("from_journal", None)
-        self.journal.put(key := self._key(request), stored)
+        self.journal.put(key, stored)
         if answer.readable().is_empty:
             self._empty.add(key)
 
@@ -187,6 +194,23 @@ class LLMClient:
             await pool.announce()
         self._watch(answer)
         return answer.readable()
+
+    async def _ask_by_batch(self, pool: EndpointPool, requests: Iterable[Request]) -> None:
+        """Bring as many answers as can be had by batch into the journal. One request goes ahead by itself: what the
+        server refuses of it, a key or a parameter, it would refuse of all."""
+        from sharpen.sdg.llm.batches import Batches  # loads openai
+
+        unknown = {self._key(request): request for request in requests if self.known(request) is None}
+        if len(unknown) > 1:
+            batches = Batches(self, pool.first)
+            await batches.finish(unknown)
+            left = [request for request in unknown.values() if self.known(request) is None]
+            if len(left) > 1 and self.spending.reserve(*(bound := left[0].with_body(self.extra_body).token_bound())):
+                self.spending.release(*bound)
+                answer = await self._shortened(pool, left[0].with_body(self.extra_body))
+                if not answer.error:  # it is counted when it is used, as all that is in the journal
+                    self.record(left[0], answer)
+                await batches.answer(unknown)
 
     async def _shortened(self, pool: EndpointPool, request: Request) -> Answer:
         """The answer, with the document halved until the server takes it."""

@@ -159,6 +159,10 @@ class EndpointPool:
         """Since when nobody has answered a connection."""
         self._patience = PATIENCE
 
+    @property
+    def first(self) -> Endpoint:
+        return self._endpoints[0]
+
     @asynccontextmanager
     async def open(self, timeout: float) -> AsyncIterator[None]:
         """Raises ``InputError`` for a proxy in the environment that cannot be used."""
