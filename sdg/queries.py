@@ -19,10 +19,9 @@ from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
 from sharpen.sdg.generated import GeneratedQueries, StrategyStats
 from sharpen.sdg.llm.client import raise_if_outage
-from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
-from sharpen.sdg.llm.servers import Kind
+from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
-from sharpen.sdg.rejections import Problem, Rejection
+from sharpen.sdg.rejections import Problem, Rejection, answer_problem
 from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
@@ -328,18 +327,8 @@ class _Reply:
 
     def problem(self) -> Problem:
         """Why a query that was asked for is not there."""
-        if self.answer.error_kind == OVER_BUDGET:
-            return Problem(Reason.OVER_BUDGET)
-        if self.answer.error_kind in (Kind.FILTERED, Kind.REFUSED):
-            return Problem(Reason.REFUSED, detail=self.answer.error_kind)
-        if self.answer.error_kind == Kind.TOO_LONG:
-            return Problem(Reason.PROMPT_TOO_LONG)
-        if self.answer.error:
-            return Problem(Reason.LLM_ERROR, detail=self.answer.error_kind)
-        if self.answer.held_back:
-            return Problem(Reason.REFUSED, detail=Kind.FILTERED)
-        if self.answer.ate_budget:
-            return Problem(Reason.THOUGHTS_TOO_LONG)
+        if problem := answer_problem(self.answer):
+            return problem
         if not self.answer.text.strip():
             return Problem(Reason.EMPTY)
         if self.parsed.error:

@@ -24,8 +24,10 @@ JOURNAL = "llm_answers.sqlite"
 
 
 def _is_url(value: str) -> str:
-    if not (urlsplit(value).scheme in ("http", "https") and urlsplit(value).hostname):
+    parts = urlsplit(value)
+    if not (parts.scheme in ("http", "https") and parts.hostname):
         raise ValueError("it must begin with http:// or https://, as http://localhost:8000/v1")
+    _ = parts.port  # raises ValueError for one that is no number
     return value
 
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from sharpen.evaluation.beir import Document
+from sharpen.evaluation.beir import Document, Query
+from sharpen.sdg.filters.judge import Judge, JudgeScores
 from sharpen.sdg.llm import endpoints
 from sharpen.sdg.llm.settings import LLM, LLMSettings
 from sharpen.sdg.queries import generate_queries
@@ -321,3 +322,30 @@ def test_every_query_is_accounted_for_and_nothing_is_paid_twice(name, tmp_path, 
     assert paths == {f"{'/openai/deployments/gpt' if azure else '/v1'}/chat/completions{query}"}
     assert SECRET not in repr(said) + json.dumps([r.to_row() for r in generated.rejected])
     assert SECRET.encode() not in b"".join(p.read_bytes() for p in tmp_path.iterdir())
+
+
+def test_a_judge_is_shown_half_of_a_document_where_its_context_has_no_room_for_more(tmp_path):
+    shown = []
+
+    def reply(path, body, headers):
+        shown.append(len(body["messages"][0]["content"].split()))
+        if shown[-1] > 250:
+            return _plain(400, {"error": CONTEXT})
+        return chat_answer(json.dumps({"scores": [dict.fromkeys(JudgeScores.model_fields, 9)]}))
+
+    long = Document("d", "Some words about pottery. " * 100)
+    queries = [Query("q", "what is pottery", {"positives": ["d"]})]
+    with serve_replies(reply) as url, LLM(url, model="m", journal=tmp_path / "j.sqlite").open() as client:
+        result = Judge().judge(queries, {"d": long}, client)
+    assert len(result.kept) == 1 and shown == sorted(shown, reverse=True) and len(shown) > 1
+
+
+def test_a_judge_whose_thoughts_take_all_there_is_says_so(tmp_path):
+    queries = [Query("q", "what is pottery", {"positives": ["d"]})]
+    with (
+        serve_replies(lambda *_: chat_answer("", "length")) as url,
+        LLM(url, model="m", journal=tmp_path / "j.sqlite").open() as client,
+    ):
+        result = Judge().judge(queries, {"d": Document("d", "About pottery.")}, client)
+    (rejection,) = result.rejected
+    assert rejection.reason == "thoughts_too_long" and "extra_body: {max_tokens: 4000}" in rejection.message
