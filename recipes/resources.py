@@ -35,7 +35,7 @@ def resources_of(
     def warn(sentence: str) -> None:
         console.print(f"[yellow]![/] {sentence}", highlight=False, soft_wrap=True)
 
-    llm = LLM(settings=recipe.llm, journal=journal) if recipe.llm else None
+    llm = LLM(settings=recipe.llm, journal=journal, say=warn) if recipe.llm else None
     models = Models(
         recipe.training.encoder,
         precision=recipe.training.precision,

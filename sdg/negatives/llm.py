@@ -22,6 +22,7 @@ from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 from sharpen.sdg.negatives.pool import NegativesExample, read_negatives_pool
 from sharpen.sdg.negatives.record import PassageProblem, RejectedPassage
 from sharpen.sdg.prompts import template
+from sharpen.sdg.rejections import answer_problem
 
 if TYPE_CHECKING:
     from sharpen.sdg.resources import Resources
@@ -127,8 +128,11 @@ class LLMMiner(MinerSettings):
                 rejected.append(RejectedPassage(query.id, text, problem))
             else:
                 kept.append(text)
-        problem = PassageProblem.LLM_ERROR if answer.error else PassageProblem.MISSING
-        missing = RejectedPassage(query.id, answer.text[-200:], problem, answer.error_kind)
+        failed = answer_problem(answer)
+        problem = PassageProblem.LLM_ERROR if failed else PassageProblem.MISSING
+        missing = RejectedPassage(
+            query.id, answer.text[-200:], problem, answer.error_kind or (failed and failed.message)
+        )
         return kept, rejected + [missing] * (self.negatives - len(passages))
 
 

@@ -37,6 +37,7 @@ class Journalled:
     def __init__(self):
         self.answers: dict[str, Answer] = {}
         self.new: list[str] = []
+        self.refused_parameters: dict[str, str] = {}
 
     def ask(self, requests, use):
         return [use(n, request, self._answer(request)) for n, request in enumerate(requests)]
