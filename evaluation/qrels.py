@@ -116,8 +116,8 @@ def _columns(path: Path, lines: list[Line]) -> list[int]:
         return [0, 2, 3]
     if len(first) == 6 and _whole(first[3]) is not None and _is_number(first[4]):
         raise InputError(
-            f"{path}, line {number}: a run (query, Q0, document, rank, score, tag), which is what a system found, in the"
-            " place of qrels, which say what is right; give it as a system"
+            f"{path}, line {number}: a run (query, Q0, document, rank, score, tag), which is what a system found, in"
+            " the place of qrels, which say what is right; give it as a system"
         )
     raise InputError(f"{path}, line {number}: {_expected(first)}")
 

@@ -112,8 +112,8 @@ def _check_writable(path: Path, run: Run) -> None:
         for ids, name in ((queries, query_id), *((documents, doc_id) for doc_id in scores)):
             if ids.setdefault(_SPACE.sub("_", name), name) != name:
                 raise InputError(
-                    f"{path}: the IDs {ids[_SPACE.sub('_', name)]!r} and {name!r} would be the same in a run file, which"
-                    " has _ for white space; rename one of them"
+                    f"{path}: the IDs {ids[_SPACE.sub('_', name)]!r} and {name!r} would be the same in a run file,"
+                    " which has _ for white space; rename one of them"
                 )
         if not all(map(isfinite, scores.values())):
             raise InputError(f"{path}: query {query_id!r} has a score that is not a finite number")

@@ -64,7 +64,7 @@ def test_what_may_mean_two_things_is_refused_with_its_line(tmp_path: Path, text:
 @pytest.mark.parametrize("text", ["q1\t0\td1\t1\n", "q1 0 d1 1\n", "query-id\tcorpus-id\tscore\nq1\td1\t1\n"])
 def test_qrels_are_no_run(tmp_path: Path, text: str):
     (tmp_path / "test.tsv").write_text(text)
-    with pytest.raises(InputError, match="line 1: .* looks like qrels, which say what is right"):
+    with pytest.raises(InputError, match=r"line 1: .* looks like qrels, which say what is right"):
         read_run(tmp_path / "test.tsv")
 
 
@@ -147,8 +147,8 @@ def test_well_known_keys_of_queries_are_taken_and_others_are_named(tmp_path: Pat
         write_rows(path, [{id_key: 7, key: "how?", "metadata": {"a": 1}}])
         assert read_queries(path) == {"7": Query("7", "how?", {"a": 1})}
     write_rows(path, [{"number": 7, "text": "how?"}])
-    with pytest.raises(InputError, match="line 1: expected the key _id .* and there are number, text"):
+    with pytest.raises(InputError, match=r"line 1: expected the key _id .* and there are number, text"):
         read_queries(path)
     write_rows(path, [{"_id": "7", "title": "how?"}])
-    with pytest.raises(InputError, match="line 1: expected the key text .* and there are _id, title"):
+    with pytest.raises(InputError, match=r"line 1: expected the key text .* and there are _id, title"):
         read_queries(path)

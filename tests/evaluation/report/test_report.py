@@ -6,8 +6,8 @@ from xml.etree import ElementTree
 import pytest
 
 from sharpen.evaluation import BM25, Document, Query, Report, Task, compare
-from sharpen.evaluation.report import charts
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.report import charts
 from sharpen.evaluation.report.by_query import query_changes
 from sharpen.evaluation.report.comparison import make_comparison
 
