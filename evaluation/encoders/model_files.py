@@ -101,7 +101,7 @@ def _check_transformer(folder: Path) -> None:
     is_adapter = (folder / "adapter_config.json").exists()
     if not is_adapter:
         if not (folder / "config.json").exists():
-            raise InputError(f"{folder}: config.json is missing, which says what the weights are; copy the whole folder")
+            raise InputError(f"{folder}: config.json is missing, which says what they are; copy the whole folder")
         _read_json(folder / "config.json")
     if not any((folder / name).exists() for name in WEIGHTS):
         others = sorted(path.name for pattern in OTHER_WEIGHTS for path in folder.glob(pattern))
@@ -117,7 +117,7 @@ def _check_transformer(folder: Path) -> None:
         if missing := sorted(part for part in parts if not (folder / part).exists()):
             raise InputError(f"{folder / missing[0]}: {index.name} names this part of the weights, and it is missing")
     if not is_adapter and not any(next(folder.glob(pattern), None) for pattern in TOKENIZERS):
-        raise InputError(f"{folder}: the tokenizer is missing (tokenizer.json and tokenizer_config.json); copy it there")
+        raise InputError(f"{folder}: the tokenizer is missing (tokenizer.json, tokenizer_config.json); copy it there")
 
 
 def _read_json(path: Path) -> Any:

@@ -48,8 +48,8 @@ def check_vectors(vectors: np.ndarray, texts: Sequence[str], name: str = "the en
         raise InputError(f"{name} gives vectors of zeros only, as of {texts[0][:60]!r}, so nothing can be ranked by it")
     if len(vectors) > 1 and np.abs(vectors - vectors[0]).max() < SAME:
         raise InputError(
-            f"{name} gives the same vector for every text, as of {texts[0][:60]!r} and {texts[1][:60]!r}, so nothing can"
-            " be ranked by it"
+            f"{name} gives the same vector for every text, as of {texts[0][:60]!r} and {texts[1][:60]!r}, so nothing"
+            " can be ranked by it"
         )
 
 
@@ -106,17 +106,15 @@ def check_trainable(model: SentenceTransformer, name: str) -> None:
 
 
 def embed(forward: Any, features: dict[str, Any], dimension: int) -> torch.Tensor:
-    """Embeddings of shape (texts, ``dimension``) by ``forward``. A text of which no token is left has zeros: most models
-    cannot read nothing."""
+    """Embeddings of shape (texts, ``dimension``) by ``forward``. A text of which no token is left has zeros: most
+    models cannot read nothing."""
     mask = features.get("attention_mask")
     if not torch.is_tensor(mask) or mask.ndim != 2 or (mask.shape[1] and bool(mask.any(dim=1).all())):
         return forward(features)
     rows = mask.any(dim=1)
     result = torch.zeros(len(mask), dimension, device=mask.device)
     if rows.any():
-        kept = {
-            k: v[rows] if torch.is_tensor(v) and v.ndim and len(v) == len(mask) else v for k, v in features.items()
-        }
+        kept = {k: v[rows] if torch.is_tensor(v) and v.ndim and len(v) == len(mask) else v for k, v in features.items()}
         result[rows] = forward(kept).float()
     return result
 
@@ -146,9 +144,7 @@ class _naming:
 
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, InputError):
-            raise InputError(
-                f"{self._name}: cannot read {self._what} ({type(error).__name__}: {error})"
-            ) from error
+            raise InputError(f"{self._name}: cannot read {self._what} ({type(error).__name__}: {error})") from error
 
 
 def _check_weights(model: Model, name: str) -> None:
