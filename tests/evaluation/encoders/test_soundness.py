@@ -86,9 +86,9 @@ def test_other_kinds_of_models_are_not_converted_without_a_word(tmp_path, base):
     cross = CrossEncoder(str(plain), num_labels=1, device="cpu")
     cross.save_pretrained(str(tmp_path / "cross"), create_model_card=False)
     old = hugging_face(tmp_path / "old", head="ForSequenceClassification", num_labels=1)
-    with pytest.raises(InputError, match="a sparse encoder, whose .* a dense encoder is expected here"):
+    with pytest.raises(InputError, match=r"a sparse encoder, whose .* a dense encoder is expected here"):
         check_encoder(str(tmp_path / "sparse"))
-    with pytest.raises(InputError, match="a sparse encoder, whose .* a cross-encoder is expected here"):
+    with pytest.raises(InputError, match=r"a sparse encoder, whose .* a cross-encoder is expected here"):
         check_cross_encoder(str(tmp_path / "sparse"))
     (tmp_path / "sparse" / "config_sentence_transformers.json").unlink()  # as older ones: by the modules
     with pytest.raises(InputError, match="a sparse encoder"):
@@ -98,7 +98,7 @@ def test_other_kinds_of_models_are_not_converted_without_a_word(tmp_path, base):
         with pytest.raises(InputError, match="a cross-encoder, which scores pairs and gives no vectors"):
             check_base(str(folder))
     for folder in (base, plain):
-        with pytest.raises(InputError, match="an encoder, not a reranker .* drawn at random"):
+        with pytest.raises(InputError, match=r"an encoder, not a reranker .* drawn at random"):
             check_cross_encoder(str(folder))
         check_reranker_base(str(folder))
     settings = {"model_type": "MultiVectorEncoder"}
@@ -111,7 +111,7 @@ def test_a_classifier_of_three_labels_is_no_reranker_and_no_base_of_one(tmp_path
     folder = str(hugging_face(tmp_path / "m", head="ForSequenceClassification", num_labels=3))
     with pytest.raises(InputError, match="a classifier with 3 outputs, and a reranker has one score; name a cross"):
         check_cross_encoder(folder)
-    with pytest.raises(InputError, match="a classifier with 3 outputs, .* name an encoder, which gets a new head, or"):
+    with pytest.raises(InputError, match=r"a classifier with 3 outputs, .* name an encoder, which gets a new head, or"):
         check_reranker_base(folder)
 
 
