@@ -45,9 +45,13 @@ Overrides = Annotated[
 
 
 @app.command()
-def run(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A document that cannot be read is an error.")] = False,
+) -> None:
     """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
-    loaded = _load(recipe, overrides)
+    loaded = _load(recipe, [*(overrides or []), *(["corpus.strict=true"] if strict else [])])
     _quiet_libraries()
     from sharpen.evaluation.processes import end_processes, process_state
     from sharpen.recipes.run import run_recipe

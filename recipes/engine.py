@@ -20,7 +20,7 @@ from rich.console import Console
 from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
 from sharpen.evaluation.processes import from_main, process_state
 from sharpen.evaluation.settings import Settings
-from sharpen.recipes.inputs import MANIFEST, Inputs
+from sharpen.recipes.inputs import MANIFEST, SKIPPED, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.resources import Resources
 
@@ -127,7 +127,8 @@ def run_stages(run: Run, until: str | None = None, results: Sequence[str] = ()) 
 
 def fingerprint_of(stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     """The sum of all that a stage's files depend on: version, part, and the files of the stages that it reads."""
-    files = {f"{name}/{file}": sum_ for name in part.reads() for file, sum_ in manifests[name]["outputs"].items()}
+    outputs = [(name, *item) for name in part.reads() for item in manifests[name]["outputs"].items()]
+    files = {f"{name}/{file}": sum_ for name, file, sum_ in outputs if file != SKIPPED}
     parts = {"version": stage.version, "part": part.fingerprint(), "files": files}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     # the part itself stays out: it may hold what an environment variable stood for, and recipe.yaml says it anyhow

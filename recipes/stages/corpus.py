@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any, Self
 
 from sharpen.evaluation.beir import Corpus, write_corpus
+from sharpen.evaluation.files import write_jsonl
+from sharpen.evaluation.models import ProgressBar, no_progress
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
-from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.inputs import SKIPPED, Inputs
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.chunking import chunk
-from sharpen.sdg.documents import read_documents
+from sharpen.sdg.documents import ReadingLog, read_documents
 from sharpen.sdg.resources import Resources
 
 
@@ -27,16 +29,23 @@ class CorpusStage(StagePart):
         return {"corpus": self.corpus.fingerprint(), "documents": self.corpus.digest(self.runs)}
 
 
-def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, _resources: Resources) -> Counts:
-    corpus = cut_corpus(part.corpus, part.runs)
+def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    log = ReadingLog()
+    corpus = cut_corpus(part.corpus, part.runs, log, resources.progress)
     write_corpus(folder.path / "corpus.jsonl", corpus)
-    return {"documents": len({d.doc_id for d in corpus.values()}), "chunks": len(corpus)}
+    for sentence in log.sentences():
+        resources.warn(sentence)
+    if log.skipped:
+        write_jsonl(folder.path / SKIPPED, log.rows())
+    return {"documents": len({d.doc_id for d in corpus.values()}), "chunks": len(corpus), **log.counts()}
 
 
-def cut_corpus(part: CorpusPart, runs: str) -> Corpus:
-    """The documents, cut into chunks. Raises ``InputError`` as the readers do."""
-    documents = read_documents(part.source, Path(runs))
+def cut_corpus(
+    part: CorpusPart, runs: str, log: ReadingLog | None = None, progress: ProgressBar = no_progress
+) -> Corpus:
+    """The documents, cut into chunks; ``log``: is told what was skipped. Raises ``InputError`` as the readers do."""
+    documents = read_documents(part.source, Path(runs), part.reading(), log or ReadingLog(), progress)
     return documents if part.chunk is None else chunk(documents, part.chunk.max_words, part.chunk.overlap_words)
 
 
-STAGE = Stage("corpus", 1, CorpusStage, make_corpus)
+STAGE = Stage("corpus", 2, CorpusStage, make_corpus)
