@@ -53,7 +53,7 @@ def check_package(file: InputFile) -> zipfile.ZipFile:
 def read_zip(file: InputFile) -> Iterator[InputFile | Skipped]:
     with open_zip(file) as archive:
         for info in sorted(archive.infolist(), key=lambda i: i.filename):
-            name = f"{file.id}/{info.filename}"
+            name = file.place(info.filename)
             if info.is_dir():
                 continue
             if any(part.startswith((".", "__MACOSX")) for part in PurePosixPath(info.filename).parts):
@@ -89,7 +89,7 @@ def read_mbox(file: InputFile) -> Iterator[Entry | InputFile | Skipped]:
             try:
                 yield from _letter(file, data, str(number))
             except Exception as error:  # one letter that the standard library stumbles over is one letter
-                yield Skipped(f"{file.id}/{number}", "broken", f"{type(error).__name__}: {error}")
+                yield Skipped(file.place(str(number)), "broken", f"{type(error).__name__}: {error}")
 
 
 def _letters(stream: BinaryIO) -> Iterator[bytes]:

@@ -118,7 +118,11 @@ def _guess(data: bytes) -> str:
         raise Unreadable("binary data")
     best = matches[0]
     for other in matches:  # short texts of the West may be anything Latin, and this is what they are
-        if other.encoding == WESTERN and other.chaos <= best.chaos and other.coherence > best.coherence - 0.1:
+        if (
+            WESTERN in other.could_be_from_charset
+            and other.chaos <= best.chaos
+            and other.coherence > best.coherence - 0.1
+        ):
             return WESTERN
     return best.encoding
 

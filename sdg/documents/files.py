@@ -65,7 +65,11 @@ class InputFile:
 
     def inner(self, name: str, opener: Callable[[], BinaryIO], doc_id: str | None = None) -> InputFile:
         """A file within this one."""
-        return InputFile(doc_id or f"{self.id}/{name}", name, opener, depth=self.depth + 1)
+        return InputFile(doc_id or self.place(name), name, opener, depth=self.depth + 1)
+
+    def place(self, name: str) -> str:
+        """The ID of what is called so within this file."""
+        return f"{self.id}/{name}" if self.id else name
 
 
 class Bounded(io.RawIOBase):

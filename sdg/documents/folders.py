@@ -75,29 +75,29 @@ def _walk(folder: Path, outside: Path | None) -> Iterator[Path | Skipped]:
                     links.append(path)
                 elif path.resolve() not in seen:
                     real.append(path)
-            elif entry.is_file():
-                yield path
             else:
-                what = ("link", "to nothing") if entry.is_symlink() else ("no file", "a socket, pipe or device")
-                yield Skipped(shown(path, folder), *what)
+                yield path
 
 
 def _unwanted(path: Path, folder: Path, settings: ReadingSettings) -> Skipped | None:
     """Why a file is not read; None if it is."""
-    name = shown(path, folder)
+    name, suffix = shown(path, folder), path.suffix.lower()
+    if settings.file_pattern and not matches(name, settings.file_pattern):
+        return Skipped(name, "not in file_pattern", by_choice=True)
+    if settings.file_extensions is not None and not any(
+        map(settings.has_extension, (suffix, "".join(path.suffixes[-2:])))  # .gz stands for .jsonl.gz, and so does that
+    ):
+        return Skipped(name, "not in file_extensions", by_choice=True)
     try:
         str(path).encode()
     except UnicodeEncodeError:
         return Skipped(name, "name is not UTF-8", "rename it")
     if path.is_dir():
         return None
-    suffix = path.suffix.lower()
-    if settings.file_pattern and not matches(name, settings.file_pattern):
-        return Skipped(name, "not in file_pattern", by_choice=True)
-    if settings.file_extensions is not None:
-        full = "".join(path.suffixes[-2:])
-        if not settings.has_extension(suffix) and not settings.has_extension(full):
-            return Skipped(name, "not in file_extensions", by_choice=True)
+    if not path.is_file():
+        return (
+            Skipped(name, "link", "to nothing") if path.is_symlink() else Skipped(name, "no file", "a pipe or device")
+        )
     format_ = FORMATS.get(suffix)
     if format_ is None:
         return None if settings.has_extension(suffix) else Skipped(name, no_reader(suffix))

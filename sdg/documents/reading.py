@@ -152,8 +152,6 @@ def _source(
         return
     if path.is_dir() and not is_dataset(path):
         files, log.skipped[:] = find_files(path, settings, exclude)
-        if settings.strict:
-            log.refuse(str(source))
         folder = path
     else:
         files, folder = [path], path.parent

@@ -103,7 +103,7 @@ def read_jsonl(file: InputFile) -> Iterator[Entry | Skipped]:
             bad += 1
             if bad > BAD_ROWS:
                 raise Unreadable("broken", f"more than {BAD_ROWS:,} lines are not valid JSON")
-            yield Skipped(f"{file.id}, line {number}", "broken", problem)
+            yield Skipped(f"{file.id or file.name}, line {number}", "broken", problem)
 
 
 def read_json(file: InputFile) -> Iterator[Entry]:

@@ -52,11 +52,12 @@ class ReadingLog:
         """Raise ``InputError`` that names the first files that were skipped other than by choice."""
         failed = [s for s in self.skipped if not s.by_choice]
         if failed:
+            reasons = _counts(Counter(s.reason for s in failed).most_common())
             more = f" and {len(failed) - 5:,} more" if len(failed) > 5 else ""
             raise InputError(
-                f"{source}: strict is set, and {len(failed):,} of its files cannot be read:"
-                f" {'; '.join(map(str, failed[:5]))}{more}. Mend them, move them out, or choose by file_pattern or"
-                " file_extensions"
+                f"{source}: strict is set, and {len(failed):,} of its files cannot be read ({reasons}):"
+                f" {'; '.join(map(str, failed[:5]))}{more}."
+                " Mend them, move them out, or choose by file_pattern or file_extensions"
             )
 
     def reasons(self) -> dict[str, int]:

@@ -146,7 +146,7 @@ class _Writer:
     def __init__(self) -> None:
         self.parts: list[str] = []
         self.breaks, self.is_spaced, self.pre = 0, False, 0
-        self.joins = ""  # between two cells of a table
+        self.joins = ""  # between two cells or rows of a table
 
     def open(self, element: Any) -> None:
         tag = element.tag
@@ -154,7 +154,7 @@ class _Writer:
             if element.getprevious() is not None and self.parts:
                 self.breaks, self.joins = 0, self.joins + "| " if self.joins else " | "
         elif tag == "tr" and element.getprevious() is not None:
-            self.breaks, self.joins = 1, ""
+            self.breaks, self.joins = 0, "\n" if self.parts else ""
         elif tag not in _INLINE:
             self._break(2 if tag in _PARAGRAPHS else 1)
         if len(tag) == 2 and tag[0] == "h" and tag[1].isdigit():
@@ -175,6 +175,8 @@ class _Writer:
                 self.parts[-1] = self.parts[-1].rstrip("\n")
             if _is_code(element):
                 self._raw("\n```")
+        if tag == "tr":
+            self.joins = ""
         if tag not in _INLINE and tag not in ("td", "th"):
             self._break(2 if tag in _PARAGRAPHS else 1)
 
