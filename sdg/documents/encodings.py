@@ -44,7 +44,9 @@ def decode(data: bytes, declared: str | None = None) -> tuple[str, str]:
     if declared and (text := _declared(data, declared)) is not None:
         return _checked(text), codecs.lookup(declared).name
     try:
-        return _checked(data.decode()), "utf-8"
+        if b"\0" not in data[:_SAMPLE]:
+            return _checked(data.decode()), "utf-8"
+        name = _wide(data)
     except UnicodeDecodeError:
         name = _guess(data)
     return _checked(data.decode(name, errors="replace")), name
@@ -65,6 +67,8 @@ def _encoding_of(stream: BinaryIO) -> tuple[str, int]:
     for mark, name in _MARKS:
         if sample.startswith(mark):
             return name, len(mark)
+    if b"\0" in sample:
+        return _wide(sample), 0
     decoder, block = codecs.getincrementaldecoder("utf-8")(), sample
     try:
         while block:
@@ -74,8 +78,6 @@ def _encoding_of(stream: BinaryIO) -> tuple[str, int]:
     except UnicodeDecodeError:
         guessed = _guess(sample if not sample.isascii() else sample + block)
         return guessed, 0
-    if b"\0" in sample:
-        raise Unreadable("binary data")
     return "utf-8", 0
 
 
@@ -103,8 +105,6 @@ def _checked(text: str) -> str:
 
 def _guess(data: bytes) -> str:
     """The encoding of what is not UTF-8."""
-    if b"\0" in data:
-        return _wide(data)
     sample = data[:_SAMPLE]
     lenient = sample.decode(errors="replace")
     bad = lenient.count("\ufffd")

@@ -112,6 +112,11 @@ def matches(path: str, pattern: str) -> bool:
     """
     if "/" not in pattern:
         return fnmatchcase(path.rpartition("/")[2], pattern)
-    parts = re.split(r"(\*\*/|\*\*|\*|\?)", pattern.removeprefix("./"))
     signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.fullmatch("".join(signs.get(part) or re.escape(part) for part in parts), path) is not None
+
+    def expression(part: str) -> str:
+        is_set = len(part) > 2 and part[0] + part[-1] == "[]"
+        return "[" + re.sub("^!", "^", part[1:]) if is_set else signs.get(part) or re.escape(part)
+
+    parts = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\[\]]+\])", pattern.removeprefix("./"))
+    return re.fullmatch("".join(map(expression, parts)), path) is not None

@@ -22,7 +22,7 @@ _ADOC_REVISION = re.compile(r"(?:v?[\d.]+, ?)?(\d{4}-\d{2}-\d{2}).*$")
 
 def read_plain(file: InputFile) -> Iterator[Entry]:
     text, metadata = text_of(file)
-    yield Entry(text, metadata=metadata) if file.suffix == ".log" else _titled(text, metadata)
+    yield _titled(text, metadata)
 
 
 def read_markdown(file: InputFile) -> Iterator[Entry]:
@@ -36,7 +36,7 @@ def read_markdown(file: InputFile) -> Iterator[Entry]:
     text, metadata = text_of(file)
     front, text = front_matter(text)
     metadata |= known_metadata(front)
-    entry, title = _titled(text, metadata), front.get("title")
+    entry, title = _titled(text, metadata, overline=False), front.get("title")
     if isinstance(title, str | int | float) and str(title).strip():
         # a heading that repeats the title is left out, and any other is the text's
         entry = entry if entry.title == str(title).strip() else Entry(text.strip(), metadata=metadata)
@@ -133,19 +133,19 @@ def _yaml(text: str) -> Any:
         raise ValueError(str(error)) from None
 
 
-def _titled(text: str, metadata: dict[str, Any]) -> Entry:
+def _titled(text: str, metadata: dict[str, Any], overline: bool = True) -> Entry:
     """Title: a Markdown heading, or an underlined line, if the text opens with one."""
     lines = text.strip().split("\n")
     if match := _ATX.match(lines[0]):
         return Entry("\n".join(lines[1:]).strip(), match[1], metadata=metadata)
-    title, body = _underlined(lines, 0)
+    title, body = _underlined(lines, 0, overline)
     return Entry("\n".join(lines[body:]).strip(), title or None, metadata=metadata)
 
 
-def _underlined(lines: list[str], start: int) -> tuple[str, int]:
+def _underlined(lines: list[str], start: int, overline: bool = True) -> tuple[str, int]:
     """A title with its underline, and perhaps an overline, that begins at ``start``, and the line after it."""
     over, title, under = [*lines[start : start + 3], "", "", ""][:3]
-    if _RULE.match(over) and title.strip() and not _RULE.match(title) and under.rstrip() == over.rstrip():
+    if overline and _RULE.match(over) and title.strip() and not _RULE.match(title) and under.rstrip() == over.rstrip():
         return title.strip(), start + 3
     if over.strip() and not _RULE.match(over) and not over[0].isspace() and _RULE.match(title):
         return over.strip(), start + 2
