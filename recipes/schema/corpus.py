@@ -9,8 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from sharpen.sdg.chunking import ChunkSettings
-from sharpen.sdg.documents import PYTHON_DOCS, ReadingSettings
-from sharpen.sdg.documents.reading import source_digest
+from sharpen.sdg.documents.settings import PYTHON_DOCS, ReadingSettings
 
 
 class CorpusPart(ReadingSettings):
@@ -26,6 +25,8 @@ class CorpusPart(ReadingSettings):
         """What stands for the documents in a fingerprint; what lies below ``runs`` is none of them."""
         if self.source == PYTHON_DOCS:
             return f"python {platform.python_version()}"
+        from sharpen.sdg.documents.reading import source_digest
+
         return source_digest(self.source, self.reading(), Path(runs))
 
     def reading(self) -> ReadingSettings:

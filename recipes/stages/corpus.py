@@ -43,8 +43,9 @@ def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, resources: R
 def cut_corpus(
     part: CorpusPart, runs: str, log: ReadingLog | None = None, progress: ProgressBar = no_progress
 ) -> Corpus:
-    """The documents, cut into chunks; ``log``: is told what was skipped. Raises ``InputError`` as the readers do."""
-    documents = read_documents(part.source, Path(runs), part.reading(), log or ReadingLog(), progress)
+    """The documents, cut into chunks. ``log``: is told what was skipped; without one that is a warning. Raises
+    ``InputError`` as the readers do."""
+    documents = read_documents(part.source, Path(runs), part.reading(), log, progress)
     return documents if part.chunk is None else chunk(documents, part.chunk.max_words, part.chunk.overlap_words)
 
 

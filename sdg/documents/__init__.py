@@ -1,7 +1,12 @@
 """Documents as people have them: folders of many formats, tables, archives, mailboxes, BEIR corpora."""
 
-from sharpen.sdg.documents.reading import PYTHON_DOCS, iter_documents, read_documents
-from sharpen.sdg.documents.settings import ReadingSettings
-from sharpen.sdg.documents.skipping import ReadingLog, Skipped
+import lazy_loader
 
-__all__ = ["PYTHON_DOCS", "ReadingLog", "ReadingSettings", "Skipped", "iter_documents", "read_documents"]
+__getattr__, __dir__, __all__ = lazy_loader.attach(
+    __name__,
+    submod_attrs={
+        "reading": ["iter_documents", "read_documents"],
+        "settings": ["PYTHON_DOCS", "ReadingSettings"],
+        "skipping": ["ReadingLog", "Skipped"],
+    },
+)

@@ -18,11 +18,10 @@ from sharpen.sdg.documents.boilerplate import repeated_lines, without_lines
 from sharpen.sdg.documents.files import DEPTH_LIMIT, Entry, InputFile
 from sharpen.sdg.documents.folders import find_files, is_dataset
 from sharpen.sdg.documents.formats import DATASET, FORMATS, TEXT, Format, no_reader, not_installed
-from sharpen.sdg.documents.settings import ReadingSettings
+from sharpen.sdg.documents.settings import PYTHON_DOCS, ReadingSettings
 from sharpen.sdg.documents.skipping import ReadingLog, Skipped, Unreadable
 from sharpen.sdg.python_docs import read_python_docs
 
-PYTHON_DOCS = "python-docs"
 CORPUS_SUFFIXES = (".jsonl", ".jsonl.gz")
 _LFS = b"version https://git-lfs.github.com/spec/"
 _BREAKING = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")

@@ -8,6 +8,9 @@ from pydantic import Field
 
 from sharpen.evaluation.settings import Settings
 
+PYTHON_DOCS = "python-docs"
+"""The source that is the documentation of the running Python."""
+
 
 class ReadingSettings(Settings):
     """Which files are documents, and what becomes of those that are none."""
