@@ -107,7 +107,7 @@ def read_corpus(path: Path) -> Corpus:
         doc_id = _new_id(row, path, number, corpus, id_key)
         corpus[doc_id] = Document(
             doc_id,
-            _text(row, text_key, path, number, default="" if "title" in row else None),
+            _text(row, text_key, path, number),
             _text(row, next((key for key in TITLE_KEYS if key in row), "title"), path, number, default=""),
             _metadata(row, path, number),
         )

@@ -122,7 +122,7 @@ def _letter(file: InputFile, data: bytes, name: str) -> Iterator[Entry | InputFi
     for number, part in enumerate(message.iter_attachments(), 1):
         content = part.get_payload(decode=True)
         attached = part.get_filename() or f"attachment {number}"
-        if isinstance(part.get_content(), EmailMessage):
+        if part.get_content_type() == "message/rfc822":
             content, attached = part.get_content().as_bytes(), f"attachment {number}.eml"
         place = f"{name}/{attached}".lstrip("/")
         yield file.inner(place, lambda content=content: BytesIO(content or b""))

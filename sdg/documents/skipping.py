@@ -84,13 +84,19 @@ class ReadingLog:
             "skipped": len(self.skipped),
             "skipped_because": self.reasons(),
             "encodings": dict(self.encodings),
-            "repeated_lines": self.repeated,
+            "repeated_lines": {_short(line): n for line, n in [*self.repeated.items()][:10]},
         }
         return {name: value for name, value in counts.items() if value}
 
     def rows(self) -> Iterable[dict[str, Any]]:
         """A row for each that was skipped, for ``skipped.jsonl``."""
         return ({k: v for k, v in asdict(s).items() if v or k in ("file", "reason")} for s in self.skipped)
+
+
+def _short(line: str) -> str:
+    """For a cell of a table."""
+    line = line.replace("|", "¦")
+    return line if len(line) <= 80 else f"{line[:79]}…"
 
 
 def _plural(number: int, noun: str) -> str:

@@ -27,7 +27,7 @@ _DECLARED = re.compile(
 )
 _SIGNATURE = re.compile(  # of C, C++, Java, C#: types, a name, parameters, and no semicolon
     r"(?P<indent> {0,4}|\t)(?!(?:if|for|while|switch|return|else|do|case|catch|throw|new|delete|using|goto|assert)\b)"
-    r"(?:[\w:<>,\[\]&*~.?]+[\s*&]+)+(?P<name>~?[\w:]*\w)\s*\((?:[^;=]|=(?!=))*$"
+    r"(?:[\w:<>,\[\].?]+[\s*&]+)+(?P<name>~?[\w:]*\w)\s*\((?:[^;=]|=(?!=))*$"
 )
 _ASSIGNED = re.compile(  # of JavaScript, R, Julia: name = function, name = (...) =>
     r"(?P<indent> {0,4}|\t)(?:(?:export|const|let|var|local)\s+)*(?P<name>[\w.$]+)\s*(?:=|<-|:)\s*"

@@ -198,6 +198,14 @@ def test_source_code_by_function(tmp_path: Path):
     assert corpus["A.java/Pot.boil"].text.startswith("    // Boils.")
 
 
+def test_lines_of_signs_in_source_code_take_no_time(tmp_path: Path):
+    line = f" {'*' * 200}\n {'a * ' * 60}\n {'<>, ' * 60}\n"
+    (tmp_path / "a.c").write_text(line * 20 + "int main() {\n}\n")
+    started = time.perf_counter()
+    assert set(_read(tmp_path)[0]) >= {"a.c/main"}
+    assert time.perf_counter() - started < 5
+
+
 def test_what_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypatch):
     (tmp_path / "a.md").write_text("text")
     (tmp_path / "bomb.md.gz").write_bytes(gzip.compress(b"x" * 5000))
