@@ -11,7 +11,7 @@ import hashlib
 import re
 import unicodedata
 import warnings
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -89,15 +89,31 @@ QUERY_KEYS = ("text", "query", "question", "contents")
 """Keys of ``queries.jsonl``, the usual one first."""
 
 
+ID_KEYS = ("_id", "id", "docid", "doc_id", "document_id", "pid", "passage_id", "corpus_id", "corpus-id")
+TEXT_KEYS = ("text", "contents", "content", "body", "passage")
+TITLE_KEYS = ("title", "headline", "subject")
+"""What the ID, the text and the title of a document are called in collections; the first that is there counts."""
+
+
+def corpus_file(folder: Path) -> Path | None:
+    """The corpus of a folder in BEIR layout, which may be compressed; None where there is none."""
+    return next((p for name in ("corpus.jsonl", "corpus.jsonl.gz") if (p := folder / name).is_file()), None)
+
+
 def read_corpus(path: Path) -> Corpus:
-    """Read ``corpus.jsonl``. Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus."""
+    """Read ``corpus.jsonl`` (or ``.jsonl.gz``), with other well-known names in the place of ``_id``, ``text`` and
+    ``title`` where these are not there: ``ID_KEYS``, ``TEXT_KEYS``, ``TITLE_KEYS``.
+
+    Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus.
+    """
     corpus: Corpus = {}
     for number, row in read_jsonl(path):
-        doc_id = _new_id(row, path, number, corpus)
+        id_key, text_key = (_known_key(row, keys, path, number) for keys in (ID_KEYS, TEXT_KEYS))
+        doc_id = _new_id(row, path, number, corpus, id_key)
         corpus[doc_id] = Document(
             doc_id,
-            _text(row, "text", path, number),
-            _text(row, "title", path, number, default=""),
+            _text(row, text_key, path, number),
+            _text(row, next((key for key in TITLE_KEYS if key in row), "title"), path, number, default=""),
             _metadata(row, path, number),
         )
     if not any(document.content for document in corpus.values()):
@@ -112,9 +128,9 @@ def read_queries(path: Path) -> Queries:
     ``query``, ``question``, ``contents``). Raises ``InputError`` (file and line) for bad rows and duplicate IDs."""
     queries: Queries = {}
     for number, row in read_jsonl(path):
-        row = row | {"_id": _named(row, QUERY_ID_KEYS, path, number), "text": _named(row, QUERY_KEYS, path, number)}
-        query_id = _new_id(row, path, number, queries)
-        queries[query_id] = Query(query_id, _text(row, "text", path, number), _metadata(row, path, number))
+        id_key, text_key = (_known_key(row, keys, path, number) for keys in (QUERY_ID_KEYS, QUERY_KEYS))
+        query_id = _new_id(row, path, number, queries, id_key)
+        queries[query_id] = Query(query_id, _text(row, text_key, path, number), _metadata(row, path, number))
     return queries
 
 
@@ -199,23 +215,23 @@ def text_key(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:32]
 
 
-def _named(row: dict[str, Any], names: Sequence[str], path: Path, number: int) -> Any:
-    """What the first of these keys that is there holds; an ``InputError`` that names the keys where none is."""
-    for name in names:
-        if name in row:
-            return row[name]
+def _known_key(row: dict[str, Any], keys: tuple[str, ...], path: Path, number: int) -> str:
+    """The first of the keys that a row has. Raises ``InputError`` that names those that are there."""
+    for key in keys:
+        if key in row:
+            return key
+    there = ", ".join(map(repr, row)) or "none"
     raise InputError(
-        f"{path}, line {number}: expected the key {names[0]} (or {', '.join(names[1:])}), and there are"
-        f" {', '.join(map(str, row)) or 'none'}"
+        f"{path}, line {number}: no key {keys[0]!r}, nor {', '.join(map(repr, keys[1:]))}; the keys there are {there}"
     )
 
 
-def _new_id(row: dict[str, Any], path: Path, number: int, earlier: Container[str]) -> str:
-    value = row.get("_id")
+def _new_id(row: dict[str, Any], path: Path, number: int, earlier: Container[str], key: str = "_id") -> str:
+    value = row.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
-        raise InputError(f'{path}, line {number}: "_id" must be a non-empty string, found {value!r}')
+        raise InputError(f'{path}, line {number}: "{key}" must be a non-empty string, found {value!r}')
     if any(c in value for c in "\t\n\r"):
         raise InputError(f"{path}, line {number}: the ID {value!r} has a tab or line break, which qrels cannot hold")
     if value in earlier:
