@@ -17,13 +17,14 @@ from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
 from sharpen.sdg.generated import GeneratedQueries, StrategyStats
+from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.llm.client import raise_if_outage
 from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from sharpen.sdg.rejections import Problem, Rejection
 from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.selecting import sample_documents
-from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
+from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit, wanted_language
 from sharpen.sdg.strategies.few_shot import StrategySettings
 from sharpen.sdg.strategies.harvested import Harvested, in_several_documents
 from sharpen.sdg.strategies.mixed import members_of
@@ -235,7 +236,8 @@ class Generation:
             request, group = strategy.request(unit, **how), position // strategy.examples_group
             if self.client.warm_up and group not in warmed and self.client.known(request) is None:
                 warmed.add(group)
-                request = replace(request, warm_up=strategy.shared_prefix(**how))
+                asking = strategy.in_language_of(unit) if isinstance(strategy, StrategySettings) else strategy
+                request = replace(request, warm_up=asking.shared_prefix(**how))
             yield request
 
     def _accept_answer(self, strategy: Strategy, unit: Unit, reply: _Reply, examples: set[str]) -> None:
@@ -262,7 +264,7 @@ class Generation:
         self, strategy: Strategy, unit: Unit, query: ParsedQuery, examples: set[str], cut_off: bool
     ) -> Problem | None:
         """Why the query is not kept: the first reason that holds."""
-        if problem := query.problem or text_problem(query.query, unit.document, strategy.language):
+        if problem := query.problem or text_problem(query.query, unit.document, wanted_language(strategy, unit)):
             return problem
         if cut_off:
             return Problem(Reason.TRUNCATED)
@@ -290,7 +292,9 @@ class Generation:
         if query.evidence:
             metadata["positives"] = list(query.evidence)
         if strategy.typos and (rng := random.Random(f"{self.seed}/{query_id}")).random() < strategy.typos:
-            metadata["typed_for"], text = text, with_typo(text, rng)
+            typed = with_typo(text, rng, wanted_language(strategy, unit) or ENGLISH)
+            if typed != text:
+                metadata["typed_for"], text = text, typed
         self.result.kept.append(Query(query_id, text, metadata))
 
     def _reject(self, strategy: Strategy | Harvested, unit: Unit, sample: int, text: str, problem: Problem) -> None:
