@@ -98,13 +98,15 @@ def split_sentences(text: str, language: str) -> list[str]:
 
 @cache
 def _caption_pattern(language: str) -> regex.Pattern:
-    """The words of English and of ``language`` before a number or, as in Hungarian, behind it; between Chinese words
-    a blank is enough before the text."""
-    labels = "|".join(word for code in (language, ENGLISH) if (w := wording_of(code)) for word in w.captions)
+    """The words of English and of ``language`` before a number; between Chinese words a blank is enough before the
+    text. Words in small letters stand behind the number, as in Hungarian, which may have been taken for that of a
+    list."""
+    captions = [word for code in (language, ENGLISH) if (w := wording_of(code)) for word in w.captions]
+    behind = "|".join(filter(str.islower, captions)) or "(?!)"
+    labels = "|".join(captions)
     number = r"\d+(?:[.\-]\d+)*"
-    return regex.compile(
-        rf"(?:(?:{labels})\s*{number}(?:\s*[.:：]|(?=\s+\p{{Script=Han}}))|{number}\.\s(?:{labels})\s*[.:])\s*(.+)"
-    )
+    before = rf"(?:{labels})\s*{number}(?:\s*[.:：]|(?=\s+\p{{Script=Han}}))"
+    return regex.compile(rf"(?:{before}|(?:{number}\.\s)?(?:{behind})\s*[.:])\s*(.+)")
 
 
 @cache

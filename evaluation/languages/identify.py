@@ -36,8 +36,8 @@ _BY_SCRIPT = {
     "Han": "zh",
     "Hangul": "ko",
     "Hebrew": "he",
-    "Hiragana": "ja",
     "Katakana": "ja",
+    "Hiragana": "ja",  # the last one of a language is what a text in it counts as
     "Kannada": "kn",
     "Khmer": "km",
     "Lao": "lo",
@@ -54,6 +54,9 @@ _BY_SCRIPT = {
 _SCRIPT_OF = {language: script for script, codes in _BY_SCRIPT.items() for language in codes.split()}
 _LETTERS = {script: regex.compile(rf"\p{{Script={script}}}") for script in _BY_SCRIPT}
 _LATIN = regex.compile(r"\p{Script=Latin}")
+_LATIN_WORD = regex.compile(r"\p{Script=Latin}{2,}")
+FEW_WORDS = 4
+"""In Latin letters, with which a text can still be in a language of another script."""
 _IDEOGRAPHIC = ("Han", "Hiragana", "Katakana", "Hangul")
 _LETTERS_OF_A_SIGN = 3
 """Letters that say about as much as one sign of these scripts."""
@@ -102,7 +105,8 @@ def identify(text: str, among: Collection[str] | None = None) -> Identified | No
 
 def is_another_language(text: str, language: str) -> bool:
     """Whether a text is clearly not in ``language``: in another script, or by ``py3langid`` with a probability above
-    0.95. Of few words in the same script nothing is clear.
+    0.95. Of few words in the same script nothing is clear, nor of few in Latin letters, in which names and terms are
+    written everywhere.
 
     >>> is_another_language("was kostet das Ausstellen einer neuen Karte", "en"), is_another_language("agg", "en")
     (True, False)
@@ -110,8 +114,12 @@ def is_another_language(text: str, language: str) -> bool:
     script = _script(text[:MOST_CHARACTERS])
     if script is None:
         return False
-    if script != _SCRIPT_OF.get(language, "Latin") and {script, language} != {"Han", "ja"}:
-        return script != "Latin"  # names and terms are written in Latin letters everywhere
+    own = _SCRIPT_OF.get(language, "Latin")
+    if script != own and {script, language} != {"Han", "ja"}:
+        if script != "Latin":
+            return True
+        if len(_LATIN_WORD.findall(text)) < FEW_WORDS or _LETTERS[own].search(text):
+            return False
     found = identify(text)
     return found is not None and found.language != language and found.probability > 0.95
 
@@ -135,6 +143,8 @@ def find_languages(documents: Corpus | Sequence[Document]) -> dict[str, str]:
             continue
         single = identify(document.content)
         letters = len(regex.findall(r"\p{L}", document.content[:MOST_CHARACTERS]))
+        if single and single.language in ("ja", "ko", "zh"):
+            letters *= _LETTERS_OF_A_SIGN
         if single and single.probability >= SURE and letters >= SURE_LETTERS:
             found[document.id] = single.language
         else:

@@ -114,8 +114,9 @@ class StrategySettings(AskingSettings):
     """Whether ``sharpen.sdg.languages`` has the task and examples in other languages."""
     rewrites: ClassVar[bool] = False
 
+    _language: str | None = PrivateAttr(None)
     _wording: Wording | None = PrivateAttr(None)
-    """Of prompts in another language than English."""
+    """Of what ``in_language`` made."""
 
     @field_validator("pool", mode="before")
     @classmethod
@@ -212,12 +213,14 @@ class StrategySettings(AskingSettings):
     def in_language(self, language: str) -> Self:
         """With task, labels and examples in a language, or in English with a request for answers in it; what a user has
         said stays, but for examples that are clearly in another language."""
+        if language == self._language:
+            return self
         if language not in self._in_languages:
             changes, wording = worded_in(self, language)
             values = {name: getattr(self, name) for name in type(self).model_fields}
             # not a copy, which would keep what was read of another pool
             made = self._in_languages[language] = type(self).model_construct(**values | changes)
-            made._wording = wording
+            made._language, made._wording = language, wording
         return self._in_languages[language]
 
     @cached_property
@@ -253,12 +256,11 @@ class StrategySettings(AskingSettings):
 
     def request(self, unit: Unit, *, position: int = 0, seed: int = 13, chat: bool = True) -> Request:
         """The prompt for the unit, which is the ``position``-th: the task, the group's examples and the text."""
-        if (asking := self.in_language_of(unit)) is not self:
-            return asking.request(unit, position=position, seed=seed, chat=chat)
-        examples = self.draw(seed, position // self.examples_group)
+        asking = self.in_language_of(unit)
+        examples = asking.draw(seed, position // self.examples_group)
         # two numbers in turn: neighbouring prompts then differ right where the document begins, so exactly the examples
         # come from the server's prefix cache, whichever document was asked before
-        return self._request(unit, examples, len(examples) + 1 + position % 2, seed, chat)
+        return asking._request(unit, examples, len(examples) + 1 + position % 2, seed, chat)
 
     def shared_prefix(self, *, position: int = 0, seed: int = 13, chat: bool = True) -> Request:
         examples = self.draw(seed, position // self.examples_group)

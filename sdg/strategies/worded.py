@@ -60,7 +60,7 @@ def instruction_in(wording: Wording | None, form: Form, count: int, answers: boo
     """``answers.instruction`` in the words of ``wording``; without one, and for a list of queries with answers, in
     English.
 
-    >>> instruction_in(wording_of("es"), "json", 2, answers=False, chat=True)[-79:]
+    >>> instruction_in(wording_of("es"), "json", 2, answers=False, chat=True)[-78:]
     'español (número: 2), como JSON igual que en los ejemplos: {"queries": ["..."]}'
     """
     english = instruction(form, count, answers, chat)
