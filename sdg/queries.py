@@ -18,13 +18,14 @@ from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
 from sharpen.sdg.generated import GeneratedQueries, StrategyStats
+from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.llm.client import raise_if_outage
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from sharpen.sdg.rejections import Problem, Rejection, answer_problem
 from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.selecting import sample_documents
-from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
+from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit, wanted_language
 from sharpen.sdg.strategies.few_shot import StrategySettings
 from sharpen.sdg.strategies.harvested import Harvested, in_several_documents
 from sharpen.sdg.strategies.mixed import members_of
@@ -274,7 +275,7 @@ class Generation:
         self, strategy: Strategy, unit: Unit, query: ParsedQuery, examples: set[str], cut_off: bool
     ) -> Problem | None:
         """Why the query is not kept: the first reason that holds."""
-        if problem := query.problem or text_problem(query.query, unit.document, strategy.language):
+        if problem := query.problem or text_problem(query.query, unit.document, wanted_language(strategy, unit)):
             return problem
         if cut_off:
             return Problem(Reason.TRUNCATED)
@@ -302,7 +303,9 @@ class Generation:
         if query.evidence:
             metadata["positives"] = list(query.evidence)
         if strategy.typos and (rng := random.Random(f"{self.seed}/{query_id}")).random() < strategy.typos:
-            metadata["typed_for"], text = text, with_typo(text, rng)
+            typed = with_typo(text, rng, wanted_language(strategy, unit) or ENGLISH)
+            if typed != text:
+                metadata["typed_for"], text = text, typed
         self.result.kept.append(Query(query_id, text, metadata))
 
     def _reject(self, strategy: Strategy | Harvested, unit: Unit, sample: int, text: str, problem: Problem) -> None:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 from pydantic import BaseModel, Field
 
 from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
 from sharpen.sdg.filters.base import FilterResult
-from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
