@@ -18,7 +18,7 @@ import openai
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.connections import key_headers
 from sharpen.sdg.llm.messages import Request
-from sharpen.sdg.llm.replies import NotACompletion, ServerError, read_answer, read_error
+from sharpen.sdg.llm.replies import NotACompletion, ServerError, read_answer, read_error, without_secret
 
 if TYPE_CHECKING:
     from sharpen.sdg.llm.client import LLMClient
@@ -143,7 +143,8 @@ class Batches:
                 refused |= {row["custom_id"]} if kept is False else set()
             self.client.journal.cross_out_batch(file_id)
         if batch.status != "completed" and not answered and lines is not None:
-            raise InputError(f"llm.batch: {self.endpoint.url} ended a batch as {batch.status}{_reasons(batch)}")
+            said = without_secret(_reasons(batch), self.endpoint.settings.api_key)
+            raise InputError(f"llm.batch: {self.endpoint.url} ended a batch as {batch.status}{said}")
         # of a batch that expired, what is not answered goes into the next one
         return refused | (set(lines or ()) if batch.status == "completed" else set())
 

@@ -24,7 +24,7 @@ class NotACompletion(Exception):
     """The server said 200, and something else than the protocol has."""
 
 
-@dataclass
+@dataclass(eq=False)
 class ServerError(Exception):
     """An error of a server, in one form whoever it is from. ``said``: all that tells what it is about. ``retry_after``:
     seconds to wait; 0 where it does not say."""
@@ -53,8 +53,7 @@ def read_error(status: int, body: str, headers: Mapping[str, str] | None = None,
     >>> str(read_error(404, '{"error": {"message": "no such model"}}'))
     '404 no such model'
     """
-    if len(secret) > 3:
-        body = body.replace(secret, "[key]")
+    body = without_secret(body, secret)
     wait = _retry_after(headers or {})
     if body.lstrip()[:1] == "<":
         title = re.search(r"<title[^>]*>\s*(.*?)\s*</title>", body, re.IGNORECASE | re.DOTALL)
@@ -74,6 +73,11 @@ def read_error(status: int, body: str, headers: Mapping[str, str] | None = None,
         param = str((error["detail"][0].get("loc") or [""])[-1])
     said = " ".join(filter(None, (message, code, str(error.get("type") or ""), _inner_code(error))))
     return ServerError(status, message[:SHOWN_CHARACTERS], said, param, wait, kind_of(status, said))
+
+
+def without_secret(text: str, secret: str) -> str:
+    """A text of a server without the key, where it is one and no ``-`` of a server that wants none."""
+    return text.replace(secret, "[key]") if len(secret) > 3 else text
 
 
 def _error_in(payload: Any) -> dict[str, Any]:

@@ -265,8 +265,11 @@ def test_a_batch_that_fails_says_why(tmp_path):
 
     def fail(batch):
         batch["status"] = "failed"
-        batch["errors"] = {"object": "list", "data": [{"code": "x", "message": "model m has no batches"}]}
+        batch["errors"] = {"object": "list", "data": [{"code": "x", "message": f"model m of {SECRET} has no batches"}]}
 
     server._run = fail
-    with serve_replies(server) as url, pytest.raises(InputError, match="ended a batch as failed: model m has no"):
+    with (
+        serve_replies(server) as url,
+        pytest.raises(InputError, match=r"ended a batch as failed: model m of \[key\] has"),
+    ):
         _client(url, tmp_path).ask(_requests(1, 2, 3))
