@@ -51,7 +51,7 @@ def encode(
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
         forward = compiled or (lambda each: model(each)["sentence_embedding"])
-        output = embed(forward, features, vectors.shape[1])
+        output = embed(forward, features, vectors.shape[1])[:, : vectors.shape[1]]  # of a model with truncate_dim
         # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
         vectors[rows] = torch.nn.functional.normalize(output.float(), dim=-1).cpu().numpy()
 

@@ -55,7 +55,9 @@ def check_vectors(vectors: np.ndarray, texts: Sequence[str], name: str = "the en
 
 def check_finite(vectors: np.ndarray, texts: Sequence[Any]) -> None:
     """Raise ``InputError`` for vectors or scores, a row for each of ``texts``, that are not finite."""
-    finite = np.isfinite(vectors).reshape(len(vectors), -1).all(axis=1)
+    if not len(texts):
+        return
+    finite = np.isfinite(vectors).reshape(len(texts), -1).all(axis=1)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InputError(
@@ -112,10 +114,12 @@ def embed(forward: Any, features: dict[str, Any], dimension: int) -> torch.Tenso
     if not torch.is_tensor(mask) or mask.ndim != 2 or (mask.shape[1] and bool(mask.any(dim=1).all())):
         return forward(features)
     rows = mask.any(dim=1)
-    result = torch.zeros(len(mask), dimension, device=mask.device)
-    if rows.any():
-        kept = {k: v[rows] if torch.is_tensor(v) and v.ndim and len(v) == len(mask) else v for k, v in features.items()}
-        result[rows] = forward(kept).float()
+    if not rows.any():
+        return torch.zeros(len(mask), dimension, device=mask.device)
+    kept = {k: v[rows] if torch.is_tensor(v) and v.ndim and len(v) == len(mask) else v for k, v in features.items()}
+    values = forward(kept)
+    result = values.new_zeros(len(mask), values.shape[1])
+    result[rows] = values
     return result
 
 

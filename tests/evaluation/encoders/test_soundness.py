@@ -251,3 +251,12 @@ def test_a_plain_hugging_face_folder_gets_mean_pooling(tmp_path):
     own = SentenceTransformer(modules=[transformer, Pooling(16, "mean")], device="cpu")
     expected = own.encode(["bread"], normalize_embeddings=True)
     np.testing.assert_allclose(encode(load_encoder(str(folder)), ["bread"], precision="float32"), expected, atol=1e-5)
+
+
+def test_no_texts_have_no_vectors_and_a_model_that_is_cut_gives_cut_ones(base):
+    model = load_encoder(str(base))
+    assert encode(model, []).shape == (0, 16)
+    assert score_pairs(load_cross_encoder(str(base), new_head=True), []) == []
+    cut = SentenceTransformer(str(base), truncate_dim=5, device="cpu")
+    expected = cut.encode(["bread", "ice melts"], normalize_embeddings=True)
+    np.testing.assert_allclose(encode(cut, ["bread", "ice melts"], precision="float32"), expected, atol=1e-5)
