@@ -7,7 +7,6 @@ plain dicts keyed by ID, so that IDs and not texts are what passes between the s
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import re
 import unicodedata
@@ -18,6 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from sharpen.evaluation.files import InputError, atomic_file, read_jsonl, write_jsonl
+from sharpen.evaluation.ids import KnownIds
+from sharpen.evaluation.qrels import qrels_rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,16 +84,36 @@ def list_queries(queries: Mapping[str, Query] | Iterable[Query]) -> list[Query]:
 
 _SPACE = re.compile(r"\s+")
 
+QUERY_ID_KEYS = ("_id", "id", "query-id", "query_id", "qid")
+QUERY_KEYS = ("text", "query", "question", "contents")
+"""Keys of ``queries.jsonl``, the usual one first."""
+
+
+ID_KEYS = ("_id", "id", "docid", "doc_id", "document_id", "pid", "passage_id", "corpus_id", "corpus-id")
+TEXT_KEYS = ("text", "contents", "content", "body", "passage")
+TITLE_KEYS = ("title", "headline", "subject")
+"""What the ID, the text and the title of a document are called in collections; the first that is there counts."""
+
+
+def corpus_file(folder: Path) -> Path | None:
+    """The corpus of a folder in BEIR layout, which may be compressed; None where there is none."""
+    return next((p for name in ("corpus.jsonl", "corpus.jsonl.gz") if (p := folder / name).is_file()), None)
+
 
 def read_corpus(path: Path) -> Corpus:
-    """Read ``corpus.jsonl``. Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus."""
+    """Read ``corpus.jsonl`` (or ``.jsonl.gz``), with other well-known names in the place of ``_id``, ``text`` and
+    ``title`` where these are not there: ``ID_KEYS``, ``TEXT_KEYS``, ``TITLE_KEYS``.
+
+    Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus.
+    """
     corpus: Corpus = {}
     for number, row in read_jsonl(path):
-        doc_id = _new_id(row, path, number, corpus)
+        id_key, text_key = (_known_key(row, keys, path, number) for keys in (ID_KEYS, TEXT_KEYS))
+        doc_id = _new_id(row, path, number, corpus, id_key)
         corpus[doc_id] = Document(
             doc_id,
-            _text(row, "text", path, number),
-            _text(row, "title", path, number, default=""),
+            _text(row, text_key, path, number),
+            _text(row, next((key for key in TITLE_KEYS if key in row), "title"), path, number, default=""),
             _metadata(row, path, number),
         )
     if not any(document.content for document in corpus.values()):
@@ -103,53 +124,43 @@ def read_corpus(path: Path) -> Corpus:
 
 
 def read_queries(path: Path) -> Queries:
-    """Read ``queries.jsonl``. Raises ``InputError`` (file and line) for bad rows and duplicate IDs."""
+    """Read ``queries.jsonl``: ``_id`` and ``text``, or other well-known names of these (``id``, ``query-id``, ``qid``;
+    ``query``, ``question``, ``contents``). Raises ``InputError`` (file and line) for bad rows and duplicate IDs."""
     queries: Queries = {}
     for number, row in read_jsonl(path):
-        query_id = _new_id(row, path, number, queries)
-        queries[query_id] = Query(query_id, _text(row, "text", path, number), _metadata(row, path, number))
+        id_key, text_key = (_known_key(row, keys, path, number) for keys in (QUERY_ID_KEYS, QUERY_KEYS))
+        query_id = _new_id(row, path, number, queries, id_key)
+        queries[query_id] = Query(query_id, _text(row, text_key, path, number), _metadata(row, path, number))
     return queries
 
 
 def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: Iterable[str] | None = None) -> Qrels:
-    """Read a qrels file in BEIR's form: a header, then query ID, document ID and grade, separated by tabs.
+    """Read a qrels file in BEIR's form (query ID, document ID and grade, with or without a header) or TREC's (query, 0,
+    document, grade), as ``qrels_rows`` has it.
 
     ``documents``: all that there are; another one is an error. ``queries``: all that there are; rows of other queries
-    are left out, and of rows that name a document twice for a query the last one counts. Both are counted in a warning.
-    Raises ``InputError`` (file and line) for a bad row and for a document that is not known.
+    are left out, and of rows that name a document twice for a query the last one counts. Both are counted in a warning,
+    and so are IDs that are found in another Unicode spelling only. Raises ``InputError`` (file and line) for a bad row,
+    for a document that is not known, and if no query is.
     """
-    known = None if documents is None else set(documents)
+    known = None if documents is None else KnownIds(documents)
+    known_queries = None if queries is None else KnownIds(queries)
     qrels: Qrels = {}
     unknown_queries: list[str] = []
     repeated = 0
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            rows = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
-            for number, row in enumerate(rows, start=1):
-                if not row or (number == 1 and row[-1].strip().lower() == "score"):
-                    continue
-                try:
-                    query_id, doc_id, grade = row[0], row[1], int(row[2])
-                except (IndexError, ValueError):
-                    raise InputError(
-                        f"{path}, line {number}: expected query-id, corpus-id and a whole-number score, separated by"
-                        f" tabs; found {row!r}"
-                    ) from None
-                if queries is not None and query_id not in queries:
-                    unknown_queries.append(query_id)
-                    continue
-                if known is not None and doc_id not in known:
-                    raise InputError(f"{path}, line {number}: document {doc_id!r} is not in the corpus")
-                grades = qrels.setdefault(query_id, {})
-                repeated += doc_id in grades
-                grades[doc_id] = grade
-    except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except FileNotFoundError:
-        splits = sorted(p.stem for p in path.parent.glob("*.tsv"))
-        raise InputError(
-            f"{path}: no such file" + (f"; the splits there are {', '.join(splits)}" if splits else "")
-        ) from None
+    for number, given_query, given_document, grade in qrels_rows(path):
+        query_id = given_query if known_queries is None else known_queries.find(given_query)
+        if query_id is None:
+            unknown_queries.append(given_query)
+            continue
+        doc_id = given_document if known is None else known.find(given_document)
+        if doc_id is None:
+            raise InputError(
+                f"{path}, line {number}: document {given_document!r} is not in the corpus, which has {known.first()}"
+            )
+        grades = qrels.setdefault(query_id, {})
+        repeated += doc_id in grades
+        grades[doc_id] = grade
     if unknown_queries:
         warnings.warn(
             f"{path}: {len(unknown_queries):,} rows are of queries that are not in queries.jsonl, as"
@@ -161,8 +172,14 @@ def read_qrels(path: Path, queries: Mapping[str, Any] | None = None, documents: 
             f"{path}: {repeated:,} rows repeat a query and a document of an earlier row; the last one counts",
             stacklevel=2,
         )
+    for ids, what in ((known_queries, "queries"), (known, "documents")):
+        if ids:
+            ids.warn(path, what)
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
-        raise InputError(f"{path}: no relevant document for any query; nothing can be measured with it")
+        why = ""
+        if unknown_queries and not qrels:
+            why = f" (none of its queries is in queries.jsonl, which has {known_queries.first()})"
+        raise InputError(f"{path}: no relevant document for any query{why}; nothing can be measured with it")
     return qrels
 
 
@@ -177,6 +194,10 @@ def write_queries(path: Path, queries: Iterable[Query]) -> None:
 
 
 def write_qrels(path: Path, qrels: Qrels) -> None:
+    """Raises ``InputError`` for an ID with a tab or a line break, which the file could not hold."""
+    for name in (name for query_id, grades in qrels.items() for name in (query_id, *grades)):
+        if any(c in name for c in "\t\n\r"):
+            raise InputError(f"{path}: the ID {name!r} has a tab or line break, which qrels cannot hold; rename it")
     with atomic_file(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write("query-id\tcorpus-id\tscore\n")
         for query_id, grades in qrels.items():
@@ -194,12 +215,23 @@ def text_key(text: str) -> str:
     return hashlib.sha256(normal.encode()).hexdigest()[:32]
 
 
-def _new_id(row: dict[str, Any], path: Path, number: int, earlier: Container[str]) -> str:
-    value = row.get("_id")
+def _known_key(row: dict[str, Any], keys: tuple[str, ...], path: Path, number: int) -> str:
+    """The first of the keys that a row has. Raises ``InputError`` that names those that are there."""
+    for key in keys:
+        if key in row:
+            return key
+    there = ", ".join(map(repr, row)) or "none"
+    raise InputError(
+        f"{path}, line {number}: no key {keys[0]!r}, nor {', '.join(map(repr, keys[1:]))}; the keys there are {there}"
+    )
+
+
+def _new_id(row: dict[str, Any], path: Path, number: int, earlier: Container[str], key: str = "_id") -> str:
+    value = row.get(key)
     if isinstance(value, int) and not isinstance(value, bool):
         value = str(value)
     if not isinstance(value, str) or not value:
-        raise InputError(f'{path}, line {number}: "_id" must be a non-empty string, found {value!r}')
+        raise InputError(f'{path}, line {number}: "{key}" must be a non-empty string, found {value!r}')
     if any(c in value for c in "\t\n\r"):
         raise InputError(f"{path}, line {number}: the ID {value!r} has a tab or line break, which qrels cannot hold")
     if value in earlier:

@@ -28,6 +28,7 @@ from sharpen.evaluation.beir import (
     write_queries,
 )
 from sharpen.evaluation.files import InputError, atomic_folder, cache_folder
+from sharpen.evaluation.ids import KnownIds
 from sharpen.evaluation.questions import read_questions
 from sharpen.evaluation.significance import document_groups
 
@@ -118,9 +119,18 @@ class Task:
             qrels = {q.id: dict.fromkeys(q.metadata.get("positives", ()), 1) for q in queries.values()}
         if self.by_document:
             qrels = {q: _by_document(grades, corpus) for q, grades in qrels.items()}
-        qrels = {q: grades for q, grades in qrels.items() if q in queries and any(g > 0 for g in grades.values())}
+        judged = {q: grades for q, grades in qrels.items() if any(g > 0 for g in grades.values())}
+        qrels = {q: grades for q, grades in judged.items() if q in queries}
+        if judged and not qrels:
+            raise InputError(
+                f"{self.name}: none of the judged queries (as {next(iter(judged))!r}) is among the queries, which are"
+                f" {KnownIds(queries).first()}"
+            )
         if not qrels:
             raise InputError(f"{self.name}: no query has a relevant document; nothing can be measured with it")
+        known = known_ids(corpus)
+        if not any(g > 0 and d in known for grades in qrels.values() for d, g in grades.items()):
+            raise InputError(f"{self.name}: none of the judged documents{_unlike(qrels, KnownIds(known))}")
         for name, value in (("corpus", corpus), ("queries", {q: queries[q] for q in qrels}), ("qrels", qrels)):
             object.__setattr__(self, name, value)
 
@@ -195,12 +205,12 @@ def load_task(
         ids = {text: text_key(text)[:16] for grades in qrels.values() for text in grades}
         corpus = {i: Document(i, text) for text, i in ids.items()}
         qrels = {q: {ids[text]: grade for text, grade in grades.items()} for q, grades in qrels.items()}
-    known = known_ids(corpus)
-    qrels = {q: {d: g for d, g in grades.items() if d in known} for q, grades in qrels.items()}
+    path = files.get("qrels") or files["questions"]
+    known, judged = KnownIds(known_ids(corpus)), qrels
+    qrels = {q: {i: g for d, g in grades.items() if (i := known.find(d))} for q, grades in judged.items()}
+    known.warn(path, "documents")
     if not any(grade > 0 for grades in qrels.values() for grade in grades.values()):
-        raise InputError(
-            f"{files.get('qrels') or files['questions']}: none of its documents is in the corpus that is searched"
-        )
+        raise InputError(f"{path}: none of its documents{_unlike(judged, known)}")
     name = Path(data).name if Path(data).expanduser().exists() else data
     return Task(corpus, queries, qrels, name if "questions" in files else f"{name}, split {split}")
 
@@ -352,6 +362,11 @@ def _by_id(items: Mapping[str, Any] | Iterable[Any]) -> dict[str, Any]:
 def known_ids(corpus: Corpus) -> set[str]:
     """What qrels may name: chunks, and the documents that they are of."""
     return set(corpus) | {d.doc_id for d in corpus.values()}
+
+
+def _unlike(qrels: Qrels, known: KnownIds) -> str:
+    first = next((d for grades in qrels.values() for d in grades), "none")
+    return f" (as {first!r}) is in the corpus that is searched, which has {known.first()}; is it of another collection?"
 
 
 def _by_document(grades: dict[str, int], corpus: Corpus) -> dict[str, int]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -84,12 +86,17 @@ def write_jsonl(path: Path, records: Iterable[dict[str, Any]]) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Yield (line number from 1, record) for each line that is not blank.
+    """Yield (line number from 1, record) for each line that is not blank; of a ``.gz`` file, what it unpacks to.
 
     Raises ``InputError`` for a file that is missing or not UTF-8 and for a line that is not a JSON object.
     """
     try:
-        with path.open(encoding="utf-8-sig") as file:  # Windows writes a byte order mark
+        # Windows writes a byte order mark
+        with (
+            gzip.open(path, "rt", encoding="utf-8-sig")
+            if path.suffix == ".gz"
+            else path.open(encoding="utf-8-sig") as file
+        ):
             for number, line in enumerate(file, start=1):
                 if not line.strip():
                     continue
@@ -115,6 +122,8 @@ def read_jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
                 yield number, record
     except FileNotFoundError:
         raise InputError(f"{path}: no such file") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise InputError(f"{path}: not a whole gzip file ({error}); make or fetch it anew") from None
     except UnicodeDecodeError as error:
         raise InputError(
             f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert the file to UTF-8"

@@ -12,6 +12,7 @@ from statistics import fmean
 import numpy as np
 
 from sharpen.evaluation.beir import Qrels, Run
+from sharpen.evaluation.files import InputError
 
 METRICS = ("ndcg@10", "hit_rate@1", "hit_rate@5", "hit_rate@10", "recall@100", "mrr@10", "map@10")
 PRIMARY = "ndcg@10"
@@ -31,12 +32,17 @@ def evaluate(qrels: Qrels, run: Run, metrics: Iterable[str] = METRICS) -> PerQue
     depth too (TREC's map_cut). ``precision``, ``recall``: as they are. Each takes a depth, as in ``ndcg@10``. A judged
     query that the run does not answer counts 0, where trec_eval would leave it out of the mean. Scores are compared in
     single precision and ties broken by document ID in descending order, as trec_eval does. Raises ``ValueError`` for a
-    metric of another name.
+    metric of another name, and ``InputError`` for a run that has none of the queries or a score that is not finite.
 
     >>> evaluate({"q1": {"a": 1}}, {"q1": {"b": 2.0, "a": 1.0}}, ["mrr@10"])
     {'mrr@10': {'q1': 0.5}}
     """
     wanted = {metric: parse_metric(metric) for metric in metrics}
+    if qrels and run.keys().isdisjoint(qrels) and any(run.values()):
+        raise InputError(
+            f"the run and the judgments have no query in common: {next(iter(run))!r} is searched for, and"
+            f" {next(iter(qrels))!r} is judged"
+        )
     result: PerQuery = {metric: {} for metric in wanted}
     for query_id, grades in qrels.items():
         relevant = {doc_id: grade for doc_id, grade in grades.items() if grade > 0}
@@ -73,6 +79,9 @@ def _relevant_ranks(relevant: Mapping[str, int], scores: Mapping[str, float]) ->
     if not present:
         return []
     values, ids = np.fromiter(scores.values(), dtype=np.float32, count=len(scores)), None
+    if not np.isfinite(values).all():
+        wrong = next(doc_id for doc_id, value in scores.items() if not np.isfinite(np.float32(value)))
+        raise InputError(f"the run's score of {wrong!r} is not a finite number, so nothing can be ranked by it")
     ranks = []
     for doc_id, grade in present:
         score = np.float32(scores[doc_id])

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from sharpen.evaluation.beir import Qrels, Queries, Query
 from sharpen.evaluation.files import InputError, read_jsonl
+from sharpen.evaluation.ids import KnownIds
 
 QUESTION, DOCUMENT, GRADE = "question", "document", "grade"
 """Columns of a CSV or keys of a JSONL file of questions; the grade may be missing, and is 1 then."""
@@ -18,14 +19,19 @@ def read_questions(path: Path, documents: Iterable[str] | None = None) -> tuple[
 
     Raises ``InputError`` (file and line).
     """
-    known = None if documents is None else set(documents)
+    known = None if documents is None else KnownIds(documents)
     queries: dict[str, Query] = {}
     qrels: Qrels = {}
-    for number, question, document, grade in _questions(path):
-        if known is not None and document not in known:
-            raise InputError(f"{path}, line {number}: document {document[:100]!r} is not in the corpus")
+    for number, question, named, grade in _questions(path):
+        document = named if known is None else known.find(named)
+        if document is None:
+            raise InputError(
+                f"{path}, line {number}: document {named[:100]!r} is not in the corpus, which has {known.first()}"
+            )
         query = queries.setdefault(question, Query(f"q{len(queries) + 1}", question))
         qrels.setdefault(query.id, {})[document] = grade
+    if known:
+        known.warn(path, "documents")
     return {q.id: q for q in queries.values()}, qrels
 
 

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.settings import MODEL, Marker
+from sharpen.evaluation.settings import CROSS_ENCODER, Marker
+from sharpen.evaluation.settings import ENCODER as DENSE_ENCODER
 
 BASE = "base"
 """The encoder that is to be tuned, by cosine."""
@@ -109,12 +110,12 @@ def scorer_digest(scorer: str) -> str:
     """What stands for a scorer in a fingerprint."""
     if scorer in BUILT_IN:
         return scorer
-    return f"{ENCODER if scorer.startswith(ENCODER) else ''}{MODEL.digest(scorer.removeprefix(ENCODER))}"
+    return f"{ENCODER if scorer.startswith(ENCODER) else ''}{CROSS_ENCODER.digest(scorer.removeprefix(ENCODER))}"
 
 
 def _check(scorer: str) -> None:
     if scorer not in BUILT_IN:
-        MODEL.check(scorer.removeprefix(ENCODER))
+        (DENSE_ENCODER if scorer.startswith(ENCODER) else CROSS_ENCODER).check(scorer.removeprefix(ENCODER))
 
 
 def _check_without_llm(scorer: str) -> None:

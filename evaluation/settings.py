@@ -2,7 +2,7 @@
 it.
 
 Every field says by its marker what stands for it in a fingerprint: its value (no marker), the content of the model or
-the file that it names (``MODEL``, ``FILE``), or nothing, where it does not change the result (``UNHASHED``). The same
+the file that it names (``ENCODER``, ``FILE``), or nothing, where it does not change the result (``UNHASHED``). The same
 markers find what is missing before anything is computed or paid for.
 """
 
@@ -43,10 +43,15 @@ def _model_digest(name: str) -> str:
     return model_digest(name)
 
 
-def _check_model(name: str) -> None:
-    from sharpen.evaluation.encoders.load import resolve_encoder
+def _check_by(kind: str) -> Callable[[str], None]:
+    """``check_<kind>`` of ``encoders.checks``, imported when it is called."""
 
-    resolve_encoder(name)
+    def check(name: str) -> None:
+        from sharpen.evaluation.encoders import checks
+
+        getattr(checks, f"check_{kind}")(name)
+
+    return check
 
 
 def _check_file(path: str) -> None:
@@ -56,12 +61,21 @@ def _check_file(path: str) -> None:
 
 UNHASHED = Marker(None)
 """A field that does not change the result: an address, a time-out, how often something is saved."""
-MODEL = Marker(_model_digest, _check_model)
-"""The name of a model: a folder, a hub name or ``packaged:<name>``."""
+ENCODER = Marker(_model_digest, _check_by("encoder"))
+"""The name of a dense encoder: a folder, a hub name or ``packaged:<name>``. It is loaded, and tried, in the check."""
+BASE_ENCODER = Marker(_model_digest, _check_by("base"))
+"""Of one that is to be trained."""
+CROSS_ENCODER = Marker(_model_digest, _check_by("cross_encoder"))
+"""Of a reranker, or a committee's folder."""
+RERANKER_BASE = Marker(_model_digest, _check_by("reranker_base"))
+"""Of what a reranker is trained from."""
 FILE = Marker(lambda path: sha256_file(Path(path)), _check_file)
 """The path of a file."""
 
-ModelName = Annotated[str, MODEL]
+EncoderName = Annotated[str, ENCODER]
+BaseName = Annotated[str, BASE_ENCODER]
+CrossEncoderName = Annotated[str, CROSS_ENCODER]
+RerankerBaseName = Annotated[str, RERANKER_BASE]
 
 
 class Settings(BaseModel):
@@ -109,7 +123,7 @@ class Settings(BaseModel):
 
 
 def _marker(metadata: Iterable[Any], annotation: Any = None) -> Marker | None:
-    """A field's marker, which may stand within a union, as of ``ModelName | None``."""
+    """A field's marker, which may stand within a union, as of ``EncoderName | None``."""
     if marker := next((m for m in metadata if isinstance(m, Marker)), None):
         return marker
     members = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else ()

@@ -66,9 +66,10 @@ def run(
         str | None, typer.Option(metavar="STAGE", help="Run this stage and what it needs, and nothing else.")
     ] = None,
     start: Start = None,
+    strict: Annotated[bool, typer.Option("--strict", help="A document that cannot be read is an error.")] = False,
 ) -> None:
     """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
-    _run(recipe, overrides, until, start)
+    _run(recipe, [*(overrides or []), *(["corpus.strict=true"] if strict else [])], until, start)
 
 
 @app.command()

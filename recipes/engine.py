@@ -22,7 +22,7 @@ from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sh
 from sharpen.evaluation.processes import from_main, process_state
 from sharpen.evaluation.settings import Settings
 from sharpen.evaluation.truncation import collect_truncations, truncated_counts
-from sharpen.recipes.inputs import MANIFEST, Inputs
+from sharpen.recipes.inputs import MANIFEST, SKIPPED, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.resources import Resources
 
@@ -186,7 +186,8 @@ def fingerprint_of(
     stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]], contents: Contents
 ) -> dict[str, Any]:
     """The sum of all that a stage's files depend on: version, part, and the files of the stages that it reads."""
-    files = {f"{name}/{file}": sum_ for name in part.reads() for file, sum_ in manifests[name]["outputs"].items()}
+    outputs = [(name, *item) for name in part.reads() for item in manifests[name]["outputs"].items()]
+    files = {f"{name}/{file}": sum_ for name, file, sum_ in outputs if file != SKIPPED}
     with contents.in_use():
         parts = {"version": stage.version, "part": part.fingerprint(), "files": files}
     digest = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

@@ -16,6 +16,7 @@ from sharpen.evaluation.beir import Corpus, Run, read_corpus
 from sharpen.evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.settings import Precision
+from sharpen.evaluation.encoders.soundness import probe
 from sharpen.evaluation.files import InputError, slug, write_json, write_text
 from sharpen.evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
 from sharpen.evaluation.processes import process_state
@@ -292,6 +293,7 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
         members = {"dense": _retriever(weighted[2], task, options, console), "bm25": BM25(task.corpus)}
         return Fused(members, {"bm25": float(weighted[1])})
     model = load_encoder(system, max_seq_length=options.max_seq_length)
+    probe(model, system)
     with show_progress(console, f"encoding with {_short(system)}", len(task.corpus)) as advance:
         return Dense(
             task.corpus,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Sequence
+from datetime import date
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -39,11 +41,28 @@ def explain(places: Places, error: dict) -> str:
     written = value_at(places.raw, keys)
     if written is not None and not isinstance(written, dict):
         message += f", found {written!r}"
+    if error["type"] == "string_type" and (quoted := _quoted(places, dotted, written)):
+        message += f"; {quoted}"
     if error["type"] == "literal_error" and isinstance(written, str):
         values = re.findall(r"'([^']+)'", error["ctx"]["expected"])
         if near := difflib.get_close_matches(written, values, n=1):
             message += f"; did you mean {near[0]!r}?"
     return f"{place}: {dotted}: {message}" if dotted else f"{place}: {message}"
+
+
+def _quoted(places: Places, dotted: str, written: Any) -> str:
+    """How to write what YAML takes for a number, a date, a truth value or a mapping, where a text is asked for."""
+    override = next((o for o in reversed(places.overrides) if o.partition("=")[0] == dotted), None)
+    if override:
+        text = override.partition("=")[2]
+    elif isinstance(written, dict) and len(written) == 1 and None in written.values():  # `key: query: `
+        text = f"{next(iter(written))}: "
+    elif isinstance(written, int | float | date):  # a truth value is an int
+        text = str(written).lower() if isinstance(written, bool) else str(written)
+    else:
+        return ""
+    quoted = json.dumps(text, ensure_ascii=False)
+    return f"quote it, as '{dotted}={quoted}'" if override else f"quote it, as {dotted.rpartition('.')[2]}: {quoted}"
 
 
 def _no_such_kind(error: dict, keys: Sequence) -> str:

@@ -16,6 +16,8 @@ from sharpen.sdg.negatives.record import Negative, read_negatives
 MANIFEST = "manifest.json"
 DIAGNOSIS = "diagnosis.json"
 SYSTEMS = "systems.json"
+SKIPPED = "skipped.jsonl"
+"""The files that the corpus stage did not read, with the reason: for people, so that no stage depends on it."""
 WRITTEN = "written.jsonl"
 """The documents that an LLM wrote as negatives, in the layout of a corpus."""
 

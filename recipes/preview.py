@@ -22,7 +22,7 @@ from sharpen.recipes.teacher_costs import teacher_costs
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.generated import GeneratedQueries
 from sharpen.sdg.llm.budget import Prices
-from sharpen.sdg.llm.settings import known_answers, open_llm
+from sharpen.sdg.llm.settings import known_answers
 from sharpen.sdg.queries import generate_queries
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.harvested import Harvested
@@ -74,11 +74,12 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     of it, that of the same documents is printed.
     """
     corpus = cut_corpus(CorpusStage.of(recipe))
-    part, models = QueriesStage.of(recipe), resources_of(recipe, console).models
+    part, resources = QueriesStage.of(recipe), resources_of(recipe, console)
+    models = resources.models
     strategies = strategies_of(recipe.queries, corpus, models)
     asking = recipe.llm and any(map(asks_llm, strategies))
     chosen = chosen_documents(part, corpus, models)[:documents]
-    with open_llm(recipe.llm, Path(recipe.runs) / JOURNAL) if asking else nullcontext() as llm:
+    with resources.open_llm() if asking else nullcontext() as llm:
         generated = generate_queries(
             corpus,
             llm,
@@ -112,7 +113,7 @@ def token_counter(recipe: Recipe) -> Callable[[str], int]:
 
 def print_costs(recipe: Recipe, rows: Sequence[CostEstimate], console: Console, what: str = "strategy") -> list[str]:
     """Print the table of ``what`` asks. Returns what is to be said of it."""
-    prices = recipe.llm.prices if recipe.llm and recipe.llm.prices else Prices()
+    prices = (recipe.llm and recipe.llm.expected_prices) or Prices()
     concurrency = sum(e.concurrency for e in recipe.llm.remote()) if recipe.llm and not recipe.llm.embedded else 1
     view = numbers_table(what, "calls", "prompt tokens", "answer tokens", "money", "at most", "hours")
     for row in rows:

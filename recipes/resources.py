@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -33,9 +34,9 @@ def resources_of(
     progress, journal = partial(show_progress, console), Path(recipe.runs) / JOURNAL
 
     def warn(sentence: str) -> None:
-        console.print(f"[yellow]![/] {sentence}", highlight=False, soft_wrap=True)
+        console.print(f"[yellow]![/] {escape(sentence)}", highlight=False, soft_wrap=True)
 
-    llm = LLM(settings=recipe.llm, journal=journal) if recipe.llm else None
+    llm = LLM(settings=recipe.llm, journal=journal, say=warn) if recipe.llm else None
     models = Models(
         recipe.training.encoder,
         precision=recipe.training.precision,

@@ -7,7 +7,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
     submod_attrs={
         "chunking": ["ChunkSettings", "chunk"],
         "convert": ["convert"],
-        "documents": ["read_documents"],
+        "documents": ["ReadingLog", "ReadingSettings", "Skipped", "iter_documents", "read_documents"],
         "filters.base": ["FilterResult", "QueryFilter", "filter_queries"],
         "filters.cross_encoder": ["CrossEncoderFilter"],
         "filters.duplicates": ["NearDuplicates"],

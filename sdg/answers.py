@@ -89,30 +89,95 @@ def held_to_schema(parameters: dict[str, Any], name: str, schema: dict[str, Any]
 
 
 def parse_answer(text: str, form: Form, count: int, answers: bool = False) -> ParsedAnswer:
-    """At most ``count`` items. Forgives labels, marks, fences, text around JSON and JSON that breaks off."""
+    """At most ``count`` items. Forgives labels, marks, fences, sentences that announce the queries, text around JSON,
+    and JSON that breaks off."""
     if form == "json":
         return _from_json(text, count)
     if form == "line":
         return ParsedAnswer((ParsedQuery(query=clean(text)),))
-    lines = [clean(line) for line in text.strip().splitlines()]
     items = []
-    for line in filter(None, lines):
+    for line in filter(None, map(_bare, _lines(text))):
         query, label, answer = line.partition("Answer:")
-        items.append(ParsedQuery(query=clean(query) if label else line, answer=answer.strip()))
+        items.append(ParsedQuery(query=_bare(query) if label else line, answer=answer.strip()))
     if answers:
         items = [item for item in items if item.answer]
     return ParsedAnswer(tuple(items[:count])) if items else ParsedAnswer(error="no query in it")
 
 
 def clean(text: str) -> str:
-    """The query in an answer: its first line, without a label, list mark or quotes around it."""
-    line = next((line for line in text.strip().splitlines() if line.strip()), "").strip()
-    line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", line)
-    line = re.sub(r"^(?:(?:search )?query|question|q)(?: \d+)?\s*[:.]\s*", "", line, flags=re.IGNORECASE)
-    line = re.sub(r"^(?:[-*•]|\d{1,2}[.)])\s+", "", line)
-    for left, right in ('""', "''", "“”", "``"):
-        if len(line) > 1 and line[0] == left and line[-1] == right:
-            line = line[1:-1]
+    """The query in an answer: its first line, without a sentence that announces it, and without a label, list mark or
+    quotes around it.
+
+    >>> clean("Sure! Here is a query:\\n\\n**how to descale a kettle**")
+    'how to descale a kettle'
+    >>> clean("python error: list index out of range")
+    'python error: list index out of range'
+    """
+    return next(filter(None, map(_bare, _lines(text))), "")
+
+
+_LISTED = re.compile(r"(?:[-*•–]|\d{1,2}[.)])\s+")
+_NAMES = (
+    # in the languages of most of Wikipedia: query and question, one and several
+    r"quer(?:y|ies)|questions?|frage|fragen|suchanfragen?|requ[êe]tes?|preguntas?|consultas?|perguntas?"
+    r"|domand[ae]|interrogazion[ei]|vra(?:ag|gen)|zoekopdracht(?:en)?|вопрос\w*|запрос\w*|запит\w*|питання|pytani[ae]"
+    r"|zapytani[ae]|otáz\w+|dotaz\w*|frågor|fråga|spørgsmål|spørsmål|kysymy\w+|sor(?:u|gu)\w*|kérdés\w*|întreb\w+"
+    r"|câu hỏi|pertanyaan|kueri|ερώτη\w+|سؤال|أسئلة|سوال|שאלה|प्रश्न|सवाल|คำถาม|问题|問題|查询|查詢|質問|クエリ|질문|쿼리"
+)
+_OPENERS = (
+    r"sure|certainly|of course|ok(?:ay)?|absolutely|understood|here(?:['’]s| is| are)|below (?:is|are)"
+    r"|the following|natürlich|gerne?|klar|hier (?:ist|sind)|bien sûr|voici|d['’]accord|claro|por supuesto|aquí"
+    r"|aqui (?:está|estão)|certo|certamente|ecco|natuurlijk|zeker|hier (?:is|zijn)|конечно|вот|ось|звичайно|oczywiście"
+    r"|oto|jasne|jistě|samozřejmě|zde|tady|här är|her er|tässä|elbette|tabii|işte|íme|iată|desigur|tentu|berikut"
+    r"|بالتأكيد|إليك|هذا|यहाँ|ज़रूर|นี่คือ|แน่นอน|好的|当然|以下是|这是|以下|はい|もちろん|こちら|물론|다음은|여기"
+)
+_START, _END = r"(?<![a-zà-ɏа-яё])", r"(?![a-zà-ɏа-яё])"
+"""Edges of words, where the script has any."""
+_LABEL = re.compile(rf"(?:search )?(?:{_NAMES}|q)(?: ?\d+)?\s*[:：]\s*", re.IGNORECASE)
+_ENGLISH_LABEL = re.compile(r"(?:(?:search )?query|question|q)(?: \d+)?\s*[:.]\s*", re.IGNORECASE)
+_SAME_LINE = re.compile(rf"(?:{_OPENERS}){_END}[^:：]*?{_START}(?:{_NAMES})[^:：]{{0,80}}[:：]\s*(?=\S)", re.IGNORECASE)
+_SENTENCE = re.compile(rf"(?:{_OPENERS}){_END}.*{_START}(?:{_NAMES}){_END}.*[.!。！।]", re.IGNORECASE)
+_YES = re.compile(rf"(?:{_OPENERS}|great|yes)[\s.!,。！，]*", re.IGNORECASE)
+_BARE_LABEL = re.compile(rf"(?:search )?(?:{_NAMES})(?: ?\d+)?[:：]?", re.IGNORECASE)
+_QUOTES = ('""', "''", "“”", "``", "«»", "„“", "„”", "‘’", "「」", "『』", "《》")
+
+
+def _lines(text: str) -> list[str]:
+    """The lines of an answer that are not empty, fences of code or what only announces those after it. The last one
+    always stays: it may be a query that ends in a colon."""
+    lines = [line.strip() for line in text.splitlines() if line.strip() and not line.strip().startswith("```")]
+    while len(lines) > 1 and _announces(lines[0]):
+        del lines[0]
+    return lines
+
+
+def _announces(line: str) -> bool:
+    """Whether a line with others after it announces these: it ends in a colon, is a label alone, or a sentence with the
+    words of such announcements."""
+    if _LISTED.match(line):
+        return False
+    plain = line.lstrip("#").strip(" *_")
+    if plain.endswith((":", "：")) or _BARE_LABEL.fullmatch(plain):
+        return True
+    if _SAME_LINE.match(plain):  # the query is in it
+        return False
+    return bool(_YES.fullmatch(plain) or _SENTENCE.fullmatch(plain))
+
+
+def _bare(line: str) -> str:
+    """The query in a line."""
+    line = re.sub(r"^#{1,6}\s+", "", line.strip())
+    line = re.sub(rf"^{_LISTED.pattern}", "", line)
+    line = re.sub(r"^\*\*(\S(?:.*?\S)?)\*\*(?=\W|$)", r"\1", line)
+    line = _SAME_LINE.sub("", line, count=1) if _SAME_LINE.match(line) else line
+    for label in (_ENGLISH_LABEL, _LABEL):
+        if match := label.match(line):
+            line = line[match.end() :]
+            break
+    line = re.sub(rf"^{_LISTED.pattern}", "", line)
+    for left, right in (("**", "**"), *_QUOTES):
+        if len(line) >= len(left + right) and line.startswith(left) and line.endswith(right):
+            line = line[len(left) : -len(right)].strip()
     return line.strip()
 
 

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.languages import language_of, n_words
-from sharpen.evaluation.settings import Count, ModelName, Settings
+from sharpen.evaluation.settings import Count, EncoderName, Settings
 from sharpen.sdg.blocks import Piece, pieces_of
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ class ChunkSettings(Settings):
     max_tokens: Annotated[int, Field(ge=20)] | None = Field(
         None, description=f"Tokens of a chunk with its title at most; null: {MAX_TOKENS}, where max_words is null too."
     )
-    tokenizer: ModelName | None = Field(None, description="The encoder whose tokens count; null: training.base.")
+    tokenizer: EncoderName | None = Field(None, description="The encoder whose tokens count; null: training.base.")
     max_words: Annotated[int, Field(ge=20)] | None = Field(
         None, description="Words of a chunk at most, in place of tokens; 150 English ones are some 200 tokens."
     )

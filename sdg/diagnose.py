@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from sharpen.evaluation.beir import Corpus, text_key
-from sharpen.sdg.filters.text import words
+from sharpen.evaluation.languages import words
 
 KINDS = ("how", "what", "why", "when", "where", "which", "who", "yes or no", "other question", "keywords", "statement")
 """A query's kind: by its first word, by a question mark, or, without either, keywords (up to four words) or a

@@ -16,7 +16,8 @@ class StrategyStats:
     """What became of the queries asked for by one strategy: ``asked`` is ``kept`` and all of ``rejected`` by reason.
 
     ``parsed``: queries that could be read from the answers, usable or not; ``repaired``: answers that could be read at
-    the second attempt only; ``tokens``: prompt, cached, completion.
+    the second attempt only; ``shortened``: prompts whose text was halved until the LLM had room for it; ``tokens``:
+    prompt, cached, completion.
     """
 
     prompts: int = 0
@@ -25,6 +26,7 @@ class StrategyStats:
     kept: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     repaired: int = 0
+    shortened: int = 0
     tokens: Counter[str] = field(default_factory=Counter)
     seconds: float = 0.0
 
@@ -40,12 +42,14 @@ class GeneratedQueries:
     ``kept``: with metadata ``positives`` (IDs of the documents that answer) and ``strategy``; ``model`` and
     ``prompt_hash`` where an LLM wrote them, ``harvested`` and ``verbatim`` where none did. ``rejected``: with their
     reasons. ``stats``: by strategy. ``first_steps``: what first steps brought (artifacts, translations), by unit.
+    ``refused_parameters``: what the LLM's server did not take, with what became of it.
     """
 
     kept: list[Query] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     stats: dict[str, StrategyStats] = field(default_factory=dict)
     first_steps: list[dict[str, Any]] = field(default_factory=list)
+    refused_parameters: dict[str, str] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Query]:
         return iter(self.kept)
@@ -64,4 +68,8 @@ class GeneratedQueries:
         }
         if repaired := sum(s.repaired for s in stats):
             total["repaired"] = repaired
+        if shortened := sum(s.shortened for s in stats):
+            total["shortened"] = shortened
+        if self.refused_parameters:
+            total["refused_parameters"] = self.refused_parameters
         return total | {f"{kind}_tokens": n for kind, n in tokens.items()}

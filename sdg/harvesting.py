@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
+from functools import cache
 from typing import Literal, get_args
 
+import regex
+
 from sharpen.evaluation.beir import Corpus, Document, Query
-from sharpen.sdg.filters.text import words
+from sharpen.evaluation.languages import sentences, words
+from sharpen.sdg.languages import ENGLISH, wording_of
 
 VERBATIM = "verbatim"
 """In a query's metadata: whether its text stands in its document's ``content`` as it is, but for case, signs and line
@@ -24,7 +28,6 @@ _LIST_MARK = re.compile(r"\s*(?:[-*+•]|\d{1,3}[.)])\s+")
 _NO_PROSE = re.compile(r"\s*(?:>>>|\.\. |:\w+:|\|)|.*\s\|\s")
 _LINK = re.compile(r"(?<!!)\[([^\[\]]+)\]\([^()\s]+(?:\s[^()]*)?\)|`([^`<>]+?)\s*<[^<>`]+>`_")
 _IMAGE = re.compile(r"!\[([^\[\]]+)\]\(")
-_CAPTION = re.compile(r"(?:Figure|Fig\.|Table|Listing)\s+\d+(?:\.\d+)*\s*[.:]\s+(.+)")
 _DOCSTRING = re.compile(r"(?:\A|:[ \t]*(?:#[^\n]*)?\n)\s*[rRuU]?(\"\"\"|''')(.*?)\1", re.DOTALL)
 _EMPHASIS = re.compile(r"(\*\*|\*|`+)([^*`\s](?:[^*`]*[^*`\s])?)\1")
 _MARKUP = re.compile(r"\]\(|\]\[|://|\"\"\"|'''|::|[|{}<>\\]|`_|={2,}")
@@ -43,7 +46,8 @@ def carried_texts(document: Document, opens: bool = True, language: str = "en") 
     r"""Kind to the texts of ``document`` in their order, each once and under the first of ``TEXT_KINDS`` that it is.
 
     - ``title``; ``heading``: of Markdown and reStructuredText, without their marks;
-    - ``definition``: a sentence like "A ferry is a boat ..." (English only);
+    - ``definition``: a sentence like "A ferry is a boat ...", in languages whose file in ``sharpen.sdg.languages`` says
+      how one begins;
     - ``docstring``: the first line of each in Python code;
     - ``caption``: of figures and tables by their number ("Figure 2: ..."), and the text of Markdown images;
     - ``link``: what can be clicked on, which may be about another document than the one that it stands in;
@@ -58,8 +62,6 @@ def carried_texts(document: Document, opens: bool = True, language: str = "en") 
     {'title': ['Pottery'], 'heading': ['Firing the kiln'], 'definition': ['A kiln is an oven.'],
      'sentence': ['It takes nine hours.']}
     """
-    import sentencex
-
     found: dict[TextKind, list[str]] = {kind: [] for kind in TEXT_KINDS}
     headings, blocks = _headings_and_blocks(document.text, opens)
     found["title"] = [document.title] if opens else []
@@ -68,16 +70,56 @@ def carried_texts(document: Document, opens: bool = True, language: str = "en") 
     found["caption"] = _IMAGE.findall(document.text)
     found["link"] = [markdown or rst for markdown, rst in _LINK.findall(document.text)]
     for block in blocks:
-        if caption := _CAPTION.match(block):
-            found["caption"] += sentencex.segment(language, caption[1])[:1]
+        if caption := _caption_pattern(language).match(block):
+            found["caption"] += split_sentences(caption[1], language)[:1]
             continue
-        for sentence in map(_plain, sentencex.segment(language, block)):
+        for sentence in map(_plain, split_sentences(block, language)):
             if not _is_prose(sentence):
                 continue
             is_lead = opens and not found["lead"] and not found["definition"]
             other: TextKind = "lead" if is_lead else "sentence"
-            found["definition" if _DEFINITION.match(sentence) else other].append(sentence)
+            found["definition" if _defines(sentence, language) else other].append(sentence)
     return _each_once(found)
+
+
+def split_sentences(text: str, language: str) -> list[str]:
+    """The sentences of a text in a language (two-letter code).
+
+    >>> split_sentences("Nájem končí dne 1. ledna. Byt se vrací uklizený.", "cs")
+    ['Nájem končí dne 1. ledna.', 'Byt se vrací uklizený.']
+    """
+    if language != ENGLISH:
+        return sentences(text, language)
+    import sentencex
+
+    # as ever, with what stands empty between paragraphs: answers are known by the numbers of their sentences
+    return [sentence.strip() for sentence in sentencex.segment(language, text)]
+
+
+@cache
+def _caption_pattern(language: str) -> regex.Pattern:
+    """The words of English and of ``language`` before a number; between Chinese words a blank is enough before the
+    text. Words in small letters stand behind the number, as in Hungarian, which may have been taken for that of a
+    list."""
+    captions = [word for code in (language, ENGLISH) if (w := wording_of(code)) for word in w.captions]
+    behind = "|".join(filter(str.islower, captions)) or "(?!)"
+    labels = "|".join(captions)
+    number = r"\d+(?:[.\-]\d+)*"
+    before = rf"(?:{labels})\s*{number}(?:\s*[.:：]|(?=\s+\p{{Script=Han}}))"
+    return regex.compile(rf"(?:{before}|(?:{number}\.\s)?(?:{behind})\s*[.:])\s*(.+)")
+
+
+@cache
+def _definition_pattern(language: str) -> regex.Pattern | None:
+    wording = wording_of(language)
+    return regex.compile(wording.definition) if wording and wording.definition else None
+
+
+def _defines(sentence: str, language: str) -> bool:
+    if language == ENGLISH:
+        return bool(_DEFINITION.match(sentence))
+    pattern = _definition_pattern(language)
+    return bool(pattern and pattern.match(sentence))
 
 
 def stands_in(text: str, content: str) -> bool:
@@ -90,7 +132,7 @@ def stands_in(text: str, content: str) -> bool:
 
 
 def _is_prose(sentence: str) -> bool:
-    if sentence.endswith(":") or not re.match(r"[\w\"“(]", sentence):
+    if sentence.endswith((":", "：")) or not re.match(r"[\w\"“„«「『（(¿¡]", sentence):
         return False
     return not (_MARKUP.search(sentence) or _CODE.fullmatch(sentence))
 

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sharpen.evaluation.beir import Corpus, Document, Query
@@ -17,13 +18,14 @@ from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
 from sharpen.sdg.generated import GeneratedQueries, StrategyStats
+from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.llm.client import raise_if_outage
-from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
+from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
-from sharpen.sdg.rejections import Problem, Rejection
+from sharpen.sdg.rejections import Problem, Rejection, answer_problem
 from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.selecting import sample_documents
-from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit
+from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit, wanted_language
 from sharpen.sdg.strategies.few_shot import StrategySettings
 from sharpen.sdg.strategies.harvested import Harvested, in_several_documents
 from sharpen.sdg.strategies.mixed import members_of
@@ -39,6 +41,8 @@ GENERATION = "generation"
 """``Rejection.step`` of what is rejected here."""
 SHOWN_CHARACTERS = 2000
 """Of an answer, in a rejection."""
+MIN_CHARACTERS = 30
+"""Of a text that was halved for the LLM's context; less is nothing to write from."""
 
 AnyStrategy = StrategySettings | Harvested | Custom | Strategy
 
@@ -91,6 +95,8 @@ def generate_queries(
         generation = Generation(drawn, client, seed, corpus, labelled, progress)
         for strategy in resolved:
             generation.run(strategy)
+        if asking:
+            generation.result.refused_parameters = dict(client.refused_parameters)
     return generation.result
 
 
@@ -198,6 +204,7 @@ class Generation:
 
         def parse(unit: Unit, request: Request, answer: Answer) -> _Reply:
             stats.prompts += 1
+            stats.shortened += bool(answer.shortened and not answer.error)
             stats.tokens += Counter(answer.tokens)
             self.progress(answer)
             parsed = ParsedAnswer() if answer.error else strategy.parse(answer.text, unit)
@@ -210,7 +217,7 @@ class Generation:
             self._requests(strategy, asked), lambda place, request, answer: parse(asked[place][1], request, answer)
         )
         replies = {n: reply for (n, _), reply in zip(asked, answers, strict=True)}
-        broken = [(n, unit) for n, unit in asked if replies[n].parsed.error and strategy.json_answers]
+        broken = [(n, unit) for n, unit in asked if strategy.json_answers and replies[n].is_broken]
         repairs = [
             (n, unit, request)
             for n, unit in broken
@@ -234,22 +241,22 @@ class Generation:
         """The requests; a server with one prefix cache is brought to what the group shares, no less and no more, so
         that an answer does not hang on what was asked before."""
         cached = ""
+        how = {"seed": self.seed, "chat": self.client.chat}
         for _, unit in units:
-            how = {"seed": self.seed, "chat": self.client.chat}
             request = strategy.request(unit, **how)
             if self.client.warm_up and self.client.known(request) is None:
                 prefix = strategy.shared_prefix(unit, **how)
                 if prefix and not _share_exactly(prefix.prompt, cached, request.prompt):
                     request = replace(request, warm_up=prefix)
                 cached = request.prompt
-            yield request
+            yield replace(request, shorter=partial(_shorter, partial(strategy.request, **how), unit, request.prompt))
 
     def _accept_answer(self, strategy: Strategy, unit: Unit, reply: _Reply, examples: set[str]) -> None:
         """Keep or reject each of the queries that were asked for: those that did not come are rejected, too, so that
         the counts add up."""
         stats = self.result.stats[strategy.name]
         stats.asked += strategy.queries
-        parsed = reply.parsed.queries
+        parsed = () if reply.is_blank else reply.parsed.queries
         for sample in range(strategy.queries):
             if sample >= len(parsed):
                 text = reply.answer.text or reply.answer.error
@@ -268,7 +275,7 @@ class Generation:
         self, strategy: Strategy, unit: Unit, query: ParsedQuery, examples: set[str], cut_off: bool
     ) -> Problem | None:
         """Why the query is not kept: the first reason that holds."""
-        if problem := query.problem or text_problem(query.query, unit.document, strategy.language):
+        if problem := query.problem or text_problem(query.query, unit.document, wanted_language(strategy, unit)):
             return problem
         if cut_off:
             return Problem(Reason.TRUNCATED)
@@ -296,7 +303,9 @@ class Generation:
         if query.evidence:
             metadata["positives"] = list(query.evidence)
         if strategy.typos and (rng := random.Random(f"{self.seed}/{query_id}")).random() < strategy.typos:
-            metadata["typed_for"], text = text, with_typo(text, rng)
+            typed = with_typo(text, rng, wanted_language(strategy, unit) or ENGLISH)
+            if typed != text:
+                metadata["typed_for"], text = text, typed
         self.result.kept.append(Query(query_id, text, metadata))
 
     def _reject(self, strategy: Strategy | Harvested, unit: Unit, sample: int, text: str, problem: Problem) -> None:
@@ -315,12 +324,20 @@ class _Reply:
     answer: Answer
     parsed: ParsedAnswer
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing to read, whatever a strategy makes of it."""
+        return self.answer.held_back or not self.answer.text.strip()
+
+    @property
+    def is_broken(self) -> bool:
+        """Whether it could not be read, and another one may be."""
+        return bool(self.parsed.error) and not (self.answer.held_back or self.answer.ate_budget)
+
     def problem(self) -> Problem:
         """Why a query that was asked for is not there."""
-        if self.answer.error_kind == OVER_BUDGET:
-            return Problem(Reason.OVER_BUDGET)
-        if self.answer.error:
-            return Problem(Reason.LLM_ERROR, detail=self.answer.error_kind)
+        if problem := answer_problem(self.answer):
+            return problem
         if not self.answer.text.strip():
             return Problem(Reason.EMPTY)
         if self.parsed.error:
@@ -346,6 +363,25 @@ def _share_exactly(prefix: str, *prompts: str) -> bool:
     """
     beyond = {prompt.removeprefix(prefix).lstrip()[:1] for prompt in prompts}
     return all(prompt.startswith(prefix) for prompt in prompts) and len(beyond) == len(prompts)
+
+
+def _shorter(ask: Callable[[Unit], Request], unit: Unit, prompt: str) -> Request | None:
+    """The request about a unit of which half as much is shown; None where nothing would be left to write from.
+
+    What a unit has may be more than what a prompt shows of it, so that it may take several halvings until one shows.
+    """
+    while max(map(len, (unit.text, *unit.segments))) >= 2 * MIN_CHARACTERS:
+        unit = replace(unit, text=_half(unit.text), notes=_half(unit.notes), segments=tuple(map(_half, unit.segments)))
+        request = ask(unit)
+        if len(request.prompt) < len(prompt):
+            return replace(request, shorter=partial(_shorter, ask, unit, request.prompt))
+    return None
+
+
+def _half(text: str) -> str:
+    """The first half, of whole words where there are any."""
+    half = text[: len(text) // 2]
+    return half.rpartition(" ")[0] or half
 
 
 def _query_id(unit: str, sample: int) -> str:

@@ -11,6 +11,8 @@ from typing import Any
 
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.files import read_jsonl, write_jsonl
+from sharpen.sdg.llm.messages import OVER_BUDGET, Answer
+from sharpen.sdg.llm.servers import Kind
 
 
 class RejectionReason(StrEnum):
@@ -18,6 +20,9 @@ class RejectionReason(StrEnum):
 
     # the answer
     LLM_ERROR = "llm_error"
+    REFUSED = "refused"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    THOUGHTS_TOO_LONG = "thoughts_too_long"
     OVER_BUDGET = "over_budget"
     UNREADABLE = "unreadable"
     MISSING = "missing"
@@ -55,6 +60,12 @@ class RejectionReason(StrEnum):
 
 _MESSAGES: dict[RejectionReason, str] = {
     RejectionReason.LLM_ERROR: "LLM error: {detail}",
+    RejectionReason.REFUSED: "the LLM's server refuses it: {detail}",
+    RejectionReason.PROMPT_TOO_LONG: "longer than the LLM's context, however little of the document is shown",
+    RejectionReason.THOUGHTS_TOO_LONG: (
+        "the LLM's thoughts took all of max_tokens: raise it (llm.extra_body: {{max_tokens: 4000}} for all uses of the"
+        " LLM), or turn thinking off"
+    ),
     RejectionReason.OVER_BUDGET: "over budget",
     RejectionReason.UNREADABLE: "not readable: {detail}",
     RejectionReason.MISSING: "missing from the answer",
@@ -178,6 +189,23 @@ class Rejection:
         problem = Problem(RejectionReason(row["reason"]), row.get("value"), row.get("limit"), row.get("detail", ""))
         fields = ("text", "document", "strategy", "step", "query", "unit", "sample", "more")
         return cls(problem, **{key: row[key] for key in fields if key in row})
+
+
+def answer_problem(answer: Answer) -> Problem | None:
+    """Why an answer brings nothing, whatever was asked for; None: it has to be read.
+
+    >>> answer_problem(Answer("", "length")).reason.value
+    'thoughts_too_long'
+    """
+    if answer.error_kind == OVER_BUDGET:
+        return Problem(RejectionReason.OVER_BUDGET)
+    if answer.error_kind == Kind.TOO_LONG:
+        return Problem(RejectionReason.PROMPT_TOO_LONG)
+    if answer.held_back or answer.error_kind in (Kind.FILTERED, Kind.REFUSED):
+        return Problem(RejectionReason.REFUSED, detail=answer.error_kind or Kind.FILTERED.value)
+    if answer.error:
+        return Problem(RejectionReason.LLM_ERROR, detail=answer.error_kind)
+    return Problem(RejectionReason.THOUGHTS_TOO_LONG) if answer.ate_budget else None
 
 
 def count_reasons(rejected: Iterable[Rejection]) -> dict[str, int]:

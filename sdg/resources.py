@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models, ProgressBar, no_progress
-from sharpen.sdg.llm.client import LLMClient
+from sharpen.sdg.llm.client import LLMClient, Refused
 from sharpen.sdg.llm.settings import JOURNAL, LLM, LLMSettings, open_llm
 
 
@@ -28,6 +28,8 @@ class Resources:
     progress: ProgressBar = no_progress
     warn: Callable[[str], None] = lambda _sentence: None
 
+    _refused: dict[str, Refused] = field(default_factory=dict, init=False, repr=False)
+
     def __post_init__(self) -> None:
         if isinstance(self.llm, LLM):
             self.llm, self.journal = self.llm.settings, self.llm.journal
@@ -40,4 +42,4 @@ class Resources:
 
     def open_llm(self, other: LLMSettings | None = None) -> AbstractContextManager[LLMClient]:
         """A block that yields the LLM with its journal; on the first process only, so that nothing is asked twice."""
-        return open_llm(self.llm_settings(other), self.journal)
+        return open_llm(self.llm_settings(other), self.journal, say=self.warn, refused=self._refused)

@@ -13,9 +13,9 @@ from pydantic import Field, model_validator
 
 from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
 from sharpen.evaluation.files import read_jsonl, write_jsonl
+from sharpen.evaluation.languages import words
 from sharpen.evaluation.settings import Fraction, Settings
 from sharpen.sdg.drawing import drawn
-from sharpen.sdg.filters.text import words
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
 SplitName = Literal["train", "dev", "test"]

@@ -13,14 +13,18 @@ Reply = tuple[int, dict[str, str], bytes]
 
 @contextmanager
 def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
-    """Serve POST requests with ``reply(path, body, headers)`` on a free port of the loopback address; yields the base
-    URL."""
+    """Serve POST and GET requests with ``reply(path, body, headers)`` on a free port of the loopback address. Yields
+    the base URL. A body that is no JSON is given as bytes."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
+        def do_GET(self):
+            self.do_POST()
+
         def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            raw = self.rfile.read(int(self.headers["Content-Length"] or 0))
+            body = json.loads(raw) if self.headers["Content-Type"] == "application/json" and raw else raw
             status, headers, content = reply(self.path, body, self.headers)
             if status == 0:  # hang up without an answer
                 self.close_connection = True
@@ -38,7 +42,7 @@ def serve_replies(reply: Callable[[str, dict, dict], Reply]) -> Iterator[str]:
             pass
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
     finally:

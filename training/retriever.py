@@ -12,10 +12,11 @@ import numpy as np
 import transformers
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
-from sentence_transformers.base.modules import Router
 
 from sharpen.evaluation.beir import Corpus, Query, list_queries
 from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.encoders.routes import prompt_of
+from sharpen.evaluation.encoders.soundness import check_trainable
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
@@ -126,11 +127,7 @@ def _setup(
     negatives = lists.size - 1 if lists else len(rows[0].negative_ids)
     transformers.set_seed(seed)
     model = _load(settings, settings.base)
-    if isinstance(model[0], Router):
-        raise InputError(
-            f"training.base: {settings.base} has an encoder for queries and one for documents; give one of its folders,"
-            " as query_0_Transformer"
-        )
+    check_trainable(model, settings.base)
     set_dropout(model, settings.dropout)
     adapters = _add_adapters(model, settings.lora) if settings.lora else None
     collator = RetrieverCollator(model.preprocess, prompts=_prompts(model, settings, negatives))
@@ -223,8 +220,7 @@ def _add_adapters(model: SentenceTransformer, settings: LoraSettings) -> Any:
 
 def _prompts(model: SentenceTransformer, settings: RetrieverSettings, negatives: int) -> dict[str, str]:
     """Column to the prompt that is put before its texts."""
-    default = model.prompts or {}
-    query = default.get("query") if settings.query_prompt is None else settings.query_prompt
-    document = default.get("document") if settings.document_prompt is None else settings.document_prompt
+    query = prompt_of(model, "query", settings.query_prompt)
+    document = prompt_of(model, "document", settings.document_prompt)
     columns = {"anchor": query, "positive": document} | {f"negative_{n + 1}": document for n in range(negatives)}
     return {column: prompt for column, prompt in columns.items() if prompt}

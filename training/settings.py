@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, PrecisionSetting
-from sharpen.evaluation.settings import UNHASHED, Count, Fraction, ModelName, Settings
+from sharpen.evaluation.settings import UNHASHED, BaseName, Count, EncoderName, Fraction, RerankerBaseName, Settings
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl", "embedding"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
@@ -68,9 +68,7 @@ class RetrieverSettings(EncoderOptions, Optimization):
     ('mnrl', 20.0, 'query: ')
     """
 
-    base: ModelName = Field(
-        description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2."
-    )
+    base: BaseName = Field(description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2.")
     loss: LossName = Field(
         "mnrl",
         description=(
@@ -81,7 +79,7 @@ class RetrieverSettings(EncoderOptions, Optimization):
     )
     in_batch: bool = Field(True, description="The other rows' documents are negatives, too (mnrl).")
     mini_batch_size: Count = Field(32, description="Rows that a cached loss embeds at a time.")
-    guide: ModelName | None = Field(None, description="Encoder that guides gist; null: the base.")
+    guide: EncoderName | None = Field(None, description="Encoder that guides gist; null: the base.")
     teacher_temperature: Annotated[float, Field(gt=0)] = Field(
         1.0, description="The teacher's scores are divided by it."
     )
@@ -205,7 +203,7 @@ class RerankerSettings(Optimization):
     3
     """
 
-    base: ModelName = Field(
+    base: RerankerBaseName = Field(
         description=(
             "A folder, a hub name, or packaged:all-MiniLM-L6-v2; a head for one score is put on where it has none."
         )

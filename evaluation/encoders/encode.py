@@ -14,7 +14,9 @@ from sharpen.evaluation.encoders.batching import exchange_rows, report_lengths, 
 from sharpen.evaluation.encoders.committee import Committee, committee_scores, shared_progress
 from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision
+from sharpen.evaluation.encoders.routes import has_routes
 from sharpen.evaluation.encoders.settings import Precision
+from sharpen.evaluation.encoders.soundness import check_finite, embed
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.truncation import What
 
@@ -36,15 +38,20 @@ def encode(
     where it is installed, and by torch otherwise. Texts are taken in order of length, so that a batch has little
     padding. Under ``accelerate launch`` every process encodes a part of the texts, and all processes get all vectors.
     ``progress`` is called with the number of texts of each finished batch. ``what``: under this name it is reported if
-    texts are longer than the model reads (see ``collect_truncations``).
+    texts are longer than the model reads (see ``collect_truncations``). A text of which no token is left has zeros.
+    Raises ``InputError`` for a model with a route for each side (``route_of`` gives one) and for vectors that are not
+    finite.
     """
+    if has_routes(model):
+        raise InputError("the model encodes queries and documents by different routes; give encode one, by route_of")
     rows_here = rows_of_process(texts)
     vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
     model.eval()
     compiled = openvino_forward(model, texts, prompt, precision)
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
-        output = compiled(features) if compiled else model(features)["sentence_embedding"]
+        forward = compiled or (lambda each: model(each)["sentence_embedding"])
+        output = embed(forward, features, vectors.shape[1])[:, : vectors.shape[1]]  # of a model with truncate_dim
         # normalised in float32: in bf16 the lengths, and with them the ranking of near ties, would be off by 0.4 %
         vectors[rows] = torch.nn.functional.normalize(output.float(), dim=-1).cpu().numpy()
 
@@ -52,6 +59,7 @@ def encode(
         truncated = run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
     exchange_rows(vectors, rows_here)
     report_lengths(what, len(texts), truncated, model.max_seq_length)
+    check_finite(vectors, texts)
     return vectors
 
 
@@ -86,4 +94,5 @@ def score_pairs(
         truncated = run_batches(model, pairs, rows_here, compute, batch_size, progress)
     exchange_rows(scores, rows_here)
     report_lengths("pairs", len(pairs), truncated, model.max_seq_length)
+    check_finite(scores, pairs)
     return scores.tolist()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoConfig
 
 from sharpen.evaluation.encoders.committee import Committee, committee_members
+from sharpen.evaluation.encoders.model_files import check_kind, check_model_folder
 from sharpen.evaluation.encoders.packaged import PACKAGED, packaged_encoder
+from sharpen.evaluation.encoders.soundness import make_ready
 from sharpen.evaluation.files import InputError, sha256_tree
 from sharpen.evaluation.processes import process_state
 
@@ -37,9 +40,11 @@ def load_encoder(
     model, the commit is loaded that ``model_digest`` names.
     ``max_seq_length``: tokens a text is cut to (default: the model's own). ``device``: default as torch sees fit.
     ``attention``: as transformers names it (``eager``, ``sdpa``, ``flash_attention_2``, ...; default: the model's own).
-    Raises ``InputError`` if the name cannot be loaded.
+    A tokenizer without a padding token pads with its end token, and texts are cut to what there are positions for; a
+    warning says so. Raises ``InputError`` if the name cannot be loaded, for what is no dense encoder (sparse, late
+    interaction, a cross-encoder) and for weights that are not finite.
     """
-    source = resolve_encoder(name)
+    source = _checked_source(name, "SentenceTransformer")
     # float32 whatever the weights are stored in: in bf16 the small steps of training would round away
     arguments = {"use_safetensors": True, "dtype": torch.float32} | (
         {"attn_implementation": attention} if attention else {}
@@ -52,10 +57,9 @@ def load_encoder(
             revision=hub_commit(source),
             model_kwargs=arguments,
         )
-    except (OSError, ValueError, ImportError) as error:  # ImportError: an attention whose package is not installed
-        raise InputError(f"the encoder {name!r} could not be loaded: {error}") from error
-    if max_seq_length:
-        model.max_seq_length = max_seq_length
+    except Exception as error:  # what a file that is not as it should be, or a package that lacks, leads to
+        raise _not_loaded("encoder", name, error) from error
+    make_ready(model, source, max_seq_length)
     return model
 
 
@@ -66,22 +70,18 @@ def load_cross_encoder(
 
     A folder that names the members of a committee gives a ``Committee``. ``new_head``: an encoder gets a head for one
     score, its weights drawn at random, to be trained; without it, a model that has none is refused. Raises
-    ``InputError`` for that, for a committee in the place of a model to be trained, and if the name cannot be loaded.
+    ``InputError`` for that, for one with several outputs, for a committee in the place of a model to be trained, and as
+    ``load_encoder`` does.
     """
     if members := committee_members(name):
         if new_head:
             raise InputError(f"{name}: a committee of {len(members)}, and one model is trained; name {members[0]}")
         return Committee(tuple(load_cross_encoder(m, device, max_seq_length=max_seq_length) for m in members))
-    source = resolve_encoder(name)
+    source = _checked_source(name, None if new_head else "CrossEncoder")
     try:
         revision = hub_commit(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
-        architectures = config.architectures or []
-        if not new_head and not any(a.endswith("ForSequenceClassification") for a in architectures):
-            raise InputError(
-                f"{name}: an encoder, not a reranker (its architecture is {', '.join(architectures) or 'not given'}),"
-                " so its scores would be drawn at random; name a cross-encoder"
-            )
+        _check_head(name, config, new_head)
         arguments = {"num_labels": 1} if new_head else {}
         model = CrossEncoder(
             source,
@@ -91,10 +91,11 @@ def load_cross_encoder(
             model_kwargs={"use_safetensors": True, "dtype": torch.float32},
             **arguments,
         )
-    except (OSError, ValueError) as error:
-        raise InputError(f"the cross-encoder {name!r} could not be loaded: {error}") from error
-    if max_seq_length:
-        model.max_seq_length = max_seq_length
+    except InputError:
+        raise
+    except Exception as error:  # as in load_encoder
+        raise _not_loaded("cross-encoder", name, error) from error
+    make_ready(model, source, max_seq_length)
     return model
 
 
@@ -107,6 +108,51 @@ def model_digest(name: str) -> str:
     """
     source = resolve_encoder(name)
     return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}@{hub_commit(source) or 'main'}"
+
+
+def _checked_source(name: str, kind: str | None) -> str:
+    """The folder or hub name, when what lies there can be loaded and, unless None, is of this kind."""
+    source = resolve_encoder(name)
+    folder = Path(source)
+    if folder.is_dir():
+        check_model_folder(folder)
+    else:
+        folder = _cached_folder(source)
+    if kind and folder:
+        check_kind(name, folder, kind)
+    return source
+
+
+def _check_head(name: str, config: Any, new_head: bool) -> None:
+    """Raise ``InputError`` for an encoder in the place of a reranker, and for a head of several outputs."""
+    architectures = config.architectures or []
+    has_head = any(a.endswith("ForSequenceClassification") for a in architectures)
+    if not has_head and not new_head:
+        raise InputError(
+            f"{name}: an encoder, not a reranker (its architecture is {', '.join(architectures) or 'not given'}),"
+            " so its scores would be drawn at random; name a cross-encoder"
+        )
+    if has_head and config.num_labels != 1:
+        raise InputError(
+            f"{name}: a classifier with {config.num_labels} outputs, and a reranker has one score; name"
+            f" {'an encoder, which gets a new head, or ' if new_head else ''}a cross-encoder with one output"
+        )
+
+
+def _not_loaded(what: str, name: str, error: Exception) -> InputError:
+    known = isinstance(error, OSError | ValueError | ImportError)  # ImportError: an attention that is not installed
+    return InputError(f"the {what} {name!r} could not be loaded: {'' if known else type(error).__name__ + ': '}{error}")
+
+
+def _cached_folder(source: str) -> Path | None:
+    """The folder of a hub model in the local cache; None where it is not there."""
+    from huggingface_hub import try_to_load_from_cache
+
+    try:
+        files = [try_to_load_from_cache(source, file) for file in ("modules.json", "config.json")]
+    except ValueError:  # no name that the hub could have
+        return None
+    return next((Path(file).parent for file in files if isinstance(file, str)), None)
 
 
 def hub_commit(source: str) -> str | None:

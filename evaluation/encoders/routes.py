@@ -2,31 +2,73 @@
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Iterator
 from typing import Literal
 
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
+from torch import nn
 
 from sharpen.evaluation.files import InputError
 
 Side = Literal["query", "document"]
 
 
+DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+"""Names of the documents' prompt, in the order in which sentence-transformers looks for it."""
+
+
+def prompt_of(model: SentenceTransformer, side: Side, given: str | None = None) -> str:
+    """What is put before the texts of a side: ``given``, or None for the model's own, as its ``encode_query`` and
+    ``encode_document`` take it.
+
+    Where these take none for documents, and the model has one named passage, a warning says so.
+    """
+    if given is not None:
+        return given
+    prompts = model.prompts or {}
+    names = ("query",) if side == "query" else DOCUMENT_PROMPTS
+    own = next((prompts[name] for name in names if name in prompts), "") or ""
+    if not own and (unused := next((name for name in names if prompts.get(name)), None)):
+        warnings.warn(
+            f"the model has a prompt {unused!r} ({prompts[unused]!r}), and its own encode_document puts nothing before"
+            " a document, as its prompt 'document' is empty; so do we. To use it, give document_prompt",
+            stacklevel=2,
+        )
+    return own
+
+
 def route_of(model: SentenceTransformer, side: Side) -> SentenceTransformer:
-    """What encodes one side: the model itself, or its route, which shares the weights.
+    """What encodes one side: the model itself, or its route, which shares the weights, as ``encode_query`` and
+    ``encode_document`` choose it.
 
     Raises ``InputError`` for a model that has routes, and none for this side.
     """
-    first = model[0]
-    if not isinstance(first, Router):
+    if not has_routes(model):
         return model
-    name = first.route_mappings.get((side, None), side)
-    if name not in first.sub_modules:
-        raise InputError(f"the model has routes for {', '.join(first.sub_modules)}, and none for a {side}")
-    modules = [*first.sub_modules[name], *list(model.children())[1:]]
+    modules = [module for each in model.children() for module in _modules_of(each, side)]
     routed = SentenceTransformer(modules=modules, device=str(model.device), prompts=dict(model.prompts or {}))
     routed.eval()
     return routed
+
+
+def has_routes(model: SentenceTransformer) -> bool:
+    """Whether queries and documents may go through other modules of it."""
+    return any(isinstance(module, Router) for module in model.children())
+
+
+def _modules_of(module: nn.Module, side: Side) -> Iterator[nn.Module]:
+    if not isinstance(module, Router):
+        yield module
+        return
+    rules = ((side, "text"), (side, None), (None, "text"), (None, None))
+    by_rule = next((module.route_mappings[rule] for rule in rules if rule in module.route_mappings), None)
+    name = by_rule or next((name for name in (side, "text") if name in module.sub_modules), None)
+    if name is None:
+        raise InputError(f"the model has routes for {', '.join(module.sub_modules)}, and none for a {side}")
+    for inner in module.sub_modules[name]:
+        yield from _modules_of(inner, side)
 
 
 def with_routes(query: SentenceTransformer, document: SentenceTransformer) -> SentenceTransformer:

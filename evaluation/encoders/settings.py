@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from sharpen.evaluation.settings import Count, Marker, ModelName, Settings
+from sharpen.evaluation.settings import Count, EncoderName, Marker, Settings
 
 Precision = Literal["float32", "bf16", "auto"]
 """``auto``: bf16 where the hardware multiplies in it, float32 elsewhere."""
@@ -44,4 +44,4 @@ class Encoder(EncoderOptions):
     >>> Encoder(model="intfloat/e5-small-v2", query_prompt="query: ", document_prompt="passage: ").max_seq_length
     """
 
-    model: ModelName = Field(description="A folder, a hub name, or packaged:<name>; safetensors only.")
+    model: EncoderName = Field(description="A folder, a hub name, or packaged:<name>; safetensors only.")

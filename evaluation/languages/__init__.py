@@ -15,13 +15,14 @@ from sharpen.evaluation.languages.identify import (
 )
 from sharpen.evaluation.languages.sentences import sentence_spans, sentences
 from sharpen.evaluation.languages.terms import Analyzer
-from sharpen.evaluation.languages.words import n_words, words
+from sharpen.evaluation.languages.words import first_words, n_words, words
 
 __all__ = [
     "LANGUAGE",
     "Analyzer",
     "Identified",
     "find_languages",
+    "first_words",
     "identify",
     "is_another_language",
     "language_name",

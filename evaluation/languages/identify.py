@@ -57,6 +57,7 @@ _SCRIPT_OF = {language: script for script, codes in _BY_SCRIPT.items() for langu
 _LETTERS = {script: regex.compile(rf"\p{{Script={script}}}") for script in _BY_SCRIPT if script != "Kana"}
 _LETTERS["Kana"] = regex.compile(r"[\p{Script=Hiragana}\p{Script=Katakana}]")
 _LATIN = regex.compile(r"\p{Script=Latin}")
+_LATIN_WORD = regex.compile(r"\p{Script=Latin}{2,}")
 _IDEOGRAPHIC = ("Han", "Kana", "Hangul")
 _LETTERS_OF_A_SIGN = 3
 """Letters that say about as much as one sign of these scripts."""
@@ -105,7 +106,8 @@ def identify(text: str, among: Collection[str] | None = None) -> Identified | No
 
 def is_another_language(text: str, language: str) -> bool:
     """Whether a text is clearly not in ``language``: in another script, or by ``py3langid`` with a probability above
-    0.95. Of few words nothing is clear, if they are in the same script or in Latin letters.
+    0.95. Of few words in the same script nothing is clear, nor of few in Latin letters, in which names and terms are
+    written everywhere.
 
     >>> is_another_language("was kostet das Ausstellen einer neuen Karte", "en"), is_another_language("agg", "en")
     (True, False)
@@ -113,11 +115,14 @@ def is_another_language(text: str, language: str) -> bool:
     script = _script(text[:MOST_CHARACTERS])
     if script is None:
         return False
+    own = _SCRIPT_OF.get(language, "Latin")
     if (script, language) == ("Han", "ja"):
         return False
-    if script != _SCRIPT_OF.get(language, "Latin"):
-        # names and terms are written in Latin letters everywhere, whole sentences are not
-        return script != "Latin" or len(text.split()) >= SENTENCE_WORDS
+    if script != own:
+        if script != "Latin":
+            return True
+        if len(_LATIN_WORD.findall(text)) < SENTENCE_WORDS or _LETTERS[own].search(text):
+            return False
     found = identify(text)
     return found is not None and found.language != language and found.probability > 0.95
 
@@ -147,6 +152,8 @@ def find_languages(documents: Corpus | Sequence[Document], sample: int | None = 
             continue
         single = identify(document.content)
         letters = len(regex.findall(r"\p{L}", document.content[:MOST_CHARACTERS]))
+        if single and single.language in ("ja", "ko", "zh"):
+            letters *= _LETTERS_OF_A_SIGN
         if single and single.probability >= SURE and letters >= SURE_LETTERS:
             found[document.id] = single.language
         else:

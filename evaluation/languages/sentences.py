@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import regex
 
 _GOES_ON = regex.compile(r"[\p{Ll}\p{Nd}(§]")
 """What does not begin a sentence after an abbreviation."""
 _ABBREVIATED = regex.compile(r"(?<!\p{L})\p{L}{1,5}\.\s*$")
+
+_MORE_ENDS = {
+    "bo": regex.compile(r"(?<=[།༎])"),
+    "km": regex.compile(r"(?<=[។៕])"),
+    "lo": regex.compile(r"(?<=[\p{L}\p{M}])\s+(?=\p{Script=Lao})"),
+    "th": regex.compile(r"(?<=[\p{L}\p{M}])\s+(?=\p{Script=Thai})"),
+}
+"""Of languages that ``sentencex`` has no rules for: in Thai and Lao a blank between words is all that there is."""
 
 
 def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
@@ -19,11 +29,9 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     >>> [text[start:end].strip() for start, end in sentence_spans(text, "cs")]
     ['Viz § 2201 odst. 1 písm. a) zákona č. 89/2012 Sb. o nájmu.', 'Smlouva je písemná.']
     """
-    import sentencex
-
     spans: list[tuple[int, int]] = []
     end = 0
-    for piece in sentencex.segment(language, text):
+    for piece in _pieces(text, language):
         start = text.find(piece, end)
         if start < 0 or not piece:
             continue
@@ -38,6 +46,14 @@ def sentence_spans(text: str, language: str = "en") -> list[tuple[int, int]]:
     if end < len(text):
         spans = [*spans[:-1], (spans[-1][0], len(text))] if spans else [(0, len(text))]
     return spans
+
+
+def _pieces(text: str, language: str) -> Iterator[str]:
+    import sentencex
+
+    more = _MORE_ENDS.get(language)
+    for piece in sentencex.segment(language, text):
+        yield from filter(None, more.split(piece)) if more else (piece,)
 
 
 def sentences(text: str, language: str = "en") -> list[str]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Iterator
-from functools import partial
 
 import regex
+
+from sharpen.evaluation.truncation import report_text
 
 _UNSPACED = "Han|Hiragana|Katakana|Thai|Khmer|Lao|Myanmar|Tibetan"
 """Scripts without blanks between words, which ICU finds by dictionaries."""
@@ -38,38 +39,58 @@ def n_words(text: str) -> int:
     return sum(1 for _ in each_word(text))
 
 
+def first_words(text: str, n: int, in_prompt: bool = True) -> str:
+    """The first ``n`` words (one or more) of a text as they stand in it, counted as by ``n_words``, on one line.
+    ``in_prompt``: they are all that an LLM is shown of the text, so who collects truncations is told of it.
+
+    >>> first_words("Soak  the beans!", 2), first_words("他们排名第六！真的吗？", 3)
+    ('Soak the', '他们排名第六')
+    """
+    pieces = text.split()
+    if in_prompt and pieces:
+        report_text("in_prompts", n, text, n_words(text))
+    if text.isascii() or not _UNSPACED_RUN.search(text):
+        return " ".join(pieces[:n])
+    shown: list[str] = []
+    for piece in pieces:
+        ends = [end for _, end in _word_spans(piece)] if _UNSPACED_RUN.search(piece) else [len(piece)]
+        if len(ends) >= n:
+            return " ".join([*shown, piece[: ends[n - 1]] if len(ends) > n else piece])
+        shown.append(piece)
+        n -= len(ends)
+    return " ".join(shown)
+
+
 def each_word(text: str) -> Iterator[str]:
     """As ``words``, one at a time."""
     if text.isascii():
         yield from _WORD.findall(text.lower())
         return
     text = unicodedata.normalize("NFC", text).lower()
-    for run in _WORD.findall(text):
-        yield from _split_run(run)
+    for start, end in _word_spans(text):
+        yield text[start:end]
 
 
-def _split_run(run: str) -> Iterator[str]:
-    """The words of a run of letters; other letters around those of an unspaced script stay together."""
-    end = 0
-    for match in _UNSPACED_RUN.finditer(run):
-        if match.start() > end:
-            yield run[end : match.start()]
-        yield from _by_dictionary(match[0])
-        end = match.end()
-    if end < len(run):
-        yield run[end:]
+def _word_spans(text: str) -> Iterator[tuple[int, int]]:
+    """Start and end of each word: of a run of letters, those of an unspaced script by its dictionary, and other
+    letters around them together."""
+    for run in _WORD.finditer(text):
+        end = run.start()
+        for match in _UNSPACED_RUN.finditer(text, run.start(), run.end()):
+            if match.start() > end:
+                yield end, match.start()
+            yield from ((match.start() + a, match.start() + b) for a, b in _by_dictionary(match[0]))
+            end = match.end()
+        if end < run.end():
+            yield end, run.end()
 
 
-def _by_dictionary(run: str) -> Iterator[str]:
+def _by_dictionary(run: str) -> Iterator[tuple[int, int]]:
     # as much as one character cannot be cut
     if len(run) == 1:
-        yield run
+        yield 0, 1
         return
-    yield from map(partial(_slice, run), _breaker()(run, "zh").segments())
-
-
-def _slice(text: str, span: tuple[int, int]) -> str:
-    return text[span[0] : span[1]]
+    yield from _breaker()(run, "zh").segments()
 
 
 def _breaker():

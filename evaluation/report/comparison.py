@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from sharpen.evaluation.files import write_text
+from sharpen.evaluation.files import InputError, write_text
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
 from sharpen.evaluation.significance import (
     LEVEL,
@@ -63,9 +63,10 @@ def make_comparison(
 ) -> Comparison:
     """Compare two systems' scores by query, metric by metric.
 
-    ``groups``: queries that are resampled together, as ``document_groups`` gives them. Raises ``ValueError`` if the
-    queries of the two differ.
+    ``groups``: queries that are resampled together, as ``document_groups`` gives them. Raises ``InputError`` if the
+    queries of the two differ, or if there is none.
     """
+    _check_same_queries(before, after, names)
     delta = {
         metric: paired_difference(before[metric], after[metric], seed, groups) for metric in before if metric in after
     }
@@ -79,6 +80,20 @@ def make_comparison(
         bm25=_estimates(bm25, seed, groups) if bm25 else None,
         names=names,
     )
+
+
+def _check_same_queries(before: PerQuery, after: PerQuery, names: tuple[str, str]) -> None:
+    for metric in before.keys() & after.keys():
+        first, second = before[metric].keys(), after[metric].keys()
+        if not first or not second:
+            raise InputError(f"{names[0]} and {names[1]} cannot be compared: there is no query")
+        if first != second:
+            other = sorted(first ^ second)[0]
+            raise InputError(
+                f"{names[0]} and {names[1]} cannot be compared: they were scored on {len(first):,} and"
+                f" {len(second):,} queries, of which {len(first & second):,} are the same; {other!r} is one that only"
+                f" {names[0] if other in first else names[1]} has"
+            )
 
 
 @dataclass(frozen=True)

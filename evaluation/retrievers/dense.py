@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 
@@ -12,8 +13,9 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
-from sharpen.evaluation.encoders.routes import route_of
+from sharpen.evaluation.encoders.routes import prompt_of, route_of
 from sharpen.evaluation.encoders.settings import Precision
+from sharpen.evaluation.encoders.soundness import check_vectors, probe
 from sharpen.evaluation.retrievers.base import Advance
 from sharpen.evaluation.truncation import Truncation, collect_truncations
 
@@ -29,7 +31,11 @@ class Dense:
     model with a route for each side encodes each by its own.
     ``precision``: what the model computes in, for documents and queries alike. ``approximate``: by FAISS, among the
     documents in the 32 cells of a k-means that are nearest to the query, for corpora of many millions; else all are
-    compared, in blocks. Raises ``InputError`` if the model cannot be loaded.
+    compared, in blocks.
+
+    A text of which no token is left (empty, for most tokenizers that add none) has a vector of zeros: as a document it
+    is not found, as a query it finds nothing, and a warning counts such documents. Raises ``InputError`` if the model
+    cannot be loaded, gives vectors that are not finite, or only zeros.
     """
 
     name = "dense"
@@ -47,30 +53,47 @@ class Dense:
         approximate: bool = False,
     ) -> None:
         self.ids = list(corpus)
-        model = load_encoder(model) if isinstance(model, str) else model
+        if isinstance(model, str):
+            name, model = model, load_encoder(model)
+            probe(model, name)
         self._model, self._dimensions, self._approximate = route_of(model, "query"), None, approximate
         self._precision = precision
-        self._query_prompt = _prompt(model, "query", query_prompt)
+        self._query_prompt = prompt_of(model, "query", query_prompt)
         with collect_truncations() as found:
             self.vectors = encode(
                 route_of(model, "document"),
                 [d.content for d in corpus.values()],
-                prompt=_prompt(model, "document", document_prompt),
+                prompt=prompt_of(model, "document", document_prompt),
                 precision=precision,
                 progress=progress,
                 what="documents",
             )
         self.truncations = found.all()
+        self._without_token = set(np.flatnonzero(~self.vectors.any(axis=1)).tolist())
+        self._warn(corpus)
 
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
-        scores, rows = nearest(
-            self.encode_queries(list(queries.values()), progress), self.vectors, k, self._approximate
-        )
+        vectors, left_out = self.encode_queries(list(queries.values()), progress), self._without_token
+        scores, rows = nearest(vectors, self.vectors, k + len(left_out), self._approximate)
+        found = zip(rows.tolist(), scores.tolist(), vectors.any(axis=1).tolist(), strict=True)
         return {
-            q: {self.ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0}
-            for q, row, score in zip(queries, rows.tolist(), scores.tolist(), strict=True)
+            q: dict([(self.ids[r], s) for r, s in zip(row, score, strict=True) if r >= 0 and r not in left_out][:k])
+            if has_token
+            else {}
+            for q, (row, score, has_token) in zip(queries, found, strict=True)
         }
+
+    def _warn(self, corpus: Corpus) -> None:
+        if not self._without_token:
+            return
+        if len(self._without_token) == len(self.ids):
+            check_vectors(self.vectors, [d.content for d in corpus.values()])
+        warnings.warn(
+            f"{len(self._without_token):,} of {len(self.ids):,} documents, as {self.ids[min(self._without_token)]!r},"
+            " have no token for this encoder, so no query finds them",
+            stacklevel=3,
+        )
 
     def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:
         """Cosines of all documents, for at most ``rows`` queries at a time: float32 of shape (queries, documents)."""
@@ -111,7 +134,7 @@ def similarities(
     sides = (("query", "queries", query_prompt, queries), ("document", "documents", document_prompt, documents))
     options = {"precision": precision, "progress": progress}
     vectors = [
-        encode(route_of(model, name), texts, prompt=_prompt(model, name, given), what=what, **options)
+        encode(route_of(model, name), texts, prompt=prompt_of(model, name, given), what=what, **options)
         for name, what, given, texts in sides
     ]
     rows = [{text: row for row, text in enumerate(texts)} for texts in (queries, documents)]
@@ -158,7 +181,3 @@ def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:
         return vectors
     cut = vectors[:, :dimensions]
     return cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-
-
-def _prompt(model: SentenceTransformer, name: str, given: str | None) -> str:
-    return (model.prompts or {}).get(name, "") or "" if given is None else given

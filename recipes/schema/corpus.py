@@ -9,17 +9,16 @@ from typing import Any
 from pydantic import Field
 
 from sharpen.evaluation.contents import content
-from sharpen.evaluation.files import sha256_tree
-from sharpen.evaluation.settings import LanguageCode, Settings
+from sharpen.evaluation.settings import LanguageCode
 from sharpen.sdg.chunking import ChunkSettings
-from sharpen.sdg.documents import PYTHON_DOCS
+from sharpen.sdg.documents.settings import PYTHON_DOCS, ReadingSettings
 
 
-class CorpusPart(Settings):
+class CorpusPart(ReadingSettings):
     source: str = Field(
         description=(
-            "A folder of .txt/.md/.rst/.html files, a .jsonl file, a folder in BEIR layout, the name of a BEIR"
-            " dataset, or python-docs."
+            "A folder of documents of any format (sdg/README.md lists them), one such file, a .jsonl file, a folder in"
+            " BEIR layout, the name of a BEIR dataset, or python-docs."
         )
     )
     language: LanguageCode | None = Field(
@@ -31,20 +30,19 @@ class CorpusPart(Settings):
     )
     chunk: ChunkSettings | None = Field(ChunkSettings(), description="null: documents are not cut.")
 
-    def digest(self, runs: str) -> str:
+    def digest(self, runs: str) -> Any:
         """What stands for the documents in a fingerprint; what lies below ``runs`` is none of them."""
         return content("source", self.source, lambda: self._digest(runs))
 
-    def _digest(self, runs: str) -> str:
-        from sharpen.evaluation.datasets import find_dataset
-        from sharpen.sdg.documents import text_files
-
+    def _digest(self, runs: str) -> Any:
         if self.source == PYTHON_DOCS:
             return f"python {platform.python_version()}"
-        path = Path(self.source).expanduser()
-        if not path.exists() or (path / "corpus.jsonl").exists():
-            path = find_dataset(self.source) / "corpus.jsonl"
-        return sha256_tree(path, text_files(path, Path(runs)) if path.is_dir() else None)
+        from sharpen.sdg.documents.reading import source_digest
+
+        return source_digest(self.source, self.reading(), Path(runs))
+
+    def reading(self) -> ReadingSettings:
+        return ReadingSettings.of_fields(self)
 
     def check(self) -> None:
         """Raise ``InputError`` if the source is neither there nor the name of a dataset."""
@@ -55,4 +53,8 @@ class CorpusPart(Settings):
 
     def fingerprint(self) -> Any:
         """Of how the documents are cut; the documents themselves are in by ``digest``."""
-        return {"chunk": self.chunk and self.chunk.fingerprint(), "language": self.language}
+        return {
+            "chunk": self.chunk and self.chunk.fingerprint(),
+            "language": self.language,
+            "reading": self.reading().fingerprint(),
+        }

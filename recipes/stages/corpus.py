@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sharpen.evaluation.beir import Corpus, write_corpus
+from sharpen.evaluation.files import write_jsonl
 from sharpen.evaluation.languages import LANGUAGE, find_languages, language_of
+from sharpen.evaluation.models import ProgressBar, no_progress
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
-from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.inputs import SKIPPED, Inputs
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.chunking import chunk_with, token_counter
-from sharpen.sdg.documents import read_documents
+from sharpen.sdg.documents import ReadingLog, read_documents
 from sharpen.sdg.resources import Resources
 
 if TYPE_CHECKING:
@@ -53,16 +55,20 @@ class CorpusStage(StagePart):
 
 
 def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    count = part.token_counter()
-    corpus = cut_corpus(part, count)
+    count, log = part.token_counter(), ReadingLog()
+    corpus = cut_corpus(part, count, log, resources.progress)
     write_corpus(folder.path / "corpus.jsonl", corpus)
+    for sentence in log.sentences():
+        resources.warn(sentence)
+    if log.skipped:
+        write_jsonl(folder.path / SKIPPED, log.rows())
     of_document = {document.doc_id: language_of(document) for document in corpus.values()}
-    languages = Counter(of_document.values())
-    return {
+    counts = {
         "documents": len(of_document),
         "chunks": len(corpus),
-        "languages": dict(languages.most_common()),
-    } | (_unknown_tokens(count, part.tokenizer, resources.warn) if count else {})
+        "languages": dict(Counter(of_document.values()).most_common()),
+    }
+    return counts | log.counts() | (_unknown_tokens(count, part.tokenizer, resources.warn) if count else {})
 
 
 def _unknown_tokens(count: TokenCounter, encoder: str, warn: Callable[[str], None]) -> Counts:
@@ -75,13 +81,18 @@ def _unknown_tokens(count: TokenCounter, encoder: str, warn: Callable[[str], Non
     return {"tokens": count.counted, "unknown_tokens": count.unknown}
 
 
-def cut_corpus(part: CorpusStage, count: TokenCounter | None = None) -> Corpus:
-    """The documents with their languages, cut into chunks. Raises ``InputError`` as the readers do."""
-    of_corpus = part.corpus
-    documents = with_languages(read_documents(of_corpus.source, Path(part.runs)), of_corpus.language)
-    return (
-        documents if of_corpus.chunk is None else chunk_with(of_corpus.chunk, documents, count or part.token_counter())
-    )
+def cut_corpus(
+    part: CorpusStage,
+    count: TokenCounter | None = None,
+    log: ReadingLog | None = None,
+    progress: ProgressBar = no_progress,
+) -> Corpus:
+    """The documents with their languages, cut into chunks. ``count``: of the tokens that they are cut by. ``log``: is
+    told what was skipped; without one that is a warning. Raises ``InputError`` as the readers do."""
+    settings = part.corpus
+    documents = read_documents(settings.source, Path(part.runs), settings.reading(), log, progress)
+    documents = with_languages(documents, settings.language)
+    return documents if settings.chunk is None else chunk_with(settings.chunk, documents, count or part.token_counter())
 
 
 def with_languages(documents: Corpus, language: str | None) -> Corpus:

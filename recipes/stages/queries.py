@@ -158,7 +158,8 @@ def _generate(
             f" {counts['kept']:,} that were kept. Raise it and run again to get the rest."
         )
     if not generated.kept:
-        first = f" The first was {generated.rejected[0].text[:200]!r}." if generated.rejected else ""
+        first = generated.rejected[0] if generated.rejected else None
+        first = f" The first was {first.text[:200]!r}: {first.message}." if first else ""
         if part.llm is None:
             raise InputError(
                 f"queries.strategies: none of {counts['asked']} harvested texts is a query: {counts['rejected']}."

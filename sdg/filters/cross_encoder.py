@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Query
-from sharpen.evaluation.settings import ModelName, Settings
+from sharpen.evaluation.settings import CrossEncoderName, Settings
 from sharpen.sdg.filters.base import FilterResult
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
@@ -27,7 +27,7 @@ class CrossEncoderFilter(Settings):
     first_process_only: ClassVar[bool] = False
     """Every process scores a part of the pairs."""
 
-    model: ModelName = Field(description="A reranker: a folder or a hub name; safetensors only.")
+    model: CrossEncoderName = Field(description="A reranker: a folder or a hub name; safetensors only.")
     min_score: float = Field(
         0.0, description="Least logit of query and document; 0 is 0.5 on the scale of models that end in a sigmoid."
     )

@@ -4,25 +4,28 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 from pydantic import BaseModel, Field
 
 from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
 from sharpen.sdg.filters.base import FilterResult
-from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.llm.client import LLMClient
-from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
+from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.prompts import template
-from sharpen.sdg.rejections import Problem, Rejection
+from sharpen.sdg.rejections import Problem, Rejection, answer_problem
 from sharpen.sdg.rejections import RejectionReason as Reason
 
 if TYPE_CHECKING:
     from sharpen.sdg.resources import Resources
 
+MIN_WORDS = 5
+"""Of a document in the prompt, where the LLM's context has no room for more."""
 Score = Annotated[float, Field(ge=0, le=10)]
 
 
@@ -83,9 +86,8 @@ class Judge(Settings):
         return result
 
     def _sort(self, batch: Sequence[Query], answer: Answer, result: FilterResult) -> None:
-        if answer.error:
-            reason = Reason.OVER_BUDGET if answer.error_kind == OVER_BUDGET else Reason.LLM_ERROR
-            problem = Problem(reason, detail=answer.error_kind)
+        if problem := answer_problem(answer):
+            pass
         elif (scores := _parse(answer.text, len(batch))) is None:
             problem = Problem(Reason.JUDGE_MISMATCH)
         else:
@@ -124,6 +126,7 @@ def _request(batch: list[Query], corpus: Corpus, max_words: int, chat: bool) -> 
         prompt.strip(),
         chat,
         held_to_schema({"temperature": 0.0, "max_tokens": 80 * len(batch) + 20}, "scores", schema, chat),
+        shorter=partial(_request, batch, corpus, max_words // 2, chat) if max_words >= 2 * MIN_WORDS else None,
     )
 
 

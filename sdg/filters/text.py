@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from functools import cache
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query, text_key
+from sharpen.evaluation.languages import LANGUAGE, is_another_language, words
 from sharpen.evaluation.settings import Count, Fraction, Settings
-from sharpen.evaluation.truncation import report_text
 from sharpen.sdg.filters.base import FilterResult
+from sharpen.sdg.languages import ENGLISH, wording_of
 from sharpen.sdg.rejections import Problem, Rejection
 from sharpen.sdg.rejections import RejectionReason as Reason
 
@@ -26,24 +25,6 @@ COPIED_RUN = 8
 HARVESTED = "harvested"
 """In the metadata of a query that is a text of its document, and is no copy by mistake: which kind of text."""
 
-_WORD = re.compile(r"\w+")
-_SELF_REFERENCE = re.compile(
-    r"\b(?:this|the|above|given|following|provided) (?:passage|excerpt|paragraph|article|authors?|abstract|segment)\b"
-    # these can be what a question is about ("parse the document", "in the context of"), so it takes more than the
-    # article
-    r"|\b(?:this|above|following|provided) (?:document|text|sentence|context)\b(?! of\b)"
-    r"|\b(?:according to|based on|(?:described|mentioned|stated|discussed|explained|provided|listed|given) (?:in|by))"
-    r" the (?:document|text|sentence|context)\b(?! of\b)"
-    r"|\bthe (?:document|text|sentence|context)"
-    r" (?:above|(?:say|describe|mention|state|discuss|explain|talk|refer)(?:e?s)?)\b"
-    r"|\b(?:segment|document|passage|query) \d+\b",
-    re.IGNORECASE,
-)
-
-
-def words(text: str) -> list[str]:
-    return _WORD.findall(text.lower())
-
 
 def query_key(text: str) -> str:
     """Equal for queries that differ in signs and case only.
@@ -54,15 +35,6 @@ def query_key(text: str) -> str:
     return text_key(" ".join(words(text)))
 
 
-def first_words(text: str, n: int, in_prompt: bool = True) -> str:
-    """The first ``n`` words, which are what stands between blanks, on one line. ``in_prompt``: they are all that an LLM
-    is shown of the text, so who collects truncations is told of it."""
-    shown = text.split()
-    if in_prompt and shown:
-        report_text("in_prompts", n, text, len(shown))
-    return " ".join(shown[:n])
-
-
 def one_line(text: str) -> str:
     """Without line breaks: small models take up those of a text, and a query ends at one."""
     return " ".join(text.split())
@@ -71,7 +43,7 @@ def one_line(text: str) -> str:
 def text_problem(text: str, document: Document, language: str | None = None) -> Problem | None:
     """Why a query is unusable, or None: empty, too short (under 2 words), too long (over 32), no words, refers to the
     document as a document, is the document's own words (8 in a row, or the title), or is in another ``language``
-    (two-letter code).
+    (two-letter code; None: not looked at). Words are those of any script.
 
     >>> text_problem("what does this passage say", Document("d", "Beans are soaked overnight.")).reason.value
     'self_reference'
@@ -85,13 +57,19 @@ def text_problem(text: str, document: Document, language: str | None = None) -> 
         return Problem(Reason.TOO_SHORT, len(query_words), MIN_WORDS)
     if len(query_words) > MAX_WORDS:
         return Problem(Reason.TOO_LONG, len(query_words), MAX_WORDS)
-    if _SELF_REFERENCE.search(text):
+    if _refers_to_itself(text, language or document.metadata.get(LANGUAGE)):
         return Problem(Reason.SELF_REFERENCE)
     if _is_copied(query_words, document):
         return Problem(Reason.COPIED_FROM_DOCUMENT)
     if language and is_another_language(text, language):
         return Problem(Reason.WRONG_LANGUAGE, detail=language)
     return None
+
+
+def _refers_to_itself(text: str, language: str | None) -> bool:
+    # models fall into English, too
+    wordings = [wording_of(code) for code in {ENGLISH, language or ENGLISH}]
+    return any(wording and wording.refers_to_itself(text) for wording in wordings)
 
 
 def _is_copied(query_words: list[str], document: Document) -> bool:
@@ -151,16 +129,3 @@ class Copying(Settings):
                 problem = Problem(Reason.COPYING, round(fraction, 3), self.max_fraction)
                 result.rejected.append(Rejection.of(query, self.name, problem))
         return result
-
-
-def is_another_language(text: str, language: str) -> bool:
-    """Whether the text is clearly in another language; of few words nothing is clear."""
-    identified, probability = _identifier().classify(text)
-    return identified != language and probability > 0.95
-
-
-@cache
-def _identifier():
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
-
-    return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

@@ -25,7 +25,24 @@ class Prices(Settings):
     cached_input: Annotated[Decimal, Field(ge=0)] | None = Field(
         None, description="Of prompts in the provider's cache. Default: as input."
     )
+    batch: Annotated[Decimal, Field(gt=0, le=1)] = Field(
+        Decimal(1), description="What an answer by batch costs, as a fraction of these prices: 0.5 where it is half."
+    )
     currency: str = "USD"
+
+    def in_batches(self) -> Prices:
+        """The prices of answers by batch.
+
+        >>> Prices(input=Decimal("0.10"), output=Decimal("0.40"), batch=Decimal("0.5")).in_batches().output
+        Decimal('0.200')
+        """
+        cached = None if self.cached_input is None else self.cached_input * self.batch
+        return Prices(
+            input=self.input * self.batch,
+            output=self.output * self.batch,
+            cached_input=cached,
+            currency=self.currency,
+        )
 
     def cost(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> Decimal:
         """Of ``prompt_tokens``, ``cached_tokens`` came from the cache."""
@@ -54,23 +71,26 @@ class Spending:
         self.tokens: Counter[str] = Counter()
         self._reserved = Decimal(0)
 
-    def reserve(self, prompt_tokens: int, completion_tokens: int) -> bool | None:
+    def reserve(self, prompt_tokens: int, completion_tokens: int, batch: bool = False) -> bool | None:
         """Whether a request of at most so many tokens may be sent: True, and it is counted; None, ask again when
-        another one has been answered; False, never."""
-        cost = self.prices.cost(prompt_tokens, completion_tokens)
+        another one has been answered; False, never. ``batch``: at the price of batches."""
+        cost = self._prices(batch).cost(prompt_tokens, completion_tokens)
         if self.budget is not None and self.spent + self._reserved + cost > self.budget:
             return None if self._reserved else False
         self._reserved += cost
         return True
 
-    def release(self, prompt_tokens: int, completion_tokens: int) -> None:
+    def release(self, prompt_tokens: int, completion_tokens: int, batch: bool = False) -> None:
         """Take back a reservation, with its numbers."""
-        self._reserved -= self.prices.cost(prompt_tokens, completion_tokens)
+        self._reserved -= self._prices(batch).cost(prompt_tokens, completion_tokens)
 
-    def add(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0) -> None:
+    def add(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, batch: bool = False) -> None:
         """Count an answer."""
-        self.spent += self.prices.cost(prompt_tokens, completion_tokens, cached_tokens)
+        self.spent += self._prices(batch).cost(prompt_tokens, completion_tokens, cached_tokens)
         self.tokens += Counter(prompt=prompt_tokens, completion=completion_tokens, cached=cached_tokens)
+
+    def _prices(self, batch: bool) -> Prices:
+        return self.prices.in_batches() if batch else self.prices
 
     def __str__(self) -> str:
         return f"{self.prices.show(self.spent)} spent" + (

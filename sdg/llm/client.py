@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable, Iterable, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
-from typing import TYPE_CHECKING, TypeVar
+from dataclasses import KW_ONLY, asdict, dataclass, field, replace
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.budget import Spending
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, EndpointSettings, Request
+from sharpen.sdg.llm.servers import Kind, told
 
 if TYPE_CHECKING:
     from sharpen.sdg.llm.endpoints import EndpointPool
@@ -22,39 +24,59 @@ T = TypeVar("T")
 MAX_FAILED = 0.01
 """Fraction of the requests that may stay without an answer; more is an outage, and what is made of the rest would be
 too little in silence."""
+TURNED_AWAY = (Kind.REFUSED, Kind.WEB_PAGE)
+"""Errors that are of a document where others are answered, and of the endpoint where none is."""
+Refused = dict[str, str | None]
+"""Parameters that a server does not take, with what they are sent as (None: left out)."""
+MAX_TURNED_AWAY = 10
+"""So many in a row are the endpoint's."""
 
 
+def warn(sentence: str) -> None:
+    """Say something to whoever has not said how."""
+    warnings.warn(sentence, stacklevel=2)
+
+
+@dataclass(repr=False, eq=False)
 class LLMClient:
     """A model behind one base URL or several, open for questions.
 
     ``identity``: what the journal knows the model by (default: its name); servers of the same model share answers.
-    ``timeout`` (seconds) holds for one try. What may pass (connections refused or reset, timeouts, 409, 429, 5xx) is
-    tried again ``max_retries`` times with growing pauses, or after what Retry-After says, at another endpoint where
-    there is one. The number of requests under way adapts to each endpoint, see ``endpoints.Endpoint``. ``spending``
-    counts money, and no request is sent that could go over its budget. ``chat``: how the model is to be asked, for
-    those who write requests.
+    ``timeout`` (seconds) holds for one try. What may pass (connections refused or reset, timeouts, 408, 409, 425, 429,
+    5xx) is tried again ``max_retries`` times with growing pauses, or after what Retry-After says, at another endpoint
+    where there is one. The number of requests under way adapts to each endpoint, see ``endpoints.Endpoint``.
+    ``spending`` counts money, and no request is sent that could go over its budget. ``chat``: how the model is to be
+    asked, for those who write requests. ``extra_body``: parameters that go into every request. ``batch``: ask by the
+    server's batch API, see ``batches``. ``say`` is given a sentence on what a person should know. ``refused``: what
+    servers are known not to take, to be shared by clients.
     """
 
-    def __init__(
-        self,
-        endpoints: Sequence[EndpointSettings],
-        journal: Journal,
-        identity: str | None = None,
-        timeout: float = 120.0,
-        max_retries: int = 6,
-        spending: Spending | None = None,
-        *,
-        chat: bool = True,
-    ) -> None:
-        self.endpoints = list(endpoints)
-        self.identity = identity or endpoints[0].model
-        self.journal = journal
-        self.timeout = timeout
-        self.max_retries = max_retries
-        self.spending = spending or Spending()
-        self.chat = chat
-        self._no_schemas: set[str] = set()
-        """Base URLs of servers that cannot hold a model to a JSON schema."""
+    endpoints: Sequence[EndpointSettings]
+    journal: Journal
+    identity: str = ""
+    timeout: float = 120.0
+    max_retries: int = 6
+    spending: Spending | None = None
+    _: KW_ONLY
+    chat: bool = True
+    extra_body: Mapping[str, Any] = field(default_factory=dict)
+    batch: bool = False
+    say: Callable[[str], None] = warn
+    refused: dict[str, Refused] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.identity = self.identity or self.endpoints[0].model
+        self.spending = self.spending or Spending()
+        self._empty: set[str] = set()
+        """Keys of answers without a text that came just now."""
+        self._turned_away: list[str] = []
+        """The errors in a row."""
+        self._was_answered = False
+
+    @property
+    def refused_parameters(self) -> dict[str, str]:
+        """What the servers did not take until now: parameter to what became of it (left out, sent as ...)."""
+        return {name: what for changes in self.refused.values() for name, what in told(changes).items()}
 
     @property
     def warm_up(self) -> bool:
@@ -71,8 +93,10 @@ class LLMClient:
         Requests are taken from the iterable as they can be sent. ``use(number, request, answer)`` is called for each
         answer as it comes, and what it returns is kept: the result, in the order of the requests (default: the
         answers). An answer that cannot be had (a bad request, a server error after all retries, no money left) comes
-        with ``error`` set and is not kept in the journal. Raises ``InputError`` if no endpoint can be reached or one
-        refuses the key or the model; what was answered until then is in the journal.
+        with ``error`` set and is not kept in the journal. One without a text is kept, and counts as known for as long
+        as this client is open. Raises ``InputError`` if no endpoint can be reached, one refuses the key or the model,
+        has no money left or wants to be left alone for more than 10 minutes, or if every request is turned away; what
+        was answered until then is in the journal.
         """
         asking = self._ask(requests, use or (lambda _number, _request, answer: answer))
         try:
@@ -88,8 +112,10 @@ class LLMClient:
 
         results: dict[int, T] = {}
         under_way: dict[str, asyncio.Future[Answer]] = {}
-        numbered = enumerate(requests)
-        pool = EndpointPool([Endpoint(settings, self._no_schemas) for settings in self.endpoints])
+        every = list(requests) if self.batch else requests
+        numbered = enumerate(every)
+        refused = [self.refused.setdefault(f"{e.base_url} {e.model}", {}) for e in self.endpoints]
+        pool = EndpointPool([Endpoint(e, what, self.say) for e, what in zip(self.endpoints, refused, strict=True)])
 
         async def work() -> None:
             for number, request in numbered:  # one iterator for all workers: each request is taken once
@@ -104,50 +130,113 @@ class LLMClient:
                     finally:
                         del under_way[key]
                 else:
-                    self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
+                    self._was_answered = True
+                    self._count(answer)
                     await asyncio.sleep(0)  # let answers in that have come meanwhile
                 results[number] = use(number, request, answer)
 
         async with pool.open(self.timeout):
+            if self.batch:
+                await self._ask_by_batch(pool, every)
             try:
                 async with asyncio.TaskGroup() as group:
                     for _ in range(sum(settings.max_concurrency for settings in self.endpoints)):
                         group.create_task(work())
             except ExceptionGroup as errors:
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__
+        self._raise_if_turned_away()
         return [results[number] for number in range(len(results))]
 
     def known(self, request: Request) -> Answer | None:
-        """The answer that the journal has."""
-        stored = self.journal.get(self._key(request))
-        return None if stored is None else Answer(**stored, from_journal=True)
+        """The answer that the journal has. One without a text, of a server that may be mended by now, is none, but for
+        a model that this program serves itself."""
+        stored = self.journal.get(key := self._key(request))
+        if stored is None:
+            return None
+        answer = Answer(**stored, from_journal=True).readable()
+        return answer if not answer.is_empty or key in self._empty or self.warm_up else None
 
     def record(self, request: Request, answer: Answer) -> None:
         """Put an answer into the journal, as if the request had been asked now."""
-        stored = asdict(answer)
-        del stored["from_journal"]
-        if answer.first_token is None:  # most are not asked for it
-            del stored["first_token"]
-        self.journal.put(self._key(request), stored)
+        self.record_key(self._key(request), answer)
+
+    def record_key(self, key: str, answer: Answer) -> None:
+        """As ``record``, of a request of which the key is known."""
+        usual = asdict(Answer(""))
+        always = ("text", "finish_reason", "prompt_tokens", "cached_tokens", "completion_tokens", "seconds", "error")
+        stored = {name: v for name, v in asdict(answer).items() if name in always or v != usual[name]}
+        stored.pop("from_journal", None)
+        self.journal.put(key, stored)
+        if answer.readable().is_empty:
+            self._empty.add(key)
+
+    def _count(self, answer: Answer) -> None:
+        self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, answer.batch)
 
     def _key(self, request: Request) -> str:
-        return self.journal.key({"model": self.identity} | request.identity())
+        more = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
+        return self.journal.key({"model": self.identity} | request.identity() | more)
 
     async def _answer(self, pool: EndpointPool, request: Request) -> Answer:
-        bound = request.token_bound()
+        sent = request.with_body(self.extra_body)
+        bound = sent.token_bound()
         if not await pool.wait_for(lambda: self.spending.reserve(*bound)):
             return Answer("", error=f"{OVER_BUDGET}: {self.spending}")
         try:
             if request.warm_up is not None:
                 await pool.send(request.warm_up, self.max_retries)
-            answer = await pool.send(request, self.max_retries)
+            answer = await self._shortened(pool, sent)
             if not answer.error:
                 self.record(request, answer)
-                self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens)
+                self._count(answer)
         finally:
             self.spending.release(*bound)
             await pool.announce()
+        self._watch(answer)
+        return answer.readable()
+
+    async def _ask_by_batch(self, pool: EndpointPool, requests: Iterable[Request]) -> None:
+        """Bring as many answers as can be had by batch into the journal. One request goes ahead by itself: what the
+        server refuses of it, a key or a parameter, it would refuse of all."""
+        from sharpen.sdg.llm.batches import Batches  # loads openai
+
+        unknown = {self._key(request): request for request in requests if self.known(request) is None}
+        if len(unknown) > 1:
+            batches = Batches(self, pool.first)
+            await batches.finish(unknown)
+            left = [request for request in unknown.values() if self.known(request) is None]
+            if len(left) > 1 and self.spending.reserve(*(bound := left[0].with_body(self.extra_body).token_bound())):
+                self.spending.release(*bound)
+                answer = await self._shortened(pool, left[0].with_body(self.extra_body))
+                if not answer.error:  # it is counted when it is used, as all that is in the journal
+                    self.record(left[0], answer)
+                await batches.answer(unknown)
+
+    async def _shortened(self, pool: EndpointPool, request: Request) -> Answer:
+        """The answer, with the document halved until the server takes it."""
+        answer, times = await pool.send(request, self.max_retries), 0
+        while answer.error_kind == Kind.TOO_LONG and request.shorter and (less := request.shorter()):
+            request, times = less.with_body(self.extra_body), times + 1
+            answer = replace(await pool.send(request, self.max_retries), shortened=times)
         return answer
+
+    def _watch(self, answer: Answer) -> None:
+        """One request that is turned away is that document's trouble; all of them end the run."""
+        if answer.error_kind in TURNED_AWAY:
+            self._turned_away.append(answer.error)
+        elif not answer.error:
+            self._was_answered = True
+            self._turned_away.clear()
+        if len(self._turned_away) >= MAX_TURNED_AWAY:
+            self._was_answered = False
+            self._raise_if_turned_away()
+
+    def _raise_if_turned_away(self) -> None:
+        if self._turned_away and not self._was_answered:
+            from sharpen.sdg.llm.endpoints import ending
+
+            kind, _, said = self._turned_away[-1].partition(": ")
+            raise InputError(ending(self.endpoints[0], kind, said))
 
 
 def raise_if_outage(answers: Sequence[Answer]) -> None:

@@ -3,52 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-import email.utils
 import math
-import re
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
-from datetime import UTC, datetime
-from functools import partial
+from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 import openai
 import tenacity
 
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, NO_LOGPROBS, Answer, EndpointSettings, Request
+from sharpen.sdg.llm.connections import is_unreachable, key_headers, open_client, unreachable
+from sharpen.sdg.llm.messages import NO_LOGPROBS, Answer, EndpointSettings, Request
+from sharpen.sdg.llm.replies import NotACompletion, ServerError, read_answer, read_error
+from sharpen.sdg.llm.servers import (
+    ENDINGS,
+    INSTEAD,
+    Kind,
+    adapted,
+    address_of,
+    likely_base_url,
+    refused_parameter,
+    shown_url,
+    told,
+)
 
 T = TypeVar("T")
 
-_PASSING = (
-    openai.APITimeoutError,
-    openai.APIConnectionError,
-    openai.RateLimitError,
-    openai.InternalServerError,
-    openai.ConflictError,
-)
-"""What may be gone at the next try."""
-_ABOUT_SCHEMAS = re.compile("response_format|json_schema|schema|grammar|structured", re.IGNORECASE)
-"""What a server says that takes no JSON schema, or not this one."""
-_ABOUT_LOGPROBS = re.compile("logprob", re.IGNORECASE)
-"""What a server says that gives no logprobs, or not so many."""
-
-
-def _without_schema(parameters: dict[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in parameters.items() if key != "response_format"}
-    if body := rest.pop("extra_body", None):
-        rest |= (
-            {"extra_body": body}
-            if (body := {key: value for key, value in body.items() if key != "json_schema"})
-            else {}
-        )
-    return rest
-
-
-class NotACompletion(Exception):
-    """The server said 200, and something else than the protocol has."""
+PATIENCE = 20.0
+"""Seconds that a run waits where nobody listens, and nobody has until now."""
+LONG_PATIENCE = 120.0
+"""... where somebody has: a server that starts again loads its model first."""
+MOMENT = 1.0
+"""Seconds of silence that are none, where several requests are under way."""
+MAX_RETRY_AFTER = 600.0
+"""Seconds that a run waits at most because a server says so; it ends with a message rather than sleep for longer."""
 
 
 class Endpoint:
@@ -59,13 +50,18 @@ class Endpoint:
     nothing is sent before the time that Retry-After names.
     """
 
-    def __init__(self, settings: EndpointSettings, no_schemas: set[str]) -> None:
+    def __init__(self, settings: EndpointSettings, refused: dict[str, str | None], say: Callable[[str], None]) -> None:
+        """``refused``: parameters that this server does not take, with what they are sent as (None: left out); more
+        are added as they are found. ``say``: is told of them."""
         self.settings = settings
+        self.url = shown_url(address_of(settings.base_url).base_url)
         self.limit = min(4, settings.max_concurrency)
         self.active = 0
         self.blocked_until = 0.0
         self._failures = 0
-        self._no_schemas = no_schemas
+        self._headers = key_headers(settings)
+        self._refused = refused
+        self._say = say
         self._rate: dict[int, float] = {}
         """Answers a second by limit."""
         self._round: list[float] = []
@@ -75,11 +71,12 @@ class Endpoint:
         return 0.0 if now < self.blocked_until else 1 - self.active / self.limit
 
     async def send(self, request: Request) -> Answer:
+        """Raises ``ServerError``, ``NotACompletion``, and what the HTTP library does where nothing comes back."""
         started = time.monotonic()
         try:
             answer = await self._send(request)
-        except (openai.RateLimitError, openai.InternalServerError) as error:
-            if error.status_code in (429, 503):
+        except ServerError as error:
+            if error.retry_after or error.status in (429, 503):
                 self._back_off(error)
             raise
         except openai.APIConnectionError:
@@ -88,7 +85,7 @@ class Endpoint:
             if (now := time.monotonic()) >= self.blocked_until:
                 self._failures += 1
                 if self._failures >= 3:
-                    self.blocked_until = now + min(30.0, 0.1 * 2**self._failures)
+                    self.blocked_until = now + min(5.0, 0.1 * 2**self._failures)
             raise
         self._failures = 0
         answer = replace(answer, seconds=round(time.monotonic() - started, 3))
@@ -96,62 +93,47 @@ class Endpoint:
         return answer
 
     async def _send(self, request: Request) -> Answer:
-        try:
-            if request.chat:
-                ask = partial(
-                    self.client.chat.completions.create, messages=[{"role": "user", "content": request.prompt}]
-                )
-            else:
-                ask = partial(self.client.completions.create, prompt=request.prompt)
-            response = await self._held_to_schema(partial(ask, model=self.settings.model), request.parameters)
-            choice, usage = response.choices[0], response.usage
-            first_token = first_token_of(choice.model_dump().get("logprobs")) if request.asks_logprobs else None
-            text = _storable(choice.message.content if request.chat else choice.text)
-            details = getattr(usage, "prompt_tokens_details", None)
-            if usage:
-                tokens = (
-                    int(usage.prompt_tokens),
-                    int((details and details.cached_tokens) or 0),
-                    int(usage.completion_tokens),
-                )
-            else:  # some servers do not count; what it can be at most is on the safe side of a budget
-                prompt_tokens, completion_tokens = request.token_bound()
-                tokens = prompt_tokens, 0, completion_tokens
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if request.asks_logprobs and _ABOUT_LOGPROBS.search(str(error)):
-                return Answer("", error=f"{NO_LOGPROBS}: {error}")
-            raise
-        except (LookupError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
-            raise NotACompletion(str(error)) from error
-        finish = choice.finish_reason or ""
-        if len(text) > MAX_ANSWER_CHARACTERS:
-            text, finish = text[:MAX_ANSWER_CHARACTERS], "length"
-        if request.asks_logprobs and first_token is None:
-            if text or finish != "stop":
-                return Answer("", error=f"{NO_LOGPROBS}: the answer came without")
-            first_token = {}  # it ended before its first token
-        return Answer(text, finish, *tokens, first_token=first_token)
+        """Ask, and again without what the server refuses. That is believed once an answer has come without it."""
+        path = "/chat/completions" if request.chat else "/completions"
+        found: dict[str, str | None] = {}
+        while True:
+            body = self.body(request, found)
+            try:
+                answer = read_answer(await self._post(path, body), request, self.settings.api_key)
+                break
+            except ServerError as error:
+                name = refused_parameter(body, error.said, error.param) if _is_refusal(error) else None
+                if name and request.asks_logprobs and "logprobs" in name:
+                    return Answer("", error=f"{NO_LOGPROBS}: {error}")
+                if name is None or name in found:
+                    raise
+                found[name] = INSTEAD.get(name)
+        if new := {name: instead for name, instead in found.items() if name not in self._refused}:
+            self._refused |= new
+            said = ", ".join(f"{name} is {what}" for name, what in told(new).items())
+            self._say(f"llm: {self.url} does not take every parameter: {said} from now on.")
+        return answer
 
-    async def _held_to_schema(self, ask: Callable[..., Awaitable[Any]], parameters: dict[str, Any]) -> Any:
-        """Ask with the parameters, or without the JSON schema in them where the server takes none: the prompt asks for
-        JSON all the same."""
-        without = _without_schema(parameters)
-        if self.settings.base_url in self._no_schemas:
-            return await ask(**without)
-        try:
-            return await ask(**parameters)
-        except (openai.BadRequestError, openai.UnprocessableEntityError) as error:
-            if without == parameters or not _ABOUT_SCHEMAS.search(str(error)):
-                raise
-            answer = await ask(**without)
-            self._no_schemas.add(self.settings.base_url)  # it was that, as this went well
-            return answer
+    def body(self, request: Request, found: dict[str, str | None] | None = None) -> dict[str, Any]:
+        """The request as this server takes it. ``found``: more that it refuses."""
+        text = (
+            {"messages": [{"role": "user", "content": request.prompt}]} if request.chat else {"prompt": request.prompt}
+        )
+        changes = self._refused | (found or {})
+        return {"model": self.settings.model} | text | adapted(request.parameters, changes)
 
-    def _back_off(self, error: openai.APIStatusError) -> None:
+    async def _post(self, path: str, body: dict[str, Any]) -> str:
+        try:
+            return await self.client.post(path, cast_to=str, body=body, options={"headers": self._headers})
+        except openai.APIStatusError as error:
+            response = error.response
+            raise read_error(response.status_code, response.text, response.headers, self.settings.api_key) from error
+
+    def _back_off(self, error: ServerError) -> None:
         self.limit = max(1, self.limit // 2)
         self._rate.clear()
         self._round.clear()
-        self.blocked_until = max(self.blocked_until, time.monotonic() + _retry_after(error))
+        self.blocked_until = max(self.blocked_until, time.monotonic() + error.retry_after)
 
     def _learn(self, seconds: float) -> None:
         if self.active < self.limit:  # too little to do to say anything about the limit
@@ -173,61 +155,109 @@ class EndpointPool:
 
     def __init__(self, endpoints: list[Endpoint]) -> None:
         self._endpoints = endpoints
+        self._silent_since = math.inf
+        """Since when nobody has answered a connection."""
+        self._patience = PATIENCE
+
+    @property
+    def first(self) -> Endpoint:
+        return self._endpoints[0]
 
     @asynccontextmanager
     async def open(self, timeout: float) -> AsyncIterator[None]:
+        """Raises ``InputError`` for a proxy in the environment that cannot be used."""
         self._changed = asyncio.Condition()
         async with AsyncExitStack() as stack:
             for endpoint in self._endpoints:
-                settings = endpoint.settings
-                http_client = openai.DefaultAsyncHttpxClient(trust_env=False) if settings.local else None
-                client = openai.AsyncOpenAI(
-                    base_url=settings.base_url,
-                    api_key=settings.api_key,
-                    timeout=timeout,
-                    max_retries=0,
-                    http_client=http_client,
-                )
-                if (
-                    client.base_url.host != "api.openai.com"
-                ):  # the account that $OPENAI_ORG_ID names is nobody else's business
-                    client.organization = client.project = None
+                client = open_client(endpoint.settings, timeout)
                 endpoint.client = await stack.enter_async_context(client)
             yield
 
     async def send(self, request: Request, max_retries: int) -> Answer:
-        """Send the request, and again what may pass: connections refused or reset, time-outs, 409, 429 and 5xx.
+        """Send the request, and again what may pass: connections refused or reset, time-outs, 408, 409, 425, 429 and
+        from 500 on.
 
-        Raises ``InputError`` if no endpoint can be reached, or one refuses the key or the model. Any other error comes
-        as the answer's.
+        Raises ``InputError`` if no endpoint can be reached for ``PATIENCE`` seconds, if one refuses the key or the
+        model, has no money left or is to be left alone for longer than ``MAX_RETRY_AFTER``. Any other error comes as
+        the answer's.
         """
         tries = tenacity.AsyncRetrying(
-            retry=_may_pass, stop=tenacity.stop_after_attempt(max_retries + 1), wait=_pause, reraise=True
+            retry=self._may_pass, stop=lambda state: self._gives_up(state, max_retries), wait=_pause, reraise=True
         )
-        last = None
+        last, number = None, 0
         try:
             async for attempt in tries:
                 with attempt:
                     async with self.turn() as endpoint:
-                        last = endpoint
-                        return await endpoint.send(request)
-        except (openai.AuthenticationError, openai.PermissionDeniedError, openai.NotFoundError) as error:
-            raise InputError(
-                f"llm: {last.settings.base_url} refuses the request for model {last.settings.model!r}: {error}. Check"
-                " llm.model and llm.api_key_env"
-            ) from error
-        except openai.APITimeoutError as error:
-            return Answer("", error=f"timeout: {error}")
+                        last, number = endpoint, attempt.retry_state.attempt_number
+                        return await self._watched(endpoint, request)
+        except ServerError as error:
+            if error.kind in ENDINGS and error.kind not in (Kind.REFUSED, Kind.WEB_PAGE):
+                raise InputError(ending(last.settings, error.kind, str(error))) from error
+            return Answer("", error=f"{error.name}: {error}")
         except openai.APIConnectionError as error:
-            raise InputError(
-                f"llm: cannot reach {last.settings.base_url} after {max_retries} retries"
-                f" ({error.__cause__ or error}). Is the server running? Check llm.base_url"
-            ) from error
-        except openai.APIError as error:
-            return Answer("", error=f"{type(error).__name__}: {error}")
+            if not is_unreachable(error):
+                return Answer("", error=f"timeout: {error}")
+            if self._is_another_heard():
+                return Answer("", error=f"{type(error).__name__}: {error.__cause__ or error}")
+            raise InputError(unreachable(last.settings, error, number - 1)) from error
         except NotACompletion as error:
             return Answer("", error=f"not a completion: {error}")
         raise AssertionError("unreachable")
+
+    async def _watched(self, endpoint: Endpoint, request: Request) -> Answer:
+        """Note whether somebody answers at all, and end the run where all endpoints want to be left alone for long."""
+        try:
+            answer = await endpoint.send(request)
+        except openai.APIConnectionError as error:
+            if is_unreachable(error):
+                self._silent_since = min(self._silent_since, time.monotonic())
+            raise
+        except (ServerError, NotACompletion) as error:
+            self._heard()
+            wait = min(e.blocked_until for e in self._endpoints) - time.monotonic()
+            if isinstance(error, ServerError) and wait > MAX_RETRY_AFTER:
+                until = datetime.now(UTC) + timedelta(seconds=wait)
+                raise InputError(
+                    f"llm: {endpoint.url} takes no more requests until {until:%Y-%m-%d %H:%M} UTC, in"
+                    f" {wait / 3600:.1f} hours: {error}. That is longer than the {MAX_RETRY_AFTER / 60:.0f} minutes"
+                    " that a run waits; what was answered is kept: run again then"
+                ) from error
+            raise
+        self._heard()
+        return answer
+
+    def _heard(self) -> None:
+        self._silent_since, self._patience = math.inf, LONG_PATIENCE
+
+    def _may_pass(self, state: tenacity.RetryCallState) -> bool:
+        error = state.outcome.exception()
+        if isinstance(error, ServerError):
+            odd = error.status == 200 and error.kind is Kind.OTHER
+            return error.kind is Kind.PASSING or (odd and state.attempt_number == 1)
+        if isinstance(error, NotACompletion):
+            return state.attempt_number == 1
+        return isinstance(error, openai.APIConnectionError) and self._silent_for() < self._patience
+
+    def _gives_up(self, state: tenacity.RetryCallState, max_retries: int) -> bool:
+        """After ``max_retries``; a server that has answered and is down now may be starting again, which takes it
+        longer."""
+        if state.attempt_number <= max_retries:
+            return False
+        error = state.outcome.exception()
+        down = isinstance(error, openai.APIConnectionError) and is_unreachable(error) and self._has_heard()
+        return not (max_retries and down and self._silent_for() > MOMENT)
+
+    def _has_heard(self) -> bool:
+        return self._patience == LONG_PATIENCE
+
+    def _is_another_heard(self) -> bool:
+        """Whether others are answered: what fails is then this request, and not the endpoint."""
+        return self._has_heard() and self._silent_for() <= MOMENT
+
+    def _silent_for(self) -> float:
+        """Seconds since the first connection failed of those after which none was answered; negative: there is none."""
+        return time.monotonic() - self._silent_since
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[Endpoint]:
@@ -263,66 +293,23 @@ class EndpointPool:
             self._changed.notify_all()
 
 
-def first_token_of(logprobs: Any) -> dict[str, float] | None:
-    """The likeliest tokens in the place of an answer's first one, with their logprobs; None where the server gives no
-    logprobs, and nothing where the answer has no token.
-
-    Read are the layout of chats, which llama.cpp uses for continued prompts, too, and the older one of these. Raises
-    ``TypeError``, ``ValueError`` or ``AttributeError`` for any other.
-
-    >>> no, yes = {"token": "No", "logprob": -0.1}, {"token": "Yes", "logprob": -2.5}
-    >>> first_token_of({"content": [no | {"top_logprobs": [no, yes]}]})
-    {'No': -0.1, 'Yes': -2.5}
-    >>> first_token_of({"tokens": [" No"], "top_logprobs": [{" No": -0.1, " Yes": -2.5}]})
-    {' No': -0.1, ' Yes': -2.5}
-    """
-    if not logprobs:
-        return None
-    content, tops = logprobs.get("content"), logprobs.get("top_logprobs")
-    if content is None and tops is None:
-        return None
-    if content:
-        alternatives = content[0].get("top_logprobs") or [content[0]]
-        rows = [(row["token"], row["logprob"]) for row in alternatives]
-    else:
-        rows = list(tops[0].items()) if tops else []
-    found: dict[str, float] = {}
-    for token, logprob in rows:  # several may read alike: those that cannot be shown
-        found[_storable(token)] = max(float(logprob), found.get(_storable(token), -math.inf))
-    return {token: logprob for token, logprob in found.items() if math.isfinite(logprob)}
+def ending(settings: EndpointSettings, kind: Kind, error: str) -> str:
+    """The message of a run that this ends."""
+    where = shown_url(address_of(settings.base_url).base_url)
+    likely = likely_base_url(where)
+    hint = f"Should llm.base_url be {likely}?" if likely else "Check llm.base_url."
+    return "llm: " + ENDINGS[kind].format(where=where, model=settings.model, error=error, base_url_hint=hint)
 
 
-def _may_pass(state: tenacity.RetryCallState) -> bool:
-    error = state.outcome.exception()
-    if (
-        isinstance(error, openai.RateLimitError) and error.code == "insufficient_quota"
-    ):  # an empty account fills no sooner
-        return False
-    return isinstance(error, _PASSING) or (isinstance(error, NotACompletion) and state.attempt_number == 1)
+def _is_refusal(error: ServerError) -> bool:
+    """Whether it may be a parameter that the server does not take (403: OpenAI's, of logprobs)."""
+    return error.kind in (Kind.OTHER, Kind.REFUSED) and error.status in (200, 400, 403, 422)
 
 
 def _pause(state: tenacity.RetryCallState) -> float:
     """Seconds before the next try; none where the server has named a time, as its endpoint waits for that anyhow."""
     error = state.outcome.exception()
-    if isinstance(error, openai.APIStatusError) and _retry_after(error):
+    if isinstance(error, ServerError) and error.retry_after:
         return 0.0
-    return tenacity.wait_random_exponential(multiplier=0.5, max=60)(state)
-
-
-def _retry_after(error: openai.APIStatusError) -> float:
-    """Seconds that Retry-After asks to wait (as a number or a date); 0 if it is not there, or not readable."""
-    value = error.response.headers.get("retry-after", "").strip()
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        moment = email.utils.parsedate_to_datetime(value)
-    except ValueError:
-        return 0.0
-    return max(0.0, (moment - datetime.now(UTC)).total_seconds())
-
-
-def _storable(text: str | None) -> str:
-    """Half a surrogate pair, as a token limit may leave it, cannot be written as UTF-8."""
-    return (text or "").encode("utf-8", "replace").decode()
+    most = 4 if isinstance(error, openai.APIConnectionError) else 60
+    return tenacity.wait_random_exponential(multiplier=0.5, max=most)(state)

@@ -31,6 +31,7 @@ class Journal:
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, written REAL)"
             )
+            self._db.execute("CREATE TABLE IF NOT EXISTS batches (file TEXT PRIMARY KEY, server TEXT, path TEXT)")
         except sqlite3.DatabaseError as error:
             raise InputError(
                 f"{path}: not a usable journal of LLM answers ({error}); move it away to start a new one"
@@ -61,6 +62,18 @@ class Journal:
             self._db.execute("ROLLBACK")
             raise
         self._db.execute("COMMIT")
+
+    def note_batch(self, file: str, server: str, path: str) -> None:
+        """Remember a batch of requests that is being made of a file on a server."""
+        self._db.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?)", (file, server, path))
+
+    def batches(self, server: str) -> list[tuple[str, str]]:
+        """File and path of the batches at a server whose answers are not here yet."""
+        return self._db.execute("SELECT file, path FROM batches WHERE server = ?", (server,)).fetchall()
+
+    def cross_out_batch(self, file: str) -> None:
+        """Forget a batch, as its answers are here."""
+        self._db.execute("DELETE FROM batches WHERE file = ?", (file,))
 
     def __len__(self) -> int:
         return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]

@@ -7,25 +7,38 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Prices, Spending
-from sharpen.sdg.llm.client import LLMClient, api_key_from
+from sharpen.sdg.llm.client import LLMClient, Refused, api_key_from, warn
 from sharpen.sdg.llm.embedded import PACKAGED_LLMS, locate_llm, serve
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import Answer, EndpointSettings, Request
+from sharpen.sdg.llm.servers import address_of
 
 JOURNAL = "llm_answers.sqlite"
+
+
+def _is_url(value: str) -> str:
+    parts = urlsplit(value)
+    if not (parts.scheme in ("http", "https") and parts.hostname):
+        raise ValueError("it must begin with http:// or https://, as http://localhost:8000/v1")
+    _ = parts.port  # raises ValueError for one that is no number
+    return value
+
+
+BaseURL = Annotated[str, AfterValidator(_is_url)]
 
 
 class RemoteEndpoint(Settings):
     """One of several servers of the same model."""
 
-    base_url: str = Field(description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
+    base_url: BaseURL = Field(description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
     model: str | None = Field(None, description="The model's name there, if it is another than llm.model.")
     api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
     concurrency: Count | None = Field(None, description="Requests at once at most. Default: llm.concurrency.")
@@ -41,7 +54,7 @@ class LLMSettings(Settings):
     embedded: str | None = Field(
         None, description="A packaged model or a .gguf file, served on this machine for as long as it is needed."
     )
-    base_url: str | None = Field(None, description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
+    base_url: BaseURL | None = Field(None, description="An OpenAI-compatible endpoint: http://localhost:8000/v1, ...")
     model: str | None = Field(None, description="The model's name at base_url.")
     api_key_env: str | None = Field(None, description="The environment variable that holds the key.")
     endpoints: tuple[RemoteEndpoint, ...] = Field(
@@ -63,7 +76,21 @@ class LLMSettings(Settings):
     )
     timeout: Annotated[float, Field(gt=0)] = Field(120, description="Seconds for one try.")
     max_retries: Annotated[int, Field(ge=0)] = Field(
-        6, description="Tries more, after refused connections, time-outs, 429 and 5xx."
+        6, description="Tries more, after refused connections, time-outs, 408, 409, 425, 429 and 5xx."
+    )
+    extra_body: dict[str, Any] = Field(
+        {},
+        description=(
+            "More parameters of every request to this LLM, sent as they are: {reasoning_effort: low}, or"
+            " {chat_template_kwargs: {enable_thinking: false}}. A strategy's own hold where both have one."
+        ),
+    )
+    batch: bool = Field(
+        False,
+        description=(
+            "Ask by the endpoint's batch API: answers within a day, often at half the price (prices.batch: 0.5). A run"
+            " that was stopped goes on with its batch."
+        ),
     )
     prices: Prices | None = Field(None, description="For `sharpen estimate`, the manifests and the budget.")
     budget: Annotated[Decimal, Field(gt=0)] | None = Field(
@@ -83,6 +110,8 @@ class LLMSettings(Settings):
             raise ValueError("base_url and endpoints need model, the model's name there")
         if self.budget is not None and self.prices is None:
             raise ValueError("budget needs prices: {input, output}, money for a million tokens")
+        if self.batch and self.base_url is None:
+            raise ValueError("batch needs base_url: batches are asked at one endpoint")
         return self
 
     @property
@@ -115,7 +144,13 @@ class LLMSettings(Settings):
     def fingerprint(self) -> Any:
         """The model, how it is asked, and the budget, which says how much is asked."""
         identity = content("llm", self.embedded or self.model, lambda: self.identity)
-        return [identity, self.asks_by_chat, self.budget and str(self.budget)]
+        how = [identity, self.asks_by_chat, self.budget and str(self.budget)]
+        return [*how, self.extra_body] if self.extra_body else how
+
+    @property
+    def expected_prices(self) -> Prices | None:
+        """What answers will cost, by batch or else."""
+        return self.prices.in_batches() if self.batch and self.prices else self.prices
 
     def check(self) -> None:
         """Raise ``InputError`` if the weights or a key is not there."""
@@ -130,8 +165,9 @@ class LLM:
 
     ``base_url`` and ``model``: an OpenAI-compatible endpoint; ``embedded``: a packaged model or a .gguf file, served on
     this machine for as long as a verb needs it; ``settings`` in place of these: everything that a recipe can say.
-    ``journal``: the SQLite file that keeps every answer, so that none is asked or paid for twice. Nothing is opened
-    before it is used. Raises pydantic's ``ValidationError`` if what is given does not fit together.
+    ``journal``: the SQLite file that keeps every answer, so that none is asked or paid for twice. ``say`` is given a
+    sentence on what a person should know, as of a parameter that the server does not take. Nothing is opened before it
+    is used. Raises pydantic's ``ValidationError`` if what is given does not fit together.
 
     >>> llm = LLM("http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507", journal="answers.sqlite")
     >>> llm.identity, llm.settings.asks_by_chat
@@ -151,6 +187,7 @@ class LLM:
         embedded: str | None = None,
         settings: LLMSettings | None = None,
         journal: str | Path = JOURNAL,
+        say: Callable[[str], None] = warn,
     ) -> None:
         if settings is None:
             settings = LLMSettings(base_url=base_url, model=model, embedded=embedded)
@@ -158,6 +195,8 @@ class LLM:
             raise ValueError("give settings, or base_url with model, or embedded; not several of them")
         self.settings = settings
         self.journal = Path(journal)
+        self.say = say
+        self._refused: dict[str, Refused] = {}
 
     @property
     def identity(self) -> str:
@@ -167,7 +206,7 @@ class LLM:
     def open(self, spending: Spending | None = None) -> AbstractContextManager[LLMClient]:
         """A block that yields the client; an embedded model is served until its end. ``spending``: counts what is
         spent, with its budget, over several such blocks."""
-        return open_llm(self.settings, self.journal, spending)
+        return open_llm(self.settings, self.journal, spending, self.say, self._refused)
 
 
 def opened(llm: LLM | LLMSettings | LLMClient) -> AbstractContextManager[LLMClient]:
@@ -178,9 +217,17 @@ def opened(llm: LLM | LLMSettings | LLMClient) -> AbstractContextManager[LLMClie
 
 
 @contextmanager
-def open_llm(settings: LLMSettings, journal: Path, spending: Spending | None = None) -> Iterator[LLMClient]:
+def open_llm(
+    settings: LLMSettings,
+    journal: Path,
+    spending: Spending | None = None,
+    say: Callable[[str], None] = warn,
+    refused: dict[str, Refused] | None = None,
+) -> Iterator[LLMClient]:
     """The LLM with its journal of answers; an embedded one is served for the length of the block. ``spending``: where
-    what is spent is counted (default: anew, with the settings' budget)."""
+    what is spent is counted (default: anew, with the settings' budget). ``say``: as of ``LLM``. ``refused``:
+    what servers are known not to take, to which more is added."""
+    refused = {} if refused is None else refused
     with ExitStack() as stack:
         answers = stack.enter_context(closing(Journal(journal)))
         if settings.embedded:
@@ -193,10 +240,22 @@ def open_llm(settings: LLMSettings, journal: Path, spending: Spending | None = N
                 EndpointSettings(e.base_url, api_key_from(e.api_key_env), e.model, e.concurrency)
                 for e in settings.remote()
             ]
-        spending = spending or Spending(settings.prices, settings.budget)
-        chat = settings.asks_by_chat
+            for endpoint in endpoints:
+                if (mended := address_of(endpoint.base_url).mended) and endpoint.base_url not in refused:
+                    refused[endpoint.base_url] = {}  # said once
+                    say(f"llm.base_url: it is taken as {mended}; the path of a request is added to it.")
         yield LLMClient(
-            endpoints, answers, settings.identity, settings.timeout, settings.max_retries, spending, chat=chat
+            endpoints,
+            answers,
+            settings.identity,
+            settings.timeout,
+            settings.max_retries,
+            spending or Spending(settings.prices, settings.budget),
+            chat=settings.asks_by_chat,
+            extra_body=settings.extra_body,
+            batch=settings.batch,
+            say=say,
+            refused=refused,
         )
 
 
@@ -207,4 +266,4 @@ def known_answers(settings: LLMSettings, journal: Path) -> Iterator[Callable[[Re
         yield lambda _request: None
         return
     with closing(Journal(journal)) as answers:
-        yield LLMClient([], answers, settings.identity).known
+        yield LLMClient([], answers, settings.identity, extra_body=settings.extra_body).known

@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from sharpen.evaluation.beir import Corpus, Query, Run
 from sharpen.evaluation.runs import ranking
-from sharpen.evaluation.settings import Count, ModelName
+from sharpen.evaluation.settings import Count, CrossEncoderName
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 from sharpen.sdg.negatives.bm25 import BM25Miner
 from sharpen.sdg.negatives.dense import DenseMiner
@@ -25,7 +25,7 @@ class CrossEncoderMiner(MinerSettings):
     """The best documents of a first stage, in the order of a cross-encoder."""
 
     kind: Literal["cross_encoder"] = "cross_encoder"
-    model: ModelName = Field(
+    model: CrossEncoderName = Field(
         description="A reranker: a folder (say runs/mine/reranker) or a hub name; safetensors only."
     )
     of: Literal["bm25", "dense", "hybrid"] = Field("bm25", description="Who finds what is scored.")

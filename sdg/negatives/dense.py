@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Query, Run
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.runs import ranking
-from sharpen.evaluation.settings import MODEL, Count
+from sharpen.evaluation.settings import Count, EncoderName
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 
 if TYPE_CHECKING:
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 class DenseOptions(MinerSettings):
     """What miners that search by cosine have in common."""
 
-    model: Annotated[str | None, MODEL] = Field(
-        None, description="An encoder's folder or name; null: the base of the training."
-    )
+    model: EncoderName | None = Field(None, description="An encoder's folder or name; null: the base of the training.")
     query_prompt: str | None = Field(
         None, description="Of model; null: the model's own (for the base, those of training)."
     )

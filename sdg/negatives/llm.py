@@ -13,15 +13,17 @@ from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.languages import LANGUAGE, first_words, language_name, n_words, words
 from sharpen.evaluation.settings import FILE, Count
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
-from sharpen.sdg.filters.text import first_words, words
+from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 from sharpen.sdg.negatives.pool import NegativesExample, read_negatives_pool
 from sharpen.sdg.negatives.record import PassageProblem, RejectedPassage
 from sharpen.sdg.prompts import template
+from sharpen.sdg.rejections import answer_problem
 
 if TYPE_CHECKING:
     from sharpen.sdg.resources import Resources
@@ -127,8 +129,11 @@ class LLMMiner(MinerSettings):
                 rejected.append(RejectedPassage(query.id, text, problem))
             else:
                 kept.append(text)
-        problem = PassageProblem.LLM_ERROR if answer.error else PassageProblem.MISSING
-        missing = RejectedPassage(query.id, answer.text[-200:], problem, answer.error_kind)
+        failed = answer_problem(answer)
+        problem = PassageProblem.LLM_ERROR if failed else PassageProblem.MISSING
+        missing = RejectedPassage(
+            query.id, answer.text[-200:], problem, answer.error_kind or (failed and failed.message)
+        )
         return kept, rejected + [missing] * (self.negatives - len(passages))
 
 
@@ -152,8 +157,9 @@ class NegativePrompt:
             ahead = Request(self.render(examples), False, {"max_tokens": 1, "temperature": 0.0})
         requests = []
         for query in queries:
-            positive = corpus[query.metadata["positives"][0]].content if self.settings.sees_positive else ""
-            prompt = self.render(examples, query.text, positive)
+            document = corpus[query.metadata["positives"][0]]
+            shown = document.content if self.settings.sees_positive else ""
+            prompt = self.render(examples, query.text, shown, document.metadata.get(LANGUAGE) or ENGLISH)
             requests.append(Request(prompt, self.chat, self.parameters(f"{seed}/{query.id}"), ahead))
         return requests
 
@@ -162,8 +168,11 @@ class NegativePrompt:
         number = min(self.settings.examples, len(self.pool))
         return random.Random(f"{seed}/negatives").sample(list(self.pool), number)
 
-    def render(self, examples: Sequence[NegativesExample], query: str = "", positive: str = "") -> str:
-        """The prompt; without a query only its beginning, which is the same for all queries."""
+    def render(
+        self, examples: Sequence[NegativesExample], query: str = "", positive: str = "", language: str = ENGLISH
+    ) -> str:
+        """The prompt; without a query only its beginning, which is the same for all queries. ``language``: two-letter
+        code of the one to write in."""
         count, limit = self.settings.negatives, self.settings.words
         rows = [
             asdict(e)
@@ -177,6 +186,7 @@ class NegativePrompt:
         # without a query it is the beginning that all share, which says "with a passage that answers it" like them
         shown = first_words(positive, limit) or self.settings.sees_positive
         values = {"examples": rows, "query": query, "positive": shown, "count": count, "words": limit}
+        values["language"] = "" if language == ENGLISH else language_name(language)
         return template("negatives.j2").render(**values, chat=self.chat).strip()
 
     def parameters(self, seed: str) -> dict[str, Any]:
@@ -237,7 +247,7 @@ def find_problem(
 ) -> PassageProblem | None:
     """What is wrong with a passage, as against ``earlier`` ones of its query and the corpus (``known``: its copy keys);
     None: nothing."""
-    if len(text.split()) < MIN_WORDS:
+    if n_words(text) < MIN_WORDS:
         return PassageProblem.TOO_SHORT
     if any(_alike(text, other) for other in earlier):
         return PassageProblem.REPEATED

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar
 
 from sharpen.evaluation.beir import Document
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.scorers import LLM_LISTWISE, LLM_POINTWISE
 from sharpen.sdg.answers import held_to_schema, list_schema
-from sharpen.sdg.filters.text import first_words, one_line
+from sharpen.sdg.filters.text import one_line
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.prompts import template
 from sharpen.sdg.reranking.answers import Ranking, log_odds, parse_ranking

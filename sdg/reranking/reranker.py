@@ -10,11 +10,11 @@ from statistics import fmean
 from typing import Literal
 
 from sharpen.evaluation.beir import Corpus, Document, Queries
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.models import Pairs, PairScores, ProgressBar, no_progress
 from sharpen.evaluation.processes import on_main
 from sharpen.evaluation.scorers import LLM_LISTWISE, LLM_POINTWISE
 from sharpen.sdg.estimate import CostEstimate
-from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.llm.budget import Prices, Spending
 from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.settings import LLM, LLMSettings

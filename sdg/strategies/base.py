@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar, Protocol
 
 from sharpen.evaluation.beir import Corpus, Document, Query
+from sharpen.evaluation.languages import LANGUAGE, is_another_language
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery, parse_answer
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.rejections import Problem
@@ -43,7 +44,7 @@ class Strategy(Protocol):
     ``request``.
 
     - ``name``: stands in the queries' metadata. ``queries``: asked for in one prompt.
-    - ``language``: two-letter code, which every query must have (None: not looked at). ``typos``: fraction of the
+    - ``language``: two-letter code, which every query must have (None: its document's). ``typos``: fraction of the
       queries that get a typing error.
     - ``max_tokens``: of an answer. ``rewrites``: works on the queries of earlier strategies.
     - ``first``: what is asked before, and whose answer goes into the unit by ``after_first``.
@@ -190,6 +191,22 @@ class CustomStrategy:
 
     def expected_prompts(self, documents: Sequence[Document], corpus: Corpus) -> int:
         return 0 if self.rewrites else sum(1 for _ in self.units(documents, (), corpus))
+
+
+def wanted_language(strategy: Strategy, unit: Unit) -> str | None:
+    """Two-letter code of the language that a unit's queries are to be in: the strategy's, else the document's. None
+    where nobody has said which that is, and where a query in another language is rewritten.
+
+    >>> unit = Unit("u", "Fazole namočte.", Document("d", "", metadata={"language": "cs"}), ("d",))
+    >>> wanted_language(CustomStrategy(), unit)
+    'cs'
+    """
+    if strategy.language:
+        return strategy.language
+    language = unit.document.metadata.get(LANGUAGE)
+    if not language or (strategy.rewrites and is_another_language(unit.text, language)):
+        return None
+    return str(language)
 
 
 def titled(document: Document) -> str:

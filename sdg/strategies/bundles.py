@@ -9,9 +9,9 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.settings import Settings
-from sharpen.sdg.filters.text import first_words
 
 Order = Literal["sequential", "balanced", "interleaved"]
 QueryType = Literal["multi_hop", "structural", "contextual"]

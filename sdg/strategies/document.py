@@ -26,6 +26,7 @@ class Document(StrategySettings):
 
     kind: Literal["document"] = "document"
 
+    worded: ClassVar[bool] = True
     default_task: ClassVar[str] = (
         "Each document stands with a question that somebody typed into a search box and that the document answers. "
         "The questions are short and in the words of somebody who has not read the document."

@@ -8,27 +8,29 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PrivateAttr, field_validator, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.settings import Count, Fraction, Settings
 from sharpen.sdg.answers import (
     ParsedAnswer,
     ParsedQuery,
     format_example,
     held_to_schema,
-    instruction,
     parse_answer,
     queries_schema,
 )
 from sharpen.sdg.drawing import drawn
-from sharpen.sdg.filters.text import first_words, one_line
+from sharpen.sdg.filters.text import one_line, query_key
+from sharpen.sdg.languages import ENGLISH, Wording
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.prompts import template
-from sharpen.sdg.rejections import Problem
-from sharpen.sdg.strategies.base import Unit, titled
+from sharpen.sdg.rejections import Problem, RejectionReason
+from sharpen.sdg.strategies.base import Unit, titled, wanted_language
 from sharpen.sdg.strategies.pools import POOL, Example, parse_example, parse_rows, read_pool
+from sharpen.sdg.strategies.worded import default_examples, instruction_in, without_labels, worded_in
 
 REPAIRED_CHARACTERS = 2000
 """Of an answer that could not be read, shown in the second request."""
@@ -39,7 +41,12 @@ class AskingSettings(Settings):
 
     task: str | None = Field(None, description="What the LLM is told first. Default: by kind.")
     pool: Annotated[str | tuple[Any, ...] | None, POOL] = Field(
-        None, description="YAML file of examples ({document, query} or {document, queries}); some 20 is a good number."
+        None,
+        description=(
+            "YAML file of examples ({document, query} or {document, queries}); some 20 is a good number. Default of"
+            " document, sentence and question_answer: five in the language of the queries, which also take the place of"
+            " a pool that is clearly in another one."
+        ),
     )
     examples_per_prompt: Annotated[int, Field(ge=0, le=8)] | None = Field(
         None, description="Drawn from the pool (Promptagator: 2 to 8). Default 6; 2 for multi_hop."
@@ -60,7 +67,11 @@ class AskingSettings(Settings):
         ),
     )
     language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = Field(
-        None, description="Two-letter code; queries clearly in another language are dropped. Default: not looked at."
+        None,
+        description=(
+            "Two-letter code of the language that queries are asked for in; those clearly in another one are dropped."
+            " Default: that of each document."
+        ),
     )
     typos: Fraction | None = Field(None, description="Fraction of the queries that get a typing error. Default 0.")
     temperature: Annotated[float, Field(ge=0, le=2)] | None = Field(None, description="Default 0.7.")
@@ -104,7 +115,13 @@ class StrategySettings(AskingSettings):
     not_inherited: ClassVar[tuple[str, ...]] = ()
     """Keys not taken from ``queries``: what this kind is given or gives is another thing than a document or a query."""
     asks_for_answers: ClassVar[bool] = False
+    worded: ClassVar[bool] = False
+    """Whether ``sharpen.sdg.languages`` has the task and examples in other languages."""
     rewrites: ClassVar[bool] = False
+
+    _language: str | None = PrivateAttr(None)
+    _wording: Wording | None = PrivateAttr(None)
+    """Of what ``in_language`` made."""
 
     @field_validator("pool", mode="before")
     @classmethod
@@ -163,7 +180,9 @@ class StrategySettings(AskingSettings):
 
     @cached_property
     def examples(self) -> Sequence[Any]:
-        """The pool's examples. Raises ``InputError`` if there is no pool, or a bad one."""
+        """The pool's examples. Raises ``InputError`` if there is no pool and no default, or a bad one."""
+        if self.pool is None and self.worded:
+            return default_examples(ENGLISH)
         if self.pool is None:
             raise InputError(f"no pool of examples for {self.name or self.kind}: give pool")
         return self.pool if isinstance(self.pool, tuple) else read_pool(self.pool, self.parse_example, self.pool_keys)
@@ -193,6 +212,33 @@ class StrategySettings(AskingSettings):
     def expected_prompts(self, documents: Sequence[Document], corpus: Corpus) -> int:
         return 0 if self.rewrites else sum(1 for _ in self.units(documents, (), corpus))
 
+    # ---- in which language
+
+    def in_language_of(self, unit: Unit) -> Self:
+        """This strategy as it asks for the unit's queries, in the language that these are to be in."""
+        language = wanted_language(self, unit)
+        return self.in_language(language) if language else self
+
+    def in_language(self, language: str) -> Self:
+        """With task, labels and examples in a language, or in English with a request for answers in it; what a user has
+        said stays, but for examples that are clearly in another language."""
+        if language == self._language:
+            return self
+        if language not in self._in_languages:
+            changes, wording = worded_in(self, language)
+            values = {name: getattr(self, name) for name in type(self).model_fields}
+            # not a copy, which would keep what was read of another pool
+            made = self._in_languages[language] = type(self).model_construct(**values | changes)
+            made._language, made._wording = language, wording
+        return self._in_languages[language]
+
+    @cached_property
+    def _in_languages(self) -> dict[str, Self]:
+        return {}
+
+    def _word(self, label: str) -> str:
+        return self._wording.labels.get(label, label) if self._wording else label
+
     # ---- how it is asked
 
     @property
@@ -219,16 +265,18 @@ class StrategySettings(AskingSettings):
 
     def request(self, unit: Unit, *, seed: int = 13, chat: bool = True) -> Request:
         """The prompt for the unit: the task, the examples of its group and the text."""
-        examples = self.draw(seed, self.group(unit, seed))
-        return self._request(unit, examples, len(examples) + 1, seed, chat)
+        asking = self.in_language_of(unit)
+        examples = asking.draw(seed, self.group(unit, seed))
+        return asking._request(unit, examples, len(examples) + 1, seed, chat)
 
     def shared_prefix(self, unit: Unit, *, seed: int = 13, chat: bool = True) -> Request:
-        examples = self.draw(seed, self.group(unit, seed))
-        prompt = self.prompt(None, examples, len(examples) + 1, chat)
-        return Request(prompt, chat, self.parameters | {"max_tokens": 1})
+        asking = self.in_language_of(unit)
+        examples = asking.draw(seed, self.group(unit, seed))
+        prompt = asking.prompt(None, examples, len(examples) + 1, chat)
+        return Request(prompt, chat, asking.parameters | {"max_tokens": 1})
 
     def repair(self, unit: Unit, text: str, error: str, *, seed: int, chat: bool) -> Request | None:
-        request = self._request(unit, [], 1, seed, chat)
+        request = self.in_language_of(unit)._request(unit, [], 1, seed, chat)
         prompt = (
             f"{request.prompt} {text[:REPAIRED_CHARACTERS].strip()}\n\nThat cannot be read ({error}). Once"
             " more, as JSON and nothing else:"
@@ -245,7 +293,7 @@ class StrategySettings(AskingSettings):
 
     def stop(self) -> list[str]:
         """Where models that continue a text stop; small ones go on with the next document else."""
-        return ["\n"] if self.form == "line" else [f"\n{self.label}", "\n\n"]
+        return ["\n"] if self.form == "line" else [f"\n{self._word(self.label)}", "\n\n"]
 
     schema_name: ClassVar[str] = "queries"
 
@@ -257,10 +305,10 @@ class StrategySettings(AskingSettings):
         """The text for ``unit`` as the ``number``-th after ``examples``; without a unit, only what a group shares."""
         prompt = template("few_shot.j2").render(
             task=self.task.strip(),
-            instruction=instruction(self.form, self.queries, self.asks_for_answers, chat),
+            instruction=instruction_in(self._wording, self.form, self.queries, self.asks_for_answers, chat),
             examples=[(self.text_of_example(example), self.answer_of(example)) for example in examples],
-            text_label=self.label,
-            label=self.answer_label,
+            text_label=self._word(self.label),
+            label=self._word(self.answer_label),
             number=number,
             text=self.text_of(unit) if unit else "",
         )
@@ -286,10 +334,18 @@ class StrategySettings(AskingSettings):
     # ---- what comes back
 
     def parse(self, text: str, unit: Unit) -> ParsedAnswer:
+        text = without_labels(text, self.in_language_of(unit)._wording, self.form)
         return parse_answer(text, self.form, self.queries, self.asks_for_answers)
 
     def problem_of(self, query: ParsedQuery, unit: Unit) -> Problem | None:
+        asked = self.in_language_of(unit)
+        if asked is not self and query_key(query.query) in asked._example_keys:
+            return Problem(RejectionReason.COPIED_FROM_EXAMPLE)
         return None
+
+    @cached_property
+    def _example_keys(self) -> frozenset[str]:
+        return frozenset(map(query_key, self.example_texts()))
 
     def after_first(self, unit: Unit, answer: ParsedAnswer) -> Unit:
         return unit

@@ -9,10 +9,12 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
+from sharpen.evaluation.languages import LANGUAGE, is_another_language, words
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.drawing import drawn
-from sharpen.sdg.filters.text import HARVESTED, MAX_WORDS, is_another_language, query_key, words
+from sharpen.sdg.filters.text import HARVESTED, MAX_WORDS, query_key
 from sharpen.sdg.harvesting import TEXT_KINDS, VERBATIM, TextKind, carried_texts, stands_in
+from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.rejections import Problem, RejectionReason
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import Unit
@@ -54,7 +56,8 @@ class Harvested(Settings):
     )
     limit: Count | None = Field(None, description="Texts in all at most, drawn by seed; null: all.")
     language: Annotated[str, Field(pattern="^[a-z]{2}$")] | None = Field(
-        None, description="Two-letter code; texts clearly in another language are dropped. Default: as of queries."
+        None,
+        description="Two-letter code; texts clearly in another one are dropped. Default: as of queries, if given.",
     )
 
     @field_validator("kinds")
@@ -89,7 +92,7 @@ class Harvested(Settings):
         return None
 
     def _drawn(self, document: Document, opens: bool, seed: int) -> Iterator[Unit]:
-        texts = carried_texts(document, opens, self.language or "en")
+        texts = carried_texts(document, opens, document.metadata.get(LANGUAGE) or self.language or ENGLISH)
         rng = random.Random(f"{seed}/{document.id}")
         turns: list[tuple[int, int, TextKind, int]] = []
         for place, kind in enumerate(rng.sample(self.kinds, len(self.kinds))):

@@ -10,8 +10,8 @@ from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.languages import words
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
-from sharpen.sdg.filters.text import words
 from sharpen.sdg.rejections import Problem, RejectionReason
 from sharpen.sdg.strategies.base import Unit
 from sharpen.sdg.strategies.few_shot import StrategySettings

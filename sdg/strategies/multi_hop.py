@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.languages import LANGUAGE, first_words
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery, list_schema, object_schema, parse_json
-from sharpen.sdg.filters.text import first_words
 from sharpen.sdg.prompts import template
 from sharpen.sdg.rejections import Problem
 from sharpen.sdg.rejections import RejectionReason as Reason
@@ -129,7 +129,8 @@ class MultiHop(StrategySettings):
 
     def _unit(self, members: Sequence[str], number: int, window: Sequence[Document]) -> Unit:
         # all that is shown, as one document: for what is said of a query by its words
-        shown = Document(window[0].id, "\n".join(chunk.text for chunk in window), window[0].title)
+        known = {LANGUAGE: window[0].metadata[LANGUAGE]} if LANGUAGE in window[0].metadata else {}
+        shown = Document(window[0].id, "\n".join(chunk.text for chunk in window), window[0].title, known)
         return Unit(
             f"{self.prefix}{'+'.join(members)}/{number}",
             shown.text,
@@ -154,6 +155,7 @@ class MultiHop(StrategySettings):
             segments=self._segments(unit),
             artifacts=unit.notes if unit else "",
             examples=[(e.segments, e.artifacts, e.questions) for e in examples],
+            task=self.task,
             count=self.queries,
             how=self.bundle,
             chat=chat,
@@ -189,6 +191,7 @@ class Artifacts(MultiHop):
         prompt = template("artifacts.j2").render(
             segments=self._segments(unit),
             examples=[(e.segments, e.artifacts) for e in examples],
+            task=self.task,
             kinds=ARTIFACTS,
             most=ARTIFACTS_OF_A_KIND,
             chat=chat,

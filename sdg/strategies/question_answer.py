@@ -21,6 +21,7 @@ class QuestionAnswer(StrategySettings):
 
     kind: Literal["question_answer"] = "question_answer"
 
+    worded: ClassVar[bool] = True
     default_task: ClassVar[str] = (
         "Each document stands with a difficult question that somebody typed into a search box and with the answer, a"
         " short phrase that the document gives."

@@ -77,6 +77,10 @@ class BackTranslation(StrategySettings):
     ) -> Iterator[Unit]:
         return _units(self, documents, queries, corpus)
 
+    def in_language(self, language: str) -> Self:
+        """As it is: which languages there are, the pool says."""
+        return self
+
     def after_first(self, unit: Unit, answer: ParsedAnswer) -> Unit:
         return replace(unit, text=answer.queries[0].query)
 

@@ -8,7 +8,9 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query
+from sharpen.evaluation.languages import language_of, n_words
 from sharpen.evaluation.settings import Count
+from sharpen.sdg.harvesting import split_sentences
 from sharpen.sdg.strategies.base import MIN_WORDS, Unit
 from sharpen.sdg.strategies.few_shot import StrategySettings
 
@@ -25,6 +27,7 @@ class Sentence(StrategySettings):
     kind: Literal["sentence"] = "sentence"
     sentences: Count = Field(3, description="At most so many of a document, spread over it.")
 
+    worded: ClassVar[bool] = True
     default_task: ClassVar[str] = (
         "Each sentence stands with a question that somebody typed into a search box and that the sentence answers. "
         "The questions are about its detail and name what it is about, as nobody sees the sentence with them."
@@ -34,11 +37,9 @@ class Sentence(StrategySettings):
     def units(
         self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None
     ) -> Iterator[Unit]:
-        import sentencex
-
         for document in documents[: self.documents]:
-            sentences = [s.strip() for s in sentencex.segment(self.language or "en", document.text)]
-            long_enough = [(n, s) for n, s in enumerate(sentences) if len(s.split()) >= MIN_WORDS]
+            sentences = enumerate(split_sentences(document.text, language_of(document)))
+            long_enough = [(n, s) for n, s in sentences if n_words(s) >= MIN_WORDS]
             # spread over the text: the first ones of every document are its introduction
             step = max(1, len(long_enough) // self.sentences)
             for number, sentence in long_enough[::step][: self.sentences]:

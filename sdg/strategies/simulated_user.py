@@ -12,11 +12,12 @@ from pydantic import Field, WrapValidator, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, Query, Run
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.settings import Count
 from sharpen.sdg.answers import ParsedAnswer
 from sharpen.sdg.filters.round_trip import name_or_retriever, positive_rank
-from sharpen.sdg.filters.text import first_words, one_line, query_key
+from sharpen.sdg.filters.text import one_line, query_key
 from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.few_shot import StrategySettings
 

@@ -1,8 +1,11 @@
 """Answers as a server gave them before, a list for each time it is asked; what is tested is what is made of them."""
 
+from typing import ClassVar
+
 
 class Recorded:
     identity = "recorded"
+    refused_parameters: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *answers, chat=True, warm_up=False):
         self.answers, self.requests, self.asked = list(answers), [], []

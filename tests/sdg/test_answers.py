@@ -89,3 +89,74 @@ def test_only_chat_models_are_told_the_form_and_each_is_held_to_a_schema_in_its_
     asked = held_to_schema(given, "queries", queries_schema(2, False), chat=False)
     assert asked["extra_body"]["json_schema"]["properties"]["queries"]["items"] == {"type": "string"}
     assert asked["extra_body"]["min_p"] == 0.1 and asked["seed"] == 1 and given["extra_body"] == {"min_p": 0.1}
+
+
+QUERY = "how to descale a kettle"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Sure! Here is a query:\n\nhow to descale a kettle",
+        "Sure! Here is a query: how to descale a kettle",
+        "Here's a search query for the last document: how to descale a kettle",
+        "Sure!\n\nHere is a search query based on the document.\n\nhow to descale a kettle",
+        "Of course.\nThe query a user may type:\n```\nhow to descale a kettle\n```",
+        "```text\nhow to descale a kettle\n```",
+        "**Query:** how to descale a kettle",
+        "**Query**: how to descale a kettle",
+        "**Query:**\nhow to descale a kettle",
+        "### Query\n\nhow to descale a kettle",
+        "Query: **how to descale a kettle**",
+        "**how to descale a kettle**",
+        "**Here is the query:**\n\n> \nhow to descale a kettle".replace("> \n", ""),
+        "Hier ist eine Suchanfrage: how to descale a kettle",
+        "Natürlich! Hier ist eine mögliche Frage:\n„how to descale a kettle“",
+        "Voici une requête possible :\n« how to descale a kettle »",
+        "Aquí tienes una consulta:\nhow to descale a kettle",
+        "Zde je dotaz:\nhow to descale a kettle",
+        "Вот запрос: how to descale a kettle",
+        "以下是一个查询：how to descale a kettle",
+        "はい、こちらが質問です：\n「how to descale a kettle」",
+        "यह रहा एक प्रश्न:\nhow to descale a kettle",
+        "Frage: how to descale a kettle",
+        "問題：how to descale a kettle",
+    ],
+)
+@pytest.mark.parametrize("form", ["line", "list"])
+def test_a_sentence_that_announces_the_query_is_no_part_of_it(answer: str, form):
+    assert [item.query for item in parse_answer(answer, form, 1).queries] == [QUERY]
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "what is missing in this sentence:",
+        "python error: list index out of range",
+        "SQL query: how to join three tables",
+        "here comes the sun: who wrote it",
+        "what is the question: a poll or a survey",
+        "great interview questions",
+        "yes or no questions for kids",
+        "__init__ method in python",
+        "**kwargs and **args",
+        "search: how to find in vim",
+        "ok google stops listening: why",
+    ],
+)
+@pytest.mark.parametrize("form", ["line", "list"])
+def test_a_bare_query_stays_as_it_is(query: str, form):
+    assert [item.query for item in parse_answer(query, form, 1).queries] == [query]
+    if not query.endswith(":"):
+        assert parse_answer(f"{query}\nsomething else", form, 2).queries[0].query == query
+
+
+def test_announced_lists_keep_their_queries_alone():
+    answer = (
+        "Here are three questions that the document answers:\n\n1. what is kiln firing:\n2. **how hot is it**\n"
+        "3. who opens it\n\nLet me know if you need more!"
+    )
+    expected = ["what is kiln firing:", "how hot is it", "who opens it"]
+    assert [i.query for i in parse_answer(answer, "list", 3).queries] == expected
+    pairs = parse_answer("Here are the pairs:\n- Query: who wrote it Answer: Ada", "list", 2, answers=True).queries
+    assert [(i.query, i.answer) for i in pairs] == [("who wrote it", "Ada")]

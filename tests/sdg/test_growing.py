@@ -37,6 +37,7 @@ class Journalled:
     def __init__(self):
         self.answers: dict[str, Answer] = {}
         self.new: list[str] = []
+        self.refused_parameters: dict[str, str] = {}
 
     def ask(self, requests, use):
         return [use(n, request, self._answer(request)) for n, request in enumerate(requests)]
@@ -130,6 +131,16 @@ def test_a_document_stays_in_its_split_when_others_come_and_go(corpora, seed):
     how = SplitSettings(dev=0.3, test=0.3)
     sides = [split_documents(corpus, how, seed) for corpus in (before, after)]
     assert all(sides[0][i] == sides[1][i] for i in before.keys() & after.keys())
+
+
+def test_what_a_model_was_trained_on_draws_its_near_duplicates_after_it():
+    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(40)}
+    how, together = SplitSettings(dev=0.3, test=0.3), [("d1", "d2"), ("d3", "d4")]
+    known = {"d1": "test", "d2": "train", "d3": "test", "d5": "dev", "d6": None}
+    sides = split_documents(corpus, how, 3, together, known)
+    assert [sides[f"d{n}"] for n in (1, 2, 3, 4, 5)] == ["train", "train", "test", "test", "dev"]
+    drawn = split_documents(corpus, how, 3, together)
+    assert all(sides[f"d{n}"] == drawn[f"d{n}"] for n in range(6, 40))
 
 
 def test_what_is_drawn_of_queries_changes_by_as_many_as_came():

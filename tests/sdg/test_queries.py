@@ -147,8 +147,8 @@ def test_documents_are_drawn_and_settings_resolved_by_the_verb():
     assert [q.metadata["positives"][0] for q in generated] == drawn
     with pytest.raises(InputError, match="no document has the 5 words"):
         generate_queries({"tiny": corpus["tiny"]}, llm, [document.Document(pool=POOL)])
-    with pytest.raises(InputError, match="no pool of examples for document"):
-        generate_queries(corpus, llm, [document.Document()])
+    with pytest.raises(InputError, match="no pool of examples for paraphrase"):
+        generate_queries(corpus, llm, [Paraphrase()])
 
 
 def test_the_journal_outlives_its_process_and_survives_bad_files(tmp_path: Path):

@@ -176,7 +176,7 @@ def test_a_bad_request_for_another_reason_is_no_lack_of_logprobs(tmp_path):
         scores = reranker.score(_pairs(["d1", "d2", "d3"]), QUERIES, NUMBERED)
         assert scores["q", "d2"] == pytest.approx((scores["q", "d1"] + scores["q", "d3"]) / 2)
         assert warnings == ["llm: 1 of 3 answers say nothing (these documents have the mean of their query's others)."]
-        with pytest.raises(InputError, match=r"of 1 answers none begins with yes or no; the last was BadRequestError"):
+        with pytest.raises(InputError, match=r"of 1 answers none begins with yes or no; the last was prompt too long"):
             reranker.score(_pairs(["d2"]), QUERIES, NUMBERED)
 
 

@@ -61,7 +61,10 @@ def test_a_strategy_takes_what_it_does_not_say_from_queries_and_then_from_its_cl
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"strategies": [{}]}, "no pool of examples for document: give queries.pool"),
+        (
+            {"strategies": [{"kind": "metadata", "fields": ["a"]}]},
+            "no pool of examples for metadata: give queries",
+        ),
         ({"pool": POOL, "strategies": [{"kind": "paraphrase"}]}, "for paraphrase: give pool in the strategy"),
         ({"pool": POOL, "strategies": [{}, {}]}, "give those of the same kind different names"),
         ({"pool": POOL, "strategies": [{"name": "labelled"}]}, "no strategy can be named labelled"),

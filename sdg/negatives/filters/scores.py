@@ -11,7 +11,7 @@ from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.scorers import BASE, ENCODER, ScorerName, needs_base
-from sharpen.evaluation.settings import MODEL, ModelName, Settings
+from sharpen.evaluation.settings import CrossEncoderName, EncoderName, Settings
 from sharpen.sdg.negatives.base import FilteredRows
 from sharpen.sdg.negatives.filters.calibration import (
     Calibration,
@@ -167,7 +167,7 @@ class CrossEncoderLimit(ScoreFilter):
     """A highest score by a cross-encoder."""
 
     kind: Literal["cross_encoder"] = "cross_encoder"
-    model: ModelName = Field(description="A reranker: a folder or a hub name; safetensors only.")
+    model: CrossEncoderName = Field(description="A reranker: a folder or a hub name; safetensors only.")
     max: float | Auto = Field("auto", description="Highest score of a negative, a logit. auto: as of absolute.")
 
     def scored_by(self) -> ScorerName:
@@ -181,7 +181,7 @@ class Guide(ScoreFilter):
     """No negative is nearer to the query than its positive, by an encoder (GISTEmbed)."""
 
     kind: Literal["guide"] = "guide"
-    model: Annotated[str | None, MODEL] = Field(
+    model: EncoderName | None = Field(
         None, description="An encoder; null: the base. A negative stays below the positive by its cosine."
     )
 

@@ -6,8 +6,10 @@ from xml.etree import ElementTree
 import pytest
 
 from sharpen.evaluation import BM25, Document, Query, Report, Task, compare
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.report import charts
 from sharpen.evaluation.report.by_query import query_changes
+from sharpen.evaluation.report.comparison import make_comparison
 
 
 class Reversed:
@@ -106,3 +108,14 @@ def test_points_lie_where_their_values_are():
     assert x1 < x2 and y1 < y2 and x2 - x1 == pytest.approx(y2 - y1)
     assert [a.get("href") for a in links] == ["#q-1", "#q-2"]
     assert charts.scale_around([0.0], 0, 1).ticks() and charts.scale_around([-3.0, 17.0], 0, 100)(-5) >= 0
+
+
+def test_systems_that_were_scored_on_other_queries_are_not_compared():
+    scores = {"ndcg@10": {"q1": 0.5, "q2": 0.25}}
+    for other, message in (
+        ({"q1": 0.5, "q3": 1.0}, "of which 1 are the same; 'q2' is one that only base has"),
+        ({"x": 1.0}, "of which 0 are the same"),
+        ({}, "there is no query"),
+    ):
+        with pytest.raises(InputError, match=message):
+            make_comparison(scores, {"ndcg@10": other}, seed=1, queries_of="queries")

@@ -1,0 +1,61 @@
+"""Models that a recipe names, tried before anything is computed or paid for: each is loaded and reads a few texts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sentence_transformers import CrossEncoder
+
+from sharpen.evaluation.encoders.committee import Committee
+from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
+from sharpen.evaluation.encoders.soundness import check_trainable, probe, probe_cross_encoder
+from sharpen.evaluation.files import visible_files
+from sharpen.evaluation.processes import process_state
+
+_passed: set[tuple] = set()
+"""What was tried in this program and found good, so that a study with many runs tries each model once."""
+
+
+def check_encoder(name: str) -> None:
+    """Raise ``InputError`` for what cannot be loaded as a dense encoder, cannot read some text, or gives vectors by
+    which nothing can be ranked."""
+    _once("encoder", name, lambda: probe(load_encoder(name), name))
+
+
+def check_base(name: str) -> None:
+    """As ``check_encoder``, and for an encoder that cannot be trained."""
+
+    def check() -> None:
+        model = load_encoder(name)
+        check_trainable(model, name)
+        probe(model, name)
+
+    _once("base", name, check)
+
+
+def check_cross_encoder(name: str) -> None:
+    """Raise ``InputError`` for what cannot be loaded as a reranker or does not give a score for each pair."""
+    _once("cross-encoder", name, lambda: _probe_all(load_cross_encoder(name), name))
+
+
+def check_reranker_base(name: str) -> None:
+    """Raise ``InputError`` for what no reranker can be trained from."""
+    _once("reranker base", name, lambda: _probe_all(load_cross_encoder(name, new_head=True), name))
+
+
+def _probe_all(model: CrossEncoder | Committee, name: str) -> None:
+    for member in model.members if isinstance(model, Committee) else (model,):
+        probe_cross_encoder(member, name)
+
+
+def _once(kind: str, name: str, check: Callable[[], None]) -> None:
+    """By the first process of a machine, and once for the same files."""
+    source = resolve_encoder(name)
+    folder = Path(source)
+    files = sorted(visible_files(folder)) if folder.is_dir() else []
+    stats = [(path, path.stat()) for path in files]
+    key = (kind, source, *((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+    if key not in _passed and process_state().is_local_main_process:
+        check()
+        _passed.add(key)
