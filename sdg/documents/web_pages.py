@@ -81,16 +81,20 @@ def _parse(source: str) -> Any:
 
 def _main_text(root: Any) -> str:
     everything = _text(root)
-    for element in root.xpath(_NAVIGATION):
-        _drop(element)
-    content = _text(root) or everything
-    for element in root.xpath(_FRAME):
-        _drop(element)
+    content = _text_without(root, _NAVIGATION, everything) or everything
     parts = root.xpath(_MAIN)
-    for text in (_text(parts[0]) if len(parts) == 1 else "", _text(root)):
-        if 2 * len(text) >= len(content):
-            return text
-    return content
+    if len(parts) == 1 and 2 * len(main := _text(parts[0])) >= len(content):
+        return main
+    framed = _text_without(root, _FRAME, content)
+    return framed if 2 * len(framed) >= len(content) else content
+
+
+def _text_without(root: Any, path: str, text: str) -> str:
+    """The text without some elements; ``text``: the one with them, as to walk through all takes its time."""
+    elements = root.xpath(path)
+    for element in elements:
+        _drop(element)
+    return _text(root) if elements else text
 
 
 def _drop(element: Any) -> None:
