@@ -164,9 +164,15 @@ def find_languages(documents: Corpus | Sequence[Document], sample: int | None = 
         usual = _most_frequent(Counter(single.language for single in unclear.values() if single), 0.1)
     for document in documents:
         if document.id in unclear:
-            single = identify(document.content, usual or [DEFAULT])
+            alone = unclear[document.id]
+            in_script = [code for code in usual if alone and _written_like(code, alone.language)]
+            single = identify(document.content, in_script) if in_script else alone
             found[document.id] = single.language if single else next(iter(usual), DEFAULT)
     return {document.id: found[document.id] for document in documents}
+
+
+def _written_like(language: str, other: str) -> bool:
+    return _SCRIPT_OF.get(language, "Latin") == _SCRIPT_OF.get(other, "Latin")
 
 
 def _most_frequent(counted: Counter[str], fraction: float) -> list[str]:
