@@ -55,7 +55,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> Loaded
     """
     path = find_recipe(path_or_name)
     raw = _parse(path)
-    if (run := Path(path_or_name)).is_dir():
+    if path.parent == (run := Path(path_or_name)):  # and not a folder that is called like a recipe
         run = run if run.name else run.resolve()
         raw |= {"runs": str(run.parent), "name": run.name}
     parts = []
