@@ -25,12 +25,20 @@ Label = Literal["Document", "Sentence", "Query", "Queries"]
 
 
 class WordingExample(BaseModel):
-    """A pair for prompts, with the answer for strategies that ask for one."""
+    """A pair for prompts, with the answer for strategies that ask for one. ``document``: one sentence, which answers the
+    query; ``more``: what stands behind it in the document. Of sentences alone small models copy the query instead of
+    writing one."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     document: str
+    more: str
     query: str
     answer: str
+
+    @property
+    def whole(self) -> str:
+        blank = "" if self.document.endswith("。") else " "
+        return f"{self.document}{blank}{self.more}"
 
 
 class Wording(BaseModel):

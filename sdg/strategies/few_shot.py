@@ -182,7 +182,7 @@ class StrategySettings(AskingSettings):
     def examples(self) -> Sequence[Any]:
         """The pool's examples. Raises ``InputError`` if there is no pool and no default, or a bad one."""
         if self.pool is None and self.worded:
-            return default_examples(ENGLISH)
+            return default_examples(ENGLISH, self.kind)
         if self.pool is None:
             raise InputError(f"no pool of examples for {self.name or self.kind}: give pool")
         return self.pool if isinstance(self.pool, tuple) else read_pool(self.pool, self.parse_example, self.pool_keys)

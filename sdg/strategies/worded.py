@@ -27,7 +27,7 @@ def worded_in(strategy: StrategySettings, language: str) -> tuple[dict[str, Any]
     """
     wording, changes = wording_of(language), {}
     if strategy.worded and wording and (strategy.pool is None or _shows_another(strategy, language)):
-        changes["pool"] = default_examples(language)
+        changes["pool"] = default_examples(language, strategy.kind)
     own_task = strategy.task != strategy.default_task
     has_words = strategy.worded and wording is not None and bool(wording.tasks)
     if not has_words or (own_task and is_another_language(strategy.task, language)):
@@ -46,14 +46,17 @@ def _shows_another(strategy: StrategySettings, language: str) -> bool:
     return known and found.language != language
 
 
-def default_examples(language: str) -> tuple[Example, ...]:
-    """What prompts show where there is no pool; nothing for a language without a file.
+def default_examples(language: str, kind: str = "document") -> tuple[Example, ...]:
+    """What prompts of a kind show where there is no pool; nothing for a language without a file.
 
     >>> default_examples("de")[1].queries
     ('Wann salzt man Bohnen?',)
     """
     wording = wording_of(language)
-    return tuple(Example(e.document, (e.query,), (e.answer,)) for e in wording.examples) if wording else ()
+    if wording is None:
+        return ()
+    pairs = ((e, e.document if kind == "sentence" else e.whole) for e in wording.examples)
+    return tuple(Example(text, (e.query,), (e.answer,)) for e, text in pairs)
 
 
 def instruction_in(wording: Wording | None, form: Form, count: int, answers: bool, chat: bool) -> str:
