@@ -70,7 +70,11 @@ def _with(recipe_file: Path, old: str, new: str) -> str:
         ("seed: 3", "seed: 3\nseed: 4", ["line 5", "not valid YAML", "duplicate key"]),
         ("seed: 3", "seed: [3", ["not valid YAML"]),
         ("seed: 3", "seed: ${NO_SUCH_VARIABLE}", ["line 4", "NO_SUCH_VARIABLE is not set"]),
-        ("llm: embedded", "llm: {embedded: x, base_url: 'http://y'}", ["line 6", "one of embedded, base_url and endpoints"]),
+        (
+            "llm: embedded",
+            "llm: {embedded: x, base_url: 'http://y'}",
+            ["line 6", "one of embedded, base_url and endpoints"],
+        ),
         ("llm: embedded", "llm: {base_url: 'http://x/v1'}", ["line 6", "need model"]),
         ("llm: embedded", "llm: {embedded: gemma-3-270m, budget: 5}", ["line 6", "budget needs prices"]),
         ("name: topics", "name: ../up", ["line 2", "name"]),
