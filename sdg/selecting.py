@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sharpen.evaluation.beir import Document
+from sharpen.evaluation.languages import n_words
 from sharpen.sdg.drawing import drawn
 from sharpen.sdg.strategies.base import MIN_WORDS
 
@@ -29,7 +30,7 @@ def sample_documents(
     >>> sample_documents(documents, 2, seed=1) == sample_documents(documents, 3, seed=1)[:2]
     True
     """
-    usable = [d for d in documents if len(d.content.split()) >= min_words]
+    usable = [d for d in documents if n_words(d.content) >= min_words]
     unique: dict[str, Document] = {}
     for document in sorted(usable, key=lambda d: drawn(seed, "documents", d.id)):
         unique.setdefault(document.copy_key, document)

@@ -8,7 +8,7 @@ import regex
 
 _GOES_ON = regex.compile(r"[\p{Ll}\p{Nd}(§]")
 """What does not begin a sentence after an abbreviation."""
-_ABBREVIATED = regex.compile(r"(?<!\p{L})\p{L}{1,5}\.\s*$")
+_ABBREVIATED = regex.compile(r"(?<!\p{L})\p{L}{1,4}\.\s*$")
 
 _MORE_ENDS = {
     "bo": regex.compile(r"(?<=[།༎])"),

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sharpen.evaluation.beir import Document, Run
 from sharpen.evaluation.datasets import Task
+from sharpen.evaluation.languages import n_words
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.evaluation.runs import ranking
@@ -78,7 +79,7 @@ def query_changes(task: Task, runs: tuple[Run, Run], scores: tuple[PerQuery, Per
                 before[query_id],
                 after[query_id],
                 len(grades),
-                len(query.text.split()),
+                n_words(query.text),
                 _overlap(query.text, [documents[i] for i in grades if i in documents]),
                 _hits(top[0], top[1], documents, grades),
                 _hits(top[1], top[0], documents, grades),

@@ -25,7 +25,7 @@ Label = Literal["Document", "Sentence", "Query", "Queries"]
 
 
 class WordingExample(BaseModel):
-    """A pair for prompts, with the answer for strategies that ask for one. ``document``: one sentence, which answers the
+    """A pair for prompts, with the answer for strategies that ask for one. ``document``: one sentence that answers the
     query; ``more``: what stands behind it in the document. Of sentences alone small models copy the query instead of
     writing one."""
 
