@@ -29,7 +29,10 @@ class BundleSettings(Settings):
     """
 
     documents: Annotated[int, Field(ge=1, le=5)] = Field(
-        1, description="Documents put together; 1: questions over several chunks of one document."
+        1,
+        description=(
+            "Documents put together at most, of several at least two; 1: questions over several chunks of one document."
+        ),
     )
     related: bool = Field(
         True,
@@ -87,7 +90,7 @@ def bundles(
             if other not in used and other != doc_id and (key := _copy_key(chunks[other])) not in texts:
                 members.append(other)
                 texts.add(key)
-        if len(members) == settings.documents and sum(len(chunks[m]) for m in members) > 1:
+        if len(members) >= min(2, settings.documents) and sum(len(chunks[m]) for m in members) > 1:
             used.update(members)
             yield members, [chunks[m] for m in members]
 

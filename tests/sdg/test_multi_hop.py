@@ -52,6 +52,8 @@ def test_bundles_are_disjoint_and_by_relation_or_by_order():
         ["c"],
         ["d"],
     ]  # e has one chunk
+    up_to = BundleSettings(documents=3, related=False)
+    assert [members for members, _ in bundles(list(corpus.values()), corpus, up_to)] == [["a", "b", "c"], ["d", "e"]]
     some = [corpus["c#1"]]
     assert [
         (members, [len(c) for c in chunks])
