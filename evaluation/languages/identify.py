@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
 from typing import NamedTuple
 
@@ -160,8 +160,8 @@ def find_languages(documents: Corpus | Sequence[Document], sample: int | None = 
             unclear[document.id] = single
     if found:
         usual = _most_frequent(Counter(found.values()), 0.01)
-    else:  # nothing but short texts: what many of them seem to be in
-        usual = _most_frequent(Counter(single.language for single in unclear.values() if single), 0.1)
+    else:  # nothing but short texts: what those in one script are in together
+        usual = _of_scripts(document.content for document in documents)
     for document in documents:
         if document.id in unclear:
             alone = unclear[document.id]
@@ -173,6 +173,16 @@ def find_languages(documents: Corpus | Sequence[Document], sample: int | None = 
 
 def _written_like(language: str, other: str) -> bool:
     return _SCRIPT_OF.get(language, "Latin") == _SCRIPT_OF.get(other, "Latin")
+
+
+def _of_scripts(texts: Iterable[str]) -> list[str]:
+    """The language of all texts of a script together, of the script with most texts first."""
+    by_script: dict[str, list[str]] = {}
+    for text in texts:
+        if script := _script(text):
+            by_script.setdefault(script, []).append(text)
+    joined = (" ".join(of_one) for of_one in sorted(by_script.values(), key=len, reverse=True))
+    return [single.language for text in joined if (single := identify(text))]
 
 
 def _most_frequent(counted: Counter[str], fraction: float) -> list[str]:

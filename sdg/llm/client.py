@@ -184,7 +184,7 @@ class LLMClient:
             return Answer("", error=f"{OVER_BUDGET}: {self.spending}")
         try:
             if request.warm_up is not None:
-                await pool.send(request.warm_up, self.max_retries)
+                await pool.send(_computed_anew(request.warm_up), self.max_retries)
             answer = await self._shortened(pool, sent)
             if not answer.error:
                 self.record(request, answer)
@@ -265,3 +265,10 @@ def api_key_from(variable: str | None) -> str:
             f"llm.api_key_env: the value of {variable} is no key: it has characters other than printable ASCII"
         )
     return key
+
+
+def _computed_anew(warm_up: Request) -> Request:
+    """The request without what the server's cache has of an earlier prompt: a run that was killed has none, and what is
+    computed in other pieces differs in the last bits."""
+    body = warm_up.parameters.get("extra_body", {}) | {"cache_prompt": False}
+    return replace(warm_up, parameters=warm_up.parameters | {"extra_body": body})

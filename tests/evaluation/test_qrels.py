@@ -147,7 +147,7 @@ def test_well_known_keys_of_queries_are_taken_and_others_are_named(tmp_path: Pat
         write_rows(path, [{id_key: 7, key: "how?", "metadata": {"a": 1}}])
         assert read_queries(path) == {"7": Query("7", "how?", {"a": 1})}
     write_rows(path, [{"number": 7, "text": "how?"}])
-    with pytest.raises(InputError, match=r"line 1: expected the key _id .* and there are number, text"):
+    with pytest.raises(InputError, match=r"line 1: no key '_id', nor .*; the keys there are 'number', 'text'"):
         read_queries(path)
     write_rows(path, [{"_id": "7", "title": "how?"}])
     with pytest.raises(InputError, match=r"line 1: expected the key text .* and there are _id, title"):

@@ -321,8 +321,10 @@ def test_errors(tmp_path, corpus, task):
     broken = load_encoder("packaged:tiny-bert")
     next(broken.parameters()).data.fill_(float("nan"))
     broken.save_pretrained(str(tmp_path / "broken"), safe_serialization=True)
-    with pytest.raises(InputError, match=r"loss was not a number at step 1; lower training.learning_rate"):
+    with pytest.raises(InputError, match=r"has values that are not finite numbers"):
         train_retriever(queries, triplets, corpus, _settings(base=str(tmp_path / "broken")), tmp_path / "m", 0)
+    with pytest.raises(InputError, match=r"loss was not a number at step \d+; lower training.learning_rate"):
+        train_retriever(queries, triplets, corpus, _settings(learning_rate=1e30, epochs=3), tmp_path / "m", 0)
     assert not (tmp_path / "m").exists()
     for changes, teacher, message in (
         ({"loss": "kl"}, None, "training.loss: kl learns a teacher's scores; give training.teacher"),
