@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from sharpen.evaluation.beir import Corpus, write_corpus
+from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import write_jsonl
 from sharpen.evaluation.languages import LANGUAGE, find_languages, language_of
 from sharpen.evaluation.models import ProgressBar, no_progress
@@ -50,7 +51,7 @@ class CorpusStage(StagePart):
         if self.corpus.chunk and self.corpus.chunk.by_tokens:
             from sharpen.evaluation.encoders.tokenizer import tokenizer_digest  # loads torch
 
-            parts["tokenizer"] = tokenizer_digest(self.tokenizer)
+            parts["tokenizer"] = content("tokenizer", self.tokenizer, lambda: tokenizer_digest(self.tokenizer))
         return parts
 
 
