@@ -73,9 +73,15 @@ def run(
 
 
 @app.command()
-def generate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
+def generate(
+    recipe: RecipeArgument,
+    overrides: Overrides = None,
+    batch: Annotated[
+        bool, typer.Option("--batch", help="Ask by the provider's batch API: within a day, for about half the price.")
+    ] = False,
+) -> None:
     """Have the queries of a recipe written, and stop: the stages corpus and queries."""
-    _run(recipe, overrides, "generate")
+    _run(recipe, [*(overrides or []), *(["llm.batch=true"] if batch else [])], "generate")
 
 
 @app.command()

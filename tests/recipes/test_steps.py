@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from sharpen.sdg.llm import batches
 from tests.conftest import make_dataset, make_recipe, write_rows
 from tests.processes import sharpen
+from tests.sdg.test_llm_batches import SECRET, BatchServer
 from tests.servers import chat_answer, serve_replies
 
 
@@ -133,3 +135,17 @@ def test_what_another_program_made_is_converted_and_mined(tmp_path):
     assert {row["doc_id"] for row in found if row["verdict"] == "kept"} <= {"bread", "coffee"}
     result = sharpen("convert", "topics/qrels", "more", cwd=tmp_path)
     assert result.returncode == 2 and "Looked for were" in result.stderr
+
+
+def test_generate_asks_by_the_batch_api_where_it_is_told_to(tmp_path, monkeypatch):
+    monkeypatch.setenv("TEST_KEY", SECRET)
+    monkeypatch.setattr(batches, "FIRST_POLL", 0.01)
+    recipe = make_recipe(tmp_path, make_dataset(tmp_path / "topics"))
+    server = BatchServer()
+    with serve_replies(server) as url:
+        llm = f"llm={{base_url: '{url}', model: m, api_key_env: TEST_KEY}}"
+        result = sharpen("generate", str(recipe), "--batch", llm, cwd=tmp_path)
+        assert result.returncode == 0, result.stderr
+    counts = json.loads((tmp_path / "runs/topics/queries/manifest.json").read_text())["counts"]
+    assert counts["asked"] == 24 == counts["kept"] + sum(counts["rejected"].values())
+    assert len(server.batches) == 1 and server.in_batches.total() == 23 and server.direct.total() == 1
