@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
+from sharpen.recipes.arguments import Overrides, RecipeArgument, Start
+
 if TYPE_CHECKING:
     from sharpen.recipes.load import LoadedRecipe
 
@@ -29,33 +31,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Turn a folder of documents into a retriever that is measurably better on them.",
 )
-
-RecipeArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="RECIPE",
-        help="A recipe file, the name of one that `sharpen recipes` lists, or a run's folder, to go on.",
-    ),
-]
-Overrides = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="[KEY.PATH=VALUE | PART]...",
-        help=(
-            "Overrides, as in training.epochs=2 name=longer, or files with a part of a recipe, as strategies/sentence."
-        ),
-    ),
-]
-
-
-Start = Annotated[
-    str | None,
-    typer.Option(
-        "--from",
-        metavar="STAGE",
-        help="Take what this stage needs as it lies in the run's folder, by whatever recipe it was made.",
-    ),
-]
 
 
 @app.command()

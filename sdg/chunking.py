@@ -131,7 +131,7 @@ def _by_tokens(settings: ChunkSettings, count: TokenCounter) -> Callable[[Docume
         # a title is read with every chunk; one that leaves too little room for the text is cut off itself
         limit = max(settings.limit - count.special - count(document.title), settings.limit // 2)
         most = settings.sentences_per_chunk
-        if not most and count(document.text) <= limit:
+        if count.tally(document.text) <= limit and not most:
             return ()
         pieces = pieces_of(document.text, language_of(document))
         sized = list(zip(pieces, count.all([document.text[p.start : p.end] for p in pieces]), strict=True))

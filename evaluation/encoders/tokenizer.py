@@ -43,13 +43,23 @@ class TokenCounter:
         self.special = tokenizer.num_special_tokens_to_add()
         """Tokens that are put around every text."""
         self.counted = self.unknown = 0
-        """Tokens that were counted so far, and those of them that stand for what the tokenizer does not know."""
+        """Tokens of all texts that ``tally`` was given, and those that stand for what the tokenizer does not know."""
 
     def __call__(self, text: str) -> int:
         return self.all([text])[0]
 
     def all(self, texts: Sequence[str]) -> list[int]:
         """Tokens of each text."""
+        return [len(ids) for ids in self._ids(texts)]
+
+    def tally(self, text: str) -> int:
+        """Tokens of a text, which are added to those that were counted before."""
+        (ids,) = self._ids([text])
+        self.counted += len(ids)
+        self.unknown += ids.count(self._tokenizer.unk_token_id)
+        return len(ids)
+
+    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
             return []
         encoded = self._tokenizer(
@@ -59,7 +69,4 @@ class TokenCounter:
             return_token_type_ids=False,
             verbose=False,
         )
-        unknown = self._tokenizer.unk_token_id
-        self.counted += sum(map(len, encoded["input_ids"]))
-        self.unknown += sum(ids.count(unknown) for ids in encoded["input_ids"])
-        return [len(ids) for ids in encoded["input_ids"]]
+        return encoded["input_ids"]

@@ -115,7 +115,7 @@ def is_another_language(text: str, language: str) -> bool:
     script = _script(text[:MOST_CHARACTERS])
     if script is None:
         return False
-    own = _SCRIPT_OF.get(language, "Latin")
+    own = _script_of(language)
     if (script, language) == ("Han", "ja"):
         return False
     if script != own:
@@ -165,14 +165,14 @@ def find_languages(documents: Corpus | Sequence[Document], sample: int | None = 
     for document in documents:
         if document.id in unclear:
             alone = unclear[document.id]
-            in_script = [code for code in usual if alone and _written_like(code, alone.language)]
+            in_script = [code for code in usual if alone and _script_of(code) == _script_of(alone.language)]
             single = identify(document.content, in_script) if in_script else alone
             found[document.id] = single.language if single else next(iter(usual), DEFAULT)
     return {document.id: found[document.id] for document in documents}
 
 
-def _written_like(language: str, other: str) -> bool:
-    return _SCRIPT_OF.get(language, "Latin") == _SCRIPT_OF.get(other, "Latin")
+def _script_of(language: str) -> str:
+    return _SCRIPT_OF.get(language, "Latin")
 
 
 def _of_scripts(texts: Iterable[str]) -> list[str]:

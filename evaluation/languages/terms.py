@@ -101,10 +101,6 @@ class Analyzer:
         """The terms of a text, in their order."""
         return [term for word in _words(text) for term in self._of(word)]
 
-    def all_terms(self, texts: Iterable[str]) -> Iterator[list[str]]:
-        """The terms of each text."""
-        return map(self.terms, texts)
-
     def _of(self, word: str) -> tuple[str, ...]:
         known = self._known.get(word)
         if known is None:
