@@ -1,0 +1,1 @@
+"""Training of generative retrievers: examples, the joint loss, and preferences among the model's own beams."""
