@@ -37,6 +37,7 @@ from sharpen.recipes.resources import show_progress
 from sharpen.recipes.run import print_comparison
 
 HYBRID = "hybrid:"
+GENERATIVE = "generative:"
 FUSED = re.compile(r"fused:(\d+(?:\.\d+)?):(.+)")
 RUN_FILES = (".trec", ".run", ".txt")
 
@@ -102,7 +103,7 @@ def evaluate_systems(
     """Evaluate one system, or two against each other, on one or more collections.
 
     A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), ``fused:0.3:<model>`` (both by
-    z-scores, with this weight of BM25), or a TREC run file. ``data`` is as ``load_task`` takes it. Writes, below
+    z-scores, with this weight of BM25), ``generative:<folder>``, or a TREC run file. ``data`` is as ``load_task`` takes it. Writes, below
     ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the report. Returns
     system to metric to mean over the collections. Raises ``InputError``.
     """
@@ -285,11 +286,16 @@ def _run_of(system: str, task: Task, options: EvaluationOptions, console: Consol
 def _retriever(system: str, task: Task, options: EvaluationOptions, console: Console) -> Retriever:
     if system == "bm25":
         return BM25(task.corpus)
+    if system.startswith(GENERATIVE):
+        return _generative(system.removeprefix(GENERATIVE), task, console)
     if system.startswith(HYBRID):
         return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
     if weighted := FUSED.fullmatch(system):
-        if weighted[2].startswith(HYBRID):
-            raise InputError(f"{system}: what is fused by ranks has no scores; give a model after fused:{weighted[1]}:")
+        if weighted[2].startswith((HYBRID, GENERATIVE)):
+            raise InputError(
+                f"{system}: scores of all documents are fused, which {weighted[2].partition(':')[0]} does not give; give"
+                f" a model after fused:{weighted[1]}:, or hybrid:{weighted[2]}, which fuses ranks"
+            )
         members = {"dense": _retriever(weighted[2], task, options, console), "bm25": BM25(task.corpus)}
         return Fused(members, {"bm25": float(weighted[1])})
     model = load_encoder(system, max_seq_length=options.max_seq_length)
@@ -304,6 +310,23 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
             progress=advance,
             approximate=options.approximate,
         )
+
+
+def _generative(folder: str, task: Task, console: Console) -> Retriever:
+    # loads a language model's classes
+    from sharpen.evaluation.generative.model import load_generative
+    from sharpen.evaluation.retrievers.generative import Generative
+
+    model = load_generative(Path(folder).expanduser())
+    retriever = Generative(model, task.corpus)
+    if unknown := len(retriever.unknown):
+        console.print(
+            f"[yellow]![/] {unknown:,} of the {len(model.identifiers):,} documents that the model knows are not in the"
+            " corpus",
+            highlight=False,
+            soft_wrap=True,
+        )
+    return retriever
 
 
 def _print_row(title: str, row: Mapping[str, float], console: Console) -> None:

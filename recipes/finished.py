@@ -68,7 +68,7 @@ class FinishedRun:
     def by_age(self, task: Task) -> dict[str, Comparison]:
         """Of a run that goes on from an earlier one: the comparison on queries whose documents were there before as
         they are, and on all others; without those of which there are no queries."""
-        replay = self.recipe.training.replay
+        replay = self.recipe.replay
         if replay is None:
             return {}
         old = unchanged(task.corpus, read_corpus(Path(replay.run) / "corpus" / "corpus.jsonl"))

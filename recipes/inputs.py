@@ -16,6 +16,7 @@ from sharpen.sdg.negatives.record import Negative, read_negatives
 MANIFEST = "manifest.json"
 DIAGNOSIS = "diagnosis.json"
 SYSTEMS = "systems.json"
+TRAINING_LOG = "training_log.json"
 SKIPPED = "skipped.jsonl"
 """The files that the corpus stage did not read, with the reason: for people, so that no stage depends on it."""
 WRITTEN = "written.jsonl"
@@ -79,9 +80,13 @@ class Inputs:
         path = self.folder(stage) / f"{name}.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
+    def has_log(self, stage: str) -> bool:
+        """Whether a stage trained something."""
+        return (self.folder(stage) / TRAINING_LOG).exists()
+
     def training_log(self, stage: str = "training") -> dict[str, Any]:
         """Losses and validations by step, the step that was kept, and where training ended."""
-        return json.loads((self.folder(stage) / "training_log.json").read_text(encoding="utf-8"))
+        return json.loads((self.folder(stage) / TRAINING_LOG).read_text(encoding="utf-8"))
 
     def base_weight(self) -> tuple[float, dict[float, float]]:
         """The base's weight in the model, and what each weight scored on validation; empty where nothing was chosen."""

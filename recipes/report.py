@@ -238,21 +238,28 @@ def _short(text: str) -> str:
 def _curves(run: FinishedRun) -> str:
     log = run.inputs.training_log()
     losses = [(e["step"], e["loss"]) for e in log["log"]]
-    validated = [(e["step"], e[PRIMARY]) for e in log["validated"]]
-    return curves(losses, validated, log["kept_step"], f"{PRIMARY} on validation") if losses else ""
+    metric = _metric(log)
+    validated = [(e["step"], e[metric]) for e in log["validated"]]
+    return curves(losses, validated, log["kept_step"], f"{metric} on validation") if losses else ""
+
+
+def _metric(log: dict[str, Any]) -> str:
+    """By which a training's states were chosen."""
+    return next((key for row in log["validated"] for key in row if key != "step"), PRIMARY)
 
 
 def _selection(run: FinishedRun) -> list[str]:
     """Which weights the model has, and why these."""
     log = run.inputs.training_log()
-    weight, scores = run.inputs.base_weight()
+    metric = _metric(log)
+    weight, scores = (0.0, {}) if run.recipe.generative else run.inputs.base_weight()
     early = log["last_step"] < log["steps"]
     ending = ", as the validation got no better." if early else "."
     lines = [f"Training took {log['last_step']:,} of {log['steps']:,} steps{ending}"]
     if log["validated"]:
-        lines += ["", f"| step | {PRIMARY} on validation |", "| --- | --- |"]
+        lines += ["", f"| step | {metric} on validation |", "| --- | --- |"]
         lines += [
-            f"| {row['step']}{' (kept)' if row['step'] == log['kept_step'] else ''} | {row[PRIMARY]:.4f} |"
+            f"| {row['step']}{' (kept)' if row['step'] == log['kept_step'] else ''} | {row[metric]:.4f} |"
             for row in log["validated"]
         ]
     if scores:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,36 +10,24 @@ from rich.console import Console
 from rich.table import Table
 
 from sharpen.evaluation.files import InputError, write_json, write_text
-from sharpen.evaluation.null_result import explain, measurements_table
 from sharpen.evaluation.processes import process_state
-from sharpen.evaluation.report.comparison import (
-    Comparison,
-    difference_table,
-    lost_elsewhere,
-    markdown_table,
-    plain_sentence,
-    sentence,
-    table,
-    text_table,
-)
-from sharpen.recipes.advice import advice, measurements_of
-from sharpen.recipes.card import model_card
+from sharpen.evaluation.report.comparison import Comparison, plain_sentence, table, text_table
 from sharpen.recipes.curves import draw_curves
 from sharpen.recipes.engine import Run, made_stages, needed_for, run_stages
+from sharpen.recipes.findings import retriever_findings
 from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.generative import generative_findings
 from sharpen.recipes.load import LoadedRecipe
-from sharpen.recipes.report import Sections, train_overlaps, write_report
+from sharpen.recipes.report import train_overlaps, write_report
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.tuned import TunedPart
 
-NOTHING_AT_HAND = (
-    "What was lost elsewhere was not measured: no other collection is at hand. With a network,"
-    " evaluation.others=[{data: NanoNFCorpus}] measures it; [] asks for nothing."
-)
 RECIPE = "recipe.yaml"
 RESULTS = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png")
+TRAINED = {"training": "training", "reranker": "reranker", "model": "preferences"}
+"""Stages that may have a log of a training, and what it is called."""
 STEPS = {"generate": ("queries",), "mine": ("pairs", "negatives"), "train": ("reranker", "model")}
 """Commands that go a part of the way, each to those of these stages that the recipe has."""
 
@@ -119,7 +107,8 @@ def run_recipe(
         given = stages_before(run, start)
         _check(recipe, run, given)
     manifests = run_stages(run, results=RESULTS, given=given)
-    run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
+    if not recipe.generative:
+        run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
     if not process_state().is_main_process:
         return None
     return _finish(FinishedRun(recipe, run.inputs(), manifests), loaded.resolved_yaml, console)
@@ -127,65 +116,28 @@ def run_recipe(
 
 def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Comparison:
     task = run.task()
-    comparison = run.compare(task, ("before", "before"), ("after", "after"), bm25=run.inputs.scores("before", "bm25"))
-    reranking, others, overlaps = run.reranking(task), run.others(), train_overlaps(run, task)
-    comparison = comparison.model_copy(update={"caveat": lost_elsewhere(others)})
-    systems = run.inputs.systems() if "systems" in run.manifests else None
+    found = generative_findings(run, task) if run.recipe.generative else retriever_findings(run, task)
+    comparison, overlaps = found.comparison, train_overlaps(run, task)
     write_text(run.folder / RECIPE, resolved_yaml)
-    metrics = comparison.model_dump(mode="json")
-    metrics |= {"reranker": reranking.model_dump(mode="json")} if reranking else {}
-    metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
-    # without the milliseconds, which are others each time
-    timed = {"systems": {"__all__": {"milliseconds"}}}
-    metrics |= {"systems": systems.model_dump(mode="json", exclude=timed)} if systems else {}
+    metrics = comparison.model_dump(mode="json") | found.metrics
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
-    logs = {name: run.inputs.training_log(name) for name in ("training", "reranker") if name in run.manifests}
+    logs = {name: run.inputs.training_log(stage) for stage, name in TRAINED.items() if run.inputs.has_log(stage)}
     draw_curves(logs, run.folder / "curves.png")
-    sections: Sections = {"Which system to serve": [systems.sentence(), "", *systems.markdown()]} if systems else {}
-    sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
-    if cut := run.cut(task):
-        sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
-    if ages := run.by_age(task):
-        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
-        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
-    if elsewhere := _elsewhere(run, others):
-        sections["On other collections"] = elsewhere
-    why = None
-    if comparison.verdict != "better":
-        measured = measurements_of(run)
-        why = explain(measured, comparison)
-        metrics["why"] = why.model_dump(mode="json") | {"measured": measured.model_dump(mode="json")}
-        sections["Why"] = [why.markdown(), "", *measurements_table(measured, comparison)]
-        sections["What to try"] = advice(run, comparison)
     write_json(run.folder / "metrics.json", metrics)
-    write_report(run, comparison, task, sections, overlaps, resolved_yaml)
+    write_report(run, comparison, task, found.sections, overlaps, resolved_yaml)
     model = run.inputs.folder("model")
-    write_text(model / "README.md", model_card(run, comparison, others))
+    write_text(model / "README.md", found.card)
     write_text(model / "recipe.yaml", resolved_yaml)
-    for shown in (comparison, reranking):
-        if shown:
-            print_comparison(shown, console)
-    print_elsewhere(others.values(), console)
-    if run.recipe.evaluation.others and not others:
-        console.print(NOTHING_AT_HAND, highlight=False, soft_wrap=True, markup=False)
-    for line in (why, systems):
-        if line:
-            console.print("\n" + line.plain(), highlight=False, soft_wrap=True, markup=False)
+    for shown in (comparison, *found.shown):
+        print_comparison(shown, console)
+    print_elsewhere(found.others.values(), console)
+    for line in found.lines:
+        console.print(line, highlight=False, soft_wrap=True, markup=False)
     console.print(
         f"\nreport   {run.folder / 'report.html'}\nmodel    {model}\nmetrics  {run.folder / 'metrics.json'}",
         highlight=False,
     )
     return comparison
-
-
-def _elsewhere(run: FinishedRun, others: Mapping[str, Comparison]) -> list[str]:
-    """What became of the model on other collections; empty where the recipe asks for none."""
-    if not others:
-        return [NOTHING_AT_HAND] if run.recipe.evaluation.others else []
-    lines = difference_table("collection", others)
-    if lost := lost_elsewhere(others):
-        lines += ["", f"{lost} A `training.base_weight` nearer to 1 keeps more of the base."]
-    return lines
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

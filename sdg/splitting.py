@@ -1,12 +1,12 @@
 """Train, dev and test by document: nothing of a held-out document, of a copy of it or of another chunk of it, is in
-train."""
+train. Or by query, for a model that finds only what it was trained on."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -16,6 +16,7 @@ from sharpen.evaluation.files import read_jsonl, write_jsonl
 from sharpen.evaluation.languages import words
 from sharpen.evaluation.settings import Fraction, Settings
 from sharpen.sdg.drawing import drawn
+from sharpen.sdg.filters.text import HARVESTED, query_key
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
 SplitName = Literal["train", "dev", "test"]
@@ -36,8 +37,16 @@ REPRESENTATIVES = 32
 class SplitSettings(Settings):
     """What is held out of training."""
 
+    by: Literal["document", "query"] = Field(
+        "document",
+        description=(
+            "document: no query of a held-out document is trained on. query: queries are held out whatever their"
+            " documents, for a generative retriever, which finds only documents that it was trained on."
+        ),
+    )
     dev: Fraction = Field(
-        0.1, description="Fraction of the documents whose queries are kept out of training, to choose settings by."
+        0.1,
+        description="Fraction of the documents (of the queries) whose queries are kept out of training, to choose by.",
     )
     test: Fraction = Field(0.0, description="Fraction of the documents whose queries are kept for the last comparison.")
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
@@ -52,6 +61,11 @@ class SplitSettings(Settings):
         if self.dev + self.test >= 1:
             raise ValueError("dev and test together leave no documents to train on")
         return self
+
+    def fingerprint(self) -> Any:
+        """By document it is as it was before there was a choice."""
+        values = super().fingerprint()
+        return values if self.by == "query" else {key: value for key, value in values.items() if key != "by"}
 
 
 @dataclass
@@ -104,7 +118,23 @@ def split_with_settings(
     together: Iterable[Sequence[str]] | None = None,
     known: Mapping[str, SplitName | None] | None = None,
 ) -> Splits:
-    """``split``, for what a recipe says. ``known``: as of ``split_documents``."""
+    """``split``, for what a recipe says. ``known``: as of ``split_documents``.
+
+    By query each is drawn by a hash of its text and ``seed``, and every document is in train; so are all texts that were
+    harvested, as they stand in the documents that are trained on.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(100)]
+    >>> splits = split_with_settings(queries, {"d": Document("d", "text")}, SplitSettings(by="query"), seed=13)
+    >>> len(splits.train), len(splits.dev), splits.sides
+    (89, 11, {'d': 'train'})
+    """
+    if settings.by == "query":
+        splits = Splits(sides=dict.fromkeys(corpus, "train"))
+        for query in queries:
+            side = "train" if HARVESTED in query.metadata else _draw(query_key(query.text), settings, seed)
+            getattr(splits, side).append(query)
+        return splits
     groups = list(bundles_of(queries) if together is None else together)
     if settings.near_duplicates and settings.dev + settings.test:
         groups += near_duplicate_documents(corpus, settings.near_duplicates)
@@ -234,8 +264,8 @@ def _groups(ids: Sequence[str], together: Iterable[Sequence[str]]) -> list[list[
     return groups
 
 
-def _draw(group: str, settings: SplitSettings, seed: int) -> SplitName:
-    number = drawn(seed, group) / 2**64
+def _draw(name: str, settings: SplitSettings, seed: int) -> SplitName:
+    number = drawn(seed, name) / 2**64
     if number < settings.dev:
         return "dev"
     return "test" if number >= 1 - settings.test else "train"

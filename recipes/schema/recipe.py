@@ -7,19 +7,21 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.scorers import RERANKER, Teacher, llm_members, members_of
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.evaluation import EvaluationPart
+from sharpen.recipes.schema.generative import GenerativePart
 from sharpen.recipes.schema.reranker import RerankerPart
-from sharpen.recipes.schema.training import TrainingPart
+from sharpen.recipes.schema.training import ReplaySettings, TrainingPart
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.labelled import LabelledSettings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.settings import NegativesSettings
 from sharpen.sdg.reranking.settings import LLMRerankerSettings
 from sharpen.sdg.splitting import SplitSettings
-from sharpen.sdg.strategies.settings import QueriesSettings, asks_llm, strategy_name
+from sharpen.sdg.strategies.settings import QueriesSettings, asks_llm, strategy_name, strategy_names
 from sharpen.training.settings import misfit
 
 
@@ -46,12 +48,19 @@ class Recipe(Settings):
     negatives: NegativesSettings = NegativesSettings()
     training: TrainingPart
     reranker: RerankerPart | None = Field(None, description="A reranker, trained beside the retriever.")
+    generative: GenerativePart | None = Field(
+        None,
+        description=(
+            "A language model that writes the identifier of the document that answers, in place of the tuned encoder:"
+            " training then names the encoder to compare with."
+        ),
+    )
     llm_reranker: LLMRerankerSettings = LLMRerankerSettings()
     evaluation: EvaluationPart = EvaluationPart()
 
     @model_validator(mode="after")
     def _parts_fit(self):
-        for rule in (_evaluation_fits, _llm_fits, _labelled_fits, _reranker_fits, _negatives_fit, _validation_fits):
+        for rule in RULES:
             for problem in rule(self):
                 raise ValueError(problem)
         return self
@@ -81,12 +90,21 @@ class Recipe(Settings):
         return max(0, self.reranker.negatives - self.negatives.per_query) if self.reranker else 0
 
     @property
+    def replay(self) -> ReplaySettings | None:
+        """The earlier run that this one goes on from."""
+        return self.generative.replay if self.generative else self.training.replay
+
+    @property
     def mines(self) -> bool:
         """Whether there are rows of mined negatives: for the retriever, or for the reranker."""
+        if self.generative:
+            return False
         return self.training.takes_negatives or self.reranker is not None
 
     def learners(self) -> list[tuple[Literal["training", "reranker"], Teacher, int]]:
         """Who learns a teacher's scores, with the teacher and the negatives of a query."""
+        if self.generative:
+            return []
         candidates = [("training", self.training.teacher, self.negatives.per_query)]
         if self.reranker:
             candidates.append(("reranker", self.reranker.teacher, self.reranker.negatives))
@@ -123,6 +141,8 @@ def _llm_fits(recipe: Recipe) -> Iterator[str]:
     for key in ("miners", "filters"):
         asking = [(n, p) for n, p in enumerate(getattr(recipe.negatives, key)) if getattr(p, "llm", p) is None]
         places += [(f"negatives.{key}.{n}", p.kind) for n, p in asking]
+    if recipe.generative and recipe.generative.identifiers.asks_llm:
+        places.append(("generative.identifiers.kind", "keywords"))
     for place, name in places:
         yield f"{place}: {name} asks an LLM, and the recipe has none; give the part llm"
 
@@ -190,3 +210,40 @@ def _generated_validation_fits(recipe: Recipe) -> Iterator[str]:
             "training.validation: the generated queries of split.dev are compared on at the end; give split.test a"
             " fraction, too, or evaluation.data"
         )
+
+
+def _generative_fits(recipe: Recipe) -> Iterator[str]:
+    generative = recipe.generative
+    if generative is None:
+        return
+    if recipe.reranker:
+        yield (
+            "reranker: with generative there is none in the run; sharpen evaluate generative:<model> --rerank puts what"
+            " the model finds in order"
+        )
+    unused = {"training": TrainingPart(base=recipe.training.base), "negatives": NegativesSettings()}
+    used = (*EncoderOptions.model_fields, "base")
+    for part, default in unused.items():
+        for key in type(default).model_fields:
+            if key not in used and getattr(getattr(recipe, part), key) != getattr(default, key):
+                yield f"{part}.{key}: has no effect with generative; take it out, or say it of generative"
+    names = {name for strategy in recipe.queries.strategies for name in strategy_names(strategy)}
+    if second := generative.preferences:
+        if missing := [name for name in second.strategies if name not in names]:
+            yield (
+                f"generative.preferences.strategies: there is no strategy {missing[0]!r} in queries; there are"
+                f" {', '.join(sorted(names))}"
+            )
+        if names <= set(second.strategies) and recipe.labelled is None:
+            yield "generative.preferences.strategies: no strategy is left for the first stage; add one to queries"
+
+
+RULES = (
+    _evaluation_fits,
+    _llm_fits,
+    _labelled_fits,
+    _reranker_fits,
+    _negatives_fit,
+    _validation_fits,
+    _generative_fits,
+)

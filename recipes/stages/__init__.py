@@ -12,6 +12,9 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import (
     corpus,
     diagnosis,
+    generative,
+    generative_search,
+    identifiers,
     model,
     negatives,
     pairs,
@@ -44,6 +47,21 @@ STAGES: dict[str, Stage] = {
     )
 }
 """In the order in which they run, as far as what they read allows."""
+GENERATIVE: dict[str, Stage] = {
+    stage.name: stage
+    for stage in (
+        corpus.STAGE,
+        BEFORE,
+        queries.STAGE,
+        pairs.STAGE,
+        identifiers.STAGE,
+        generative.TRAINING,
+        generative.MODEL,
+        generative_search.AFTER,
+        generative_search.DIAGNOSIS_STAGE,
+    )
+}
+"""Those of a generative retriever."""
 
 TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
 """The packages of which a tracker needs one."""
@@ -52,6 +70,7 @@ TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
 def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
     """The stages of a recipe with their parts, in the order in which they run. Raises ``InputError`` for files that the
     recipe names and that are not as they should be."""
+    stages = GENERATIVE if recipe.generative else STAGES
     left_out = set()
     if not recipe.learners():
         left_out.add("teacher")
@@ -61,12 +80,12 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
         left_out.add("negatives")
     if not recipe.evaluation.systems:
         left_out.add("systems")
-    parts = {name: stage.part.of(recipe) for name, stage in STAGES.items() if name not in left_out}
+    parts = {name: stage.part.of(recipe) for name, stage in stages.items() if name not in left_out}
     order: list[str] = []
     while len(order) < len(parts):
         # of those whose inputs are there, the first: so before comes as early as it can
         order.append(next(n for n, part in parts.items() if n not in order and set(part.reads()) <= set(order)))
-    return [(STAGES[name], parts[name]) for name in order]
+    return [(stages[name], parts[name]) for name in order]
 
 
 def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
@@ -79,9 +98,9 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
         )
     parts = {stage.name: part for stage, part in stages_of(recipe) if stages is None or stage.name in stages}
     _check_packages(recipe)
-    for name in ("training", "reranker"):
-        if (part := getattr(recipe, name)) and name in parts:
-            processes_of_batch(name, part.batch_size)
+    for name, stage in (("generative", "training"), ("training", "training"), ("reranker", "reranker")):
+        if (trained := getattr(recipe, name)) and stage in parts and not (name == "training" and recipe.generative):
+            processes_of_batch(name, trained.batch_size)
     if "corpus" in parts:
         recipe.corpus.check()
     for name, part in (("before", recipe.evaluation), ("queries", recipe.labelled)):

@@ -40,7 +40,8 @@ IndexOf = Callable[[Corpus, bool, bool], Dense]
 
 
 class ComparisonPart(StagePart):
-    """What before, after and reranked have in common: the queries, and how they are searched."""
+    """What before, after and reranked have in common: the queries, and how they are searched. ``whole_documents``:
+    what was generated is compared by document, as a generative retriever may find nothing smaller."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus",)
 
@@ -48,6 +49,7 @@ class ComparisonPart(StagePart):
     split: str
     unknown_documents: Literal["error", "drop"]
     approximate: bool
+    whole_documents: bool
     corpus: CorpusPart
     runs: str
 
@@ -59,6 +61,7 @@ class ComparisonPart(StagePart):
             "split": part.split if part.data else recipe.generated_split,
             "unknown_documents": part.unknown_documents,
             "approximate": part.approximate,
+            "whole_documents": bool(recipe.generative and recipe.generative.identifiers.unit == "document"),
             "corpus": recipe.corpus,
             "runs": recipe.runs,
         }
@@ -70,6 +73,8 @@ class ComparisonPart(StagePart):
     def fingerprint(self) -> dict:
         values = super().fingerprint()
         del values["corpus"], values["runs"]  # the corpus' files are in
+        if not self.whole_documents:
+            del values["whole_documents"]
         return values
 
     def task(self, inputs: Inputs) -> Task:
@@ -77,8 +82,10 @@ class ComparisonPart(StagePart):
         if self.judged is None:
             queries, qrels = inputs.queries(), inputs.qrels(self.split)
             # what was generated is labelled by chunk
-            name = f"generated, split {self.split}"
-            return Task(inputs.corpus(), {q: queries[q] for q in qrels}, qrels, name, by_document=False)
+            name, corpus = f"generated, split {self.split}", inputs.corpus()
+            if self.whole_documents:
+                qrels = {q: {corpus[i].doc_id: grade for i, grade in grades.items()} for q, grades in qrels.items()}
+            return Task(corpus, {q: queries[q] for q in qrels}, qrels, name, by_document=self.whole_documents)
         # the run's own corpus where it is the same documents: it is chunked as it will be in use
         given = judged_files(self.judged.data, self.judged.split).get("corpus")
         same = given is None or self.corpus.digest(self.runs) == sha256_file(given)

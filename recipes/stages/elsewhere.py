@@ -32,7 +32,10 @@ class Elsewhere(Settings):
 
     @classmethod
     def all_of(cls, recipe: Recipe) -> dict[str, Self]:
-        """Those of a recipe, under names for people: the last folder's, or the whole path where two end alike."""
+        """Those of a recipe, under names for people: the last folder's, or the whole path where two end alike. None of
+        a generative retriever, which knows its own documents alone."""
+        if recipe.generative:
+            return {}
         parts = [found for part in recipe.evaluation.others if (found := _found(part, recipe))]
         last = [Path(part.data).name for part in parts]
         return {

@@ -63,7 +63,7 @@ class PairsStage(StagePart):
             encoder=recipe.training.encoder if custom or recipe.filters.needs_base else None,
             precision=recipe.training.precision,
             seed=recipe.seed,
-            replay=recipe.training.replay,
+            replay=recipe.replay,
         )
 
     def fingerprint(self) -> Any:
@@ -103,7 +103,7 @@ def _replayed(part: PairsStage, replay: ReplaySettings, train: list[Query], corp
     old = unchanged(corpus, read_corpus(Path(replay.run) / "corpus" / "corpus.jsonl"))
     if all(i in old for query in train for i in query.metadata["positives"]):
         raise InputError(
-            f"training.replay: no query that is trained on is of a document that is new or has changed since"
+            f"replay: no query that is trained on is of a document that is new or has changed since"
             f" {replay.run}; there is nothing to go on with (or raise queries.documents)"
         )
     return replayed(train, old, replay.fraction, part.seed)

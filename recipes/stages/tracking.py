@@ -10,6 +10,7 @@ from pathlib import Path
 from sharpen.evaluation.files import write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.recipes.engine import Counts
+from sharpen.recipes.inputs import TRAINING_LOG
 from sharpen.training.trainer import StepProgress, TrainingResult
 
 
@@ -49,7 +50,7 @@ def shown(advance: Callable[..., None]) -> Callable[[StepProgress], None]:
 def record(folder: Path, result: TrainingResult, rows: int, left_out: int) -> Counts:
     """Write the log that curves and report are made of, and return the counts of the manifest."""
     if process_state().is_main_process:
-        write_json(folder / "training_log.json", result.to_dict())
+        write_json(folder / TRAINING_LOG, result.to_dict())
     return {
         "triplets": rows,
         "queries_left_out": left_out,

@@ -83,7 +83,7 @@ class QueriesSettings(AskingSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
-        names = [name for strategy in self.strategies for name in _names(strategy)]
+        names = [name for strategy in self.strategies for name in strategy_names(strategy)]
         if len(set(names)) < len(names):
             raise ValueError(
                 f"the strategies are named {', '.join(names)}; give those of the same kind different names"
@@ -143,7 +143,7 @@ def strategy_name(strategy: StrategySettings | Harvested | Custom) -> str:
     return strategy.name or strategy.kind
 
 
-def _names(strategy: StrategySettings | Harvested | Custom) -> list[str]:
+def strategy_names(strategy: StrategySettings | Harvested | Custom) -> list[str]:
     """All that no other strategy may be called: a mixture's types have names of their own."""
     types = strategy.query_types if isinstance(strategy, Mixed) else ()
     return [strategy_name(strategy), *(strategy.member_name(query_type) for query_type in types)]

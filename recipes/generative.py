@@ -1,0 +1,180 @@
+"""What a finished run of a generative retriever found, for its report and its model's card."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from sharpen.evaluation.datasets import Task
+from sharpen.evaluation.generative.analysis import Memory
+from sharpen.evaluation.metrics import PRIMARY
+from sharpen.evaluation.report.comparison import (
+    Comparison,
+    code,
+    difference_table,
+    markdown_row,
+    markdown_table,
+    sentence,
+)
+from sharpen.evaluation.significance import estimate
+from sharpen.recipes.findings import Findings
+from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.inputs import DIAGNOSIS
+from sharpen.recipes.stages.generative_search import SYSTEMS_COMPARED
+
+NAMES = ("base encoder", "generative retriever")
+SHOWN = ("hit_rate@1", "hit_rate@4", "hit_rate@5", "hit_rate@10", "map@10", "mrr@10", PRIMARY)
+"""As the paper's tables have them, and the primary metric."""
+UNREACHED_SHOWN = 20
+REMEMBERS = 0.9
+"""Of the pieces of its documents: a model that is asked for fewer of them rightly has not learnt its corpus."""
+
+
+def generative_findings(run: FinishedRun, task: Task) -> Findings:
+    """Of a run that trained a language model to write identifiers."""
+    compared = run.compare(
+        task, ("before", "before"), ("after", "after"), bm25=run.inputs.scores("before", "bm25"), names=NAMES
+    )
+    memory = Memory.model_validate_json((run.inputs.folder("diagnosis") / DIAGNOSIS).read_text(encoding="utf-8"))
+    beside = _beside(run, task)
+    sections = {
+        "Beside other systems": _systems_table(run, task, beside),
+        "What the model remembers": _memory(memory),
+        "Training in two stages": _stages(run),
+    }
+    metrics: dict[str, Any] = {
+        "systems": {name: c.model_dump(mode="json") for name, c in beside.items()},
+        "memory": memory.model_dump(mode="json"),
+    }
+    if ages := run.by_age(task):
+        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
+        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
+    lines = []
+    if compared.verdict != "better":
+        sections["Why"] = [why(memory)]
+        metrics["why"] = why(memory)
+        lines = ["\n" + why(memory).replace("**", "").replace("`", "")]
+    return Findings(compared, metrics, sections, _card(run, compared, memory), lines=lines)
+
+
+def why(memory: Memory) -> str:
+    """The nearest cause of a generative retriever that is no better than an encoder, from what was measured.
+
+    >>> memory = Memory(texts=9, first=0.4, found=0.6, documents=9, unreached=["a"], failures={}, queries=5)
+    >>> why(memory)[:61]
+    '**It has not learnt its documents**: of 9 pieces of them it n'
+    """
+    if memory.first < REMEMBERS:
+        return (
+            f"**It has not learnt its documents**: of {memory.texts:,} pieces of them it names the right document for"
+            f" {memory.first:.0%}. Train longer or at a higher rate (`generative.epochs`, `generative.learning_rate`),"
+            " or take a larger model (`generative.base`)."
+        )
+    lost = sum(memory.failures.values())
+    beginning = memory.failures.get("wrong beginning", 0)
+    what = (
+        f"and {beginning:,} of the {lost:,} queries that it fails begin with another document's identifier"
+        if lost
+        else "and it finds the document of each query, if not as the first"
+    )
+    return (
+        f"**It knows its documents and not their queries**: of {memory.texts:,} pieces it names the right document for"
+        f" {memory.first:.0%}, {what}. What helps is queries that are more, and more like those that people ask:"
+        " `queries.strategies` (sentences, metadata), a larger `llm`."
+    )
+
+
+def _beside(run: FinishedRun, task: Task) -> dict[str, Comparison]:
+    """Each other system against the generative retriever."""
+    return {
+        name: run.compare(task, ("after", "after"), ("after", file), names=(NAMES[1], name))
+        for name, file in SYSTEMS_COMPARED.items()
+    }
+
+
+def _systems_table(run: FinishedRun, task: Task, beside: dict[str, Comparison]) -> list[str]:
+    rows = [markdown_row(["system", *SHOWN]), markdown_row(["---"] * (1 + len(SHOWN)))]
+    for name, file in ({NAMES[1]: "after"} | SYSTEMS_COMPARED).items():
+        scores = run.inputs.scores("after", file)
+        means = (estimate(scores[metric], run.recipe.seed, task.groups) for metric in SHOWN)
+        cells = [f"{m.value:.4f} ± {(m.interval[1] - m.interval[0]) / 2:.3f}" for m in means]
+        rows.append(markdown_row([name, *cells]))
+    return [
+        *rows,
+        "",
+        f"Each against the generative retriever, {PRIMARY}; fusion is by reciprocal ranks:",
+        "",
+        *difference_table("system", beside),
+    ]
+
+
+def _memory(memory: Memory) -> list[str]:
+    lines = [
+        f"Of {memory.texts:,} pieces of documents that it was trained on it writes the right identifier first for"
+        f" {memory.first:.1%}, and among its beams for {memory.found:.1%} (Context2ID accuracy).",
+        "",
+        f"{len(memory.unreached):,} of {memory.documents:,} documents were found neither by a piece of their own nor by"
+        " a query that they were trained with.",
+    ]
+    if memory.unreached:
+        shown = ", ".join(code(i) for i in memory.unreached[:UNREACHED_SHOWN])
+        more = len(memory.unreached) - UNREACHED_SHOWN
+        lines[-1] += f" These are {shown}{f' and {more:,} more' if more > 0 else ''}."
+    if lost := sum(memory.failures.values()):
+        by_cause = ", ".join(f"{n:,} by a {cause}" for cause, n in memory.failures.items())
+        lines += ["", f"Of {memory.queries:,} queries compared on, {lost:,} did not find a document: {by_cause}."]
+    return lines
+
+
+def _stages(run: FinishedRun) -> list[str]:
+    first, second = (run.manifests[name]["counts"] for name in ("training", "model"))
+    lines = [
+        f"1. Identifiers from texts and queries: {first['contexts']:,} pieces of documents (Context2ID) and"
+        f" {first['queries']:,} queries (Query2ID), {first['steps']:,} steps."
+    ]
+    if run.inputs.has_log("model"):
+        lines.append(
+            f"2. Preferences: {second['pairs']:,} pairs from {second['queries']:,} queries, of which"
+            f" {second['first']:,} found their document first; {second['steps']:,} steps."
+        )
+    else:
+        lines.append("2. Preferences: the recipe has none (`generative.preferences`).")
+    return lines
+
+
+def _card(run: FinishedRun, comparison: Comparison, memory: Memory) -> str:
+    generative = run.recipe.generative
+    counts = json.loads((run.inputs.folder("identifiers") / "manifest.json").read_text(encoding="utf-8"))["counts"]
+    return "\n".join(
+        [
+            "---",
+            "library_name: transformers",
+            "tags: [generative-retrieval, sharpen]",
+            "---",
+            f"# {run.recipe.name}",
+            "",
+            f"`{generative.base}`, tuned with [sharpen](recipe.yaml) to write the identifier of the document that"
+            " answers a query.",
+            "",
+            sentence(comparison),
+            "",
+            *markdown_table(comparison),
+            "",
+            "| | |",
+            "| --- | --- |",
+            f"| documents | {Path(run.recipe.corpus.source).name}, {counts['identifiers']:,} identifiers of kind"
+            f" {generative.identifiers.kind} |",
+            f"| remembered | {memory.first:.1%} of the pieces of its documents |",
+            f"| compared on | {comparison.queries:,} {comparison.queries_of} |",
+            "",
+            "`identifiers.jsonl` has the identifiers; a search writes nothing else:",
+            "",
+            "```bash",
+            "sharpen evaluate generative:this-folder --data my/questions",
+            "```",
+            "",
+            "The licences of the base and of the language model that wrote the queries hold for what was made of them.",
+            "",
+        ]
+    )

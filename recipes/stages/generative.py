@@ -1,0 +1,130 @@
+"""Training of a generative retriever: identifiers from texts and queries, then preferences among its own beams."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import ClassVar, Literal, Self
+
+from sharpen.evaluation.beir import Query, read_corpus
+from sharpen.evaluation.datasets import Task, read_judged
+from sharpen.evaluation.files import InputError, link_or_copy, write_json
+from sharpen.evaluation.generative.model import GenerativeModel, load_generative
+from sharpen.evaluation.metrics import evaluate
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.base import search_task
+from sharpen.evaluation.retrievers.generative import Generative
+from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
+from sharpen.recipes.inputs import MANIFEST, TRAINING_LOG, Inputs
+from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.schema.training import ReplaySettings
+from sharpen.recipes.stages.identifiers import identifiers_of, unit_of
+from sharpen.recipes.stages.tracking import record, shown, tracked
+from sharpen.recipes.stages.validating import evaluated_keys
+from sharpen.sdg.filters.text import query_key
+from sharpen.sdg.replay import unchanged
+from sharpen.sdg.resources import Resources
+from sharpen.training.generative.examples import Example, context_examples, replay
+from sharpen.training.generative.preference import preference_pairs, train_preference
+from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
+from sharpen.training.generative.trainer import train_generative
+from sharpen.training.trainer import TrainingRun
+from sharpen.training.validation import Validation
+
+Unit = Literal["document", "chunk"]
+PREFERENCES = "preferences.json"
+"""Beside a model that had no second stage, or whose second stage had nothing to learn: why."""
+
+
+class ExamplesPart(StagePart):
+    """What is trained on. ``second``: strategies whose queries are those of the second stage. ``replay``: None unless
+    the run goes on from an earlier one."""
+
+    unit: Unit
+    second: tuple[str, ...]
+    replay: ReplaySettings | None
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        part = recipe.generative
+        return cls(
+            unit=part.identifiers.unit,
+            second=part.preferences.strategies if part.preferences else (),
+            replay=part.replay,
+            seed=recipe.seed,
+        )
+
+    def contexts(self, inputs: Inputs, model: GenerativeModel) -> list[Example]:
+        """The pieces of the documents, each with the document that it is of (Context2ID)."""
+        corpus = inputs.corpus()
+        texts: dict[str, list[str]] = {}
+        for chunk in corpus.values():
+            texts.setdefault(unit_of(chunk, self.unit), []).append(chunk.content)
+        examples = context_examples(texts, model.tokenizer, model.max_tokens)
+        if self.replay is None:
+            return examples
+        old = unchanged(corpus, read_corpus(Path(self.replay.run) / "corpus" / "corpus.jsonl"))
+        new = {unit_of(corpus[i], self.unit) for i in corpus if i not in old}
+        sides = [[e for e in examples if (e.document in new) is is_new] for is_new in (False, True)]
+        return replay(*sides, self.replay.fraction, self.seed)
+
+    def queries(self, inputs: Inputs, second: bool = False) -> list[Example]:
+        """The queries of the first stage, or of the ``second``, one example for each document that answers."""
+        corpus = inputs.corpus()
+        return [
+            Example(query.text, document, "query", query.id)
+            for query in inputs.train_queries().values()
+            if (query.metadata["strategy"] in self.second) is second
+            for document in dict.fromkeys(unit_of(corpus[i], self.unit) for i in query.metadata["positives"])
+        ]
+
+
+class GenerativeTraining(ExamplesPart):
+    """``judged``: whose queries choose the state that is kept (None: generated ones, held out); ``evaluated``: those
+    that are compared on at the end, which choose nothing."""
+
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "identifiers")
+
+    settings: GenerativeSettings
+    validation: HitSettings | None
+    judged: Judged | None
+    evaluated: Judged | None
+    beams: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        part = recipe.generative
+        return cls(
+            **ExamplesPart.of(recipe).model_dump(include=set(ExamplesPart.model_fields)),
+            settings=GenerativeSettings.of_fields(part),
+            validation=part.validation,
+            judged=Judged.of(part.validation),
+            evaluated=Judged.of(recipe.evaluation),
+            beams=part.beams,
+        )
+
+    def task(self, inputs: Inputs) -> Task:
+        """The queries to choose by, at most so many. Raises ``InputError`` if there is none."""
+        corpus, judged = inputs.corpus(), self.judged
+        queries, qrels = read_judged(judged.data, judged.split) if judged else (inputs.queries(), inputs.qrels("dev"))
+        excluded = evaluated_keys(self.evaluated) | {query_key(q.text) for q in inputs.train_queries().values()}
+        if judged is None:
+            qrels = {q: {unit_of(corpus[i], self.unit): g for i, g in grades.items()} for q, grades in qrels.items()}
+        qrels = {q: grades for q, grades in qrels.items() if query_key(queries[q].text) not in excluded}
+        if not qrels:
+            raise InputError("generative.validation: no query to choose by; raise split.dev, or give data")
+        by_document = bool(judged) or self.unit == "document"
+        task = Task(corpus, {q: queries[q] for q in qrels}, qrels, "validation", by_document)
+        return task.sample(self.validation.queries, self.seed)
+
+
+def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    identifiers = identifiers_of(inputs)
+    with (
+        resources.progress("training", 0) as advance,
+        tracked(part.settings.trackers, inputs.run, "training"),
+    ):
+        validation = _validation(part, inputs) if part.validation else None
+        run = TrainingRun(work=folder.work, progress=shown(advance), validation=validation)

@@ -1,0 +1,131 @@
+"""What a generative retriever finds, beside other systems, and why."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Self
+
+from sharpen.evaluation.beir import Run
+from sharpen.evaluation.datasets import Task
+from sharpen.evaluation.files import write_json
+from sharpen.evaluation.generative.analysis import Cause, Memory, failures, remembered, unreached
+from sharpen.evaluation.generative.identifiers import identifier_tokens
+from sharpen.evaluation.generative.model import GenerativeModel, load_generative
+from sharpen.evaluation.metrics import METRICS, evaluate
+from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.base import RUN_DEPTH, search_task
+from sharpen.evaluation.retrievers.generative import Generative
+from sharpen.evaluation.runs import fuse, ranking, read_run, write_run
+from sharpen.recipes.engine import Counts, Folder, Stage
+from sharpen.recipes.inputs import DIAGNOSIS, Inputs
+from sharpen.recipes.schema.recipe import Recipe
+from sharpen.recipes.stages.comparison import ComparisonPart
+from sharpen.recipes.stages.generative import GenerativeTraining, texts_by_document
+from sharpen.recipes.stages.identifiers import unit_of
+from sharpen.sdg.drawing import drawn
+from sharpen.sdg.resources import Resources
+
+SYSTEMS_COMPARED = {
+    "BM25": "bm25",
+    "base encoder": "base",
+    "base + BM25": "base-bm25",
+    "generative + BM25": "after-bm25",
+    "generative + base": "after-base",
+}
+"""What stands beside the generative retriever, and the name of its scores."""
+GENERATIVE_METRICS = (*METRICS, "hit_rate@4")
+"""The paper counts hits among 4, too."""
+MOST_TEXTS = 1000
+"""Pieces and queries that are looked for to see what is remembered, each drawn by seed."""
+
+
+class GenerativeAfter(ComparisonPart):
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "before", "model")
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        return cls(**cls.common(recipe))
+
+
+def search(part: GenerativeAfter, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    task = part.task(inputs)
+    model = load_generative(inputs.folder("model"))
+    with resources.progress("searching", len(task.texts)) as advance:
+        found = search_task(task, Generative(model, task.corpus, progress=advance))
+    runs = {"after": found}
+    for name, file in (("base", "before"), ("bm25", "bm25")):
+        if (path := inputs.folder("before") / f"{file}.trec").exists():
+            runs[name] = read_run(path, task.queries, task.known)
+    for first, second in (("base", "bm25"), ("after", "bm25"), ("after", "base")):
+        if first in runs and second in runs:
+            runs[f"{first}-{second}"] = _first(fuse([runs[first], runs[second]]))
+    if process_state().is_main_process:
+        for name, run in runs.items():
+            write_run(folder.path / f"{name}.trec", run, tag=name)
+            write_json(folder.path / f"{name}.json", evaluate(task.qrels, run, GENERATIVE_METRICS))
+    return {"queries": len(task.qrels), "documents": len(model.identifiers)}
+
+
+def _first(run: Run) -> Run:
+    return {q: {d: scores[d] for d in ranking(scores)[:RUN_DEPTH]} for q, scores in run.items()}
+
+
+class GenerativeDiagnosis(ComparisonPart):
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "identifiers", "model", "after")
+
+    training: GenerativeTraining
+    seed: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        return cls(**cls.common(recipe), training=GenerativeTraining.of(recipe), seed=recipe.seed)
+
+    def reads(self) -> tuple[str, ...]:
+        return self.READS
+
+
+def diagnose(part: GenerativeDiagnosis, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    task, model = part.task(inputs), load_generative(inputs.folder("model"))
+    contexts, queries = texts_by_document(part.training, inputs, model)
+    found = []
+    for what, texts in (("pieces", contexts), ("queries", queries)):
+        chosen = sorted(texts, key=lambda key: drawn(part.seed, what, key))[:MOST_TEXTS]
+        found.append((_search(model, inputs, {k: texts[k][0] for k in chosen}, resources), chosen))
+    positives = [{k: texts[k][1] for k in chosen} for texts, (_, chosen) in zip((contexts, queries), found, strict=True)]
+    runs = [(run, p) for (run, _), p in zip(found, positives, strict=True)]
+    looked_for = {document for p in positives for document in p.values()}
+    first, among = remembered(*runs[0])
+    run = read_run(inputs.folder("after") / "after.trec", task.queries, task.known)
+    memory = Memory(
+        texts=len(positives[0]),
+        first=first,
+        found=among,
+        documents=len(looked_for),
+        unreached=unreached([i for i in model.identifiers if i in looked_for], runs),
+        failures=_failures(task, run, model),
+        queries=len(task.qrels),
+    )
+    if process_state().is_main_process:
+        write_json(folder.path / DIAGNOSIS, memory.model_dump(mode="json"))
+    return {"remembered": memory.first, "documents": memory.documents, "unreached": len(memory.unreached)}
+
+
+def _search(model: GenerativeModel, inputs: Inputs, texts: dict[str, str], resources: Resources) -> Run:
+    """By identifiers' documents, whatever chunk stands for them in the corpus."""
+    corpus = inputs.corpus()
+    with resources.progress("remembering", len(texts)) as advance:
+        run = Generative(model, corpus, progress=advance).search(texts, model.beams)
+    unit = "chunk" if next(iter(model.identifiers)) in corpus else "document"
+    return {q: {unit_of(corpus[i], unit): score for i, score in scores.items()} for q, scores in run.items()}
+
+
+def _failures(task: Task, run: Run, model: GenerativeModel) -> dict[Cause, int]:
+    """By the names that the task has for documents."""
+    names = {i: document.doc_id for i, document in task.corpus.items()} if task.by_document else {}
+    tokens: dict[str, list[tuple[int, ...]]] = {}
+    for i, of_one in zip(model.identifiers, identifier_tokens(model.identifiers, model.tokenizer), strict=True):
+        tokens.setdefault(names.get(i, i), []).append(of_one)
+    return failures(run, task.qrels, tokens)
+
+
+AFTER = Stage("after", 1, GenerativeAfter, search, shared=True)
+DIAGNOSIS_STAGE = Stage("diagnosis", 1, GenerativeDiagnosis, diagnose, shared=True)
