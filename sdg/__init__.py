@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "filters.round_trip": ["RoundTrip"],
         "filters.settings": ["FiltersSettings"],
         "filters.text": ["Copying"],
+        "filters.top_queries": ["TopQueries"],
         "generated": ["GeneratedQueries"],
         "labelled": ["LabelledSettings"],
         "llm.messages": ["Answer", "Request"],
