@@ -17,6 +17,8 @@ __getattr__, __dir__, __all__ = lazy_loader.attach(
         "filters.text": ["Copying"],
         "filters.top_queries": ["TopQueries"],
         "generated": ["GeneratedQueries"],
+        "identifiers.making": ["IdentifierResult", "estimate_identifiers", "make_identifiers"],
+        "identifiers.settings": ["IdentifierSettings"],
         "labelled": ["LabelledSettings"],
         "llm.messages": ["Answer", "Request"],
         "llm.settings": ["LLM", "LLMSettings"],
