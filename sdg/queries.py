@@ -5,24 +5,23 @@ from __future__ import annotations
 import hashlib
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
+from sharpen.sdg.asking import Asker, Reply
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
 from sharpen.sdg.generated import GeneratedQueries, StrategyStats
 from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.llm.client import raise_if_outage
-from sharpen.sdg.llm.messages import Answer, Request
+from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
-from sharpen.sdg.rejections import Problem, Rejection, answer_problem
+from sharpen.sdg.rejections import Problem, Rejection
 from sharpen.sdg.rejections import RejectionReason as Reason
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.base import MIN_WORDS, Strategy, Unit, wanted_language
@@ -41,8 +40,6 @@ GENERATION = "generation"
 """``Rejection.step`` of what is rejected here."""
 SHOWN_CHARACTERS = 2000
 """Of an answer, in a rejection."""
-MIN_CHARACTERS = 30
-"""Of a text that was halved for the LLM's context; less is nothing to write from."""
 
 AnyStrategy = StrategySettings | Harvested | Custom | Strategy
 
@@ -126,7 +123,7 @@ class Generation:
         self.seed = seed
         self.corpus = {d.id: d for d in documents} if corpus is None else corpus
         self.labelled = labelled
-        self.progress = progress
+        self.asker = Asker(client, seed, progress)
         self.result = GeneratedQueries()
         self._known = {query_key(query.text) for query in labelled}
 
@@ -170,7 +167,7 @@ class Generation:
         replies, every = self._first_step(strategy, units, stats), []
         step, left = strategy, {n: unit for n, unit in units.items() if n not in replies}
         while units:
-            replies |= self._ask(step, left, stats)
+            replies |= self.asker.ask(step, left, stats)
             every += replies.values()
             raise_if_outage([reply.answer for reply in every])
             answers, following = strategy.follow_up(left, {n: replies[n].parsed for n in left}, self.corpus)
@@ -179,12 +176,12 @@ class Generation:
                 self._accept_answer(strategy, unit, reply, examples)
             step, units, left, replies = strategy.then, following, following, {}
 
-    def _first_step(self, strategy: Strategy, units: dict[int, Unit], stats: StrategyStats) -> dict[int, _Reply]:
+    def _first_step(self, strategy: Strategy, units: dict[int, Unit], stats: StrategyStats) -> dict[int, Reply]:
         """Put what the first step brings into ``units``. Returns the replies with which nothing more is to be asked."""
         first, final = strategy.first, {}
         if first is None:
             return final
-        for n, reply in self._ask(first, units, stats).items():
+        for n, reply in self.asker.ask(first, units, stats).items():
             if error := _first_step_error(first, reply):
                 final[n] = replace(reply, parsed=ParsedAnswer(error=error))
                 continue
@@ -199,59 +196,7 @@ class Generation:
             )
         return final
 
-    def _ask(self, strategy: Strategy, units: Mapping[int, Unit], stats: StrategyStats) -> dict[int, _Reply]:
-        """Ask for each unit, by its number, and once more for what was to be JSON and is not."""
-
-        def parse(unit: Unit, request: Request, answer: Answer) -> _Reply:
-            stats.prompts += 1
-            stats.shortened += bool(answer.shortened and not answer.error)
-            stats.tokens += Counter(answer.tokens)
-            self.progress(answer)
-            parsed = ParsedAnswer() if answer.error else strategy.parse(answer.text, unit)
-            return _Reply(hashlib.sha256(request.prompt.encode()).hexdigest()[:16], answer, parsed)
-
-        asked = list(units.items())
-        if self.client.warm_up:  # one prefix cache: those that begin alike one after the other
-            asked.sort(key=lambda item: strategy.group(item[1], self.seed))
-        answers = self.client.ask(
-            self._requests(strategy, asked), lambda place, request, answer: parse(asked[place][1], request, answer)
-        )
-        replies = {n: reply for (n, _), reply in zip(asked, answers, strict=True)}
-        broken = [(n, unit) for n, unit in asked if strategy.json_answers and replies[n].is_broken]
-        repairs = [
-            (n, unit, request)
-            for n, unit in broken
-            if (request := self._repair(strategy, unit, replies[n])) is not None
-        ]
-        if repairs:
-            again = self.client.ask(
-                (request for _, _, request in repairs),
-                lambda place, request, answer: parse(repairs[place][1], request, answer),
-            )
-            for (n, _, _), repaired in zip(repairs, again, strict=True):
-                if repaired.parsed.queries:
-                    stats.repaired += 1
-                    replies[n] = repaired
-        return replies
-
-    def _repair(self, strategy: Strategy, unit: Unit, reply: _Reply) -> Request | None:
-        return strategy.repair(unit, reply.answer.text, reply.parsed.error, seed=self.seed, chat=self.client.chat)
-
-    def _requests(self, strategy: Strategy, units: Sequence[tuple[int, Unit]]) -> Iterator[Request]:
-        """The requests; a server with one prefix cache is brought to what the group shares, no less and no more, so
-        that an answer does not hang on what was asked before."""
-        cached = ""
-        how = {"seed": self.seed, "chat": self.client.chat}
-        for _, unit in units:
-            request = strategy.request(unit, **how)
-            if self.client.warm_up and self.client.known(request) is None:
-                prefix = strategy.shared_prefix(unit, **how)
-                if prefix and not _share_exactly(prefix.prompt, cached, request.prompt):
-                    request = replace(request, warm_up=prefix)
-                cached = request.prompt
-            yield replace(request, shorter=partial(_shorter, partial(strategy.request, **how), unit, request.prompt))
-
-    def _accept_answer(self, strategy: Strategy, unit: Unit, reply: _Reply, examples: set[str]) -> None:
+    def _accept_answer(self, strategy: Strategy, unit: Unit, reply: Reply, examples: set[str]) -> None:
         """Keep or reject each of the queries that were asked for: those that did not come are rejected, too, so that
         the counts add up."""
         stats = self.result.stats[strategy.name]
@@ -286,7 +231,7 @@ class Generation:
             return Problem(Reason.COPIED_FROM_EXAMPLE)
         return Problem(Reason.DUPLICATE) if key in self._known else None
 
-    def _keep(self, strategy: Strategy, unit: Unit, reply: _Reply, query: ParsedQuery, sample: int) -> None:
+    def _keep(self, strategy: Strategy, unit: Unit, reply: Reply, query: ParsedQuery, sample: int) -> None:
         self._known.add(query_key(query.query))
         self.result.stats[strategy.name].kept += 1
         query_id, text = _query_id(unit.key, sample), query.query
@@ -316,36 +261,7 @@ class Generation:
         )
 
 
-@dataclass(frozen=True)
-class _Reply:
-    """The answer to a prompt, and what could be read of it."""
-
-    prompt_hash: str
-    answer: Answer
-    parsed: ParsedAnswer
-
-    @property
-    def is_blank(self) -> bool:
-        """Whether there is nothing to read, whatever a strategy makes of it."""
-        return self.answer.held_back or not self.answer.text.strip()
-
-    @property
-    def is_broken(self) -> bool:
-        """Whether it could not be read, and another one may be."""
-        return bool(self.parsed.error) and not (self.answer.held_back or self.answer.ate_budget)
-
-    def problem(self) -> Problem:
-        """Why a query that was asked for is not there."""
-        if problem := answer_problem(self.answer):
-            return problem
-        if not self.answer.text.strip():
-            return Problem(Reason.EMPTY)
-        if self.parsed.error:
-            return Problem(Reason.UNREADABLE, detail=self.parsed.error)
-        return Problem(Reason.MISSING)
-
-
-def _first_step_error(first: Strategy, reply: _Reply) -> str:
+def _first_step_error(first: Strategy, reply: Reply) -> str:
     """Why nothing should be asked with what a first step brought."""
     queries = reply.parsed.queries
     if not queries or not queries[0].query.strip():
@@ -353,35 +269,6 @@ def _first_step_error(first: Strategy, reply: _Reply) -> str:
     if reply.answer.finish_reason == "length" and not first.json_answers:
         return f"{first.name} cut off at max_tokens"
     return ""
-
-
-def _share_exactly(prefix: str, *prompts: str) -> bool:
-    """Whether both prompts begin with the prefix, and are nowhere alike beyond it.
-
-    >>> _share_exactly("Text:", "Text: one", "Text: two"), _share_exactly("Text:", "Text: one", "Text: once")
-    (True, False)
-    """
-    beyond = {prompt.removeprefix(prefix).lstrip()[:1] for prompt in prompts}
-    return all(prompt.startswith(prefix) for prompt in prompts) and len(beyond) == len(prompts)
-
-
-def _shorter(ask: Callable[[Unit], Request], unit: Unit, prompt: str) -> Request | None:
-    """The request about a unit of which half as much is shown; None where nothing would be left to write from.
-
-    What a unit has may be more than what a prompt shows of it, so that it may take several halvings until one shows.
-    """
-    while max(map(len, (unit.text, *unit.segments))) >= 2 * MIN_CHARACTERS:
-        unit = replace(unit, text=_half(unit.text), notes=_half(unit.notes), segments=tuple(map(_half, unit.segments)))
-        request = ask(unit)
-        if len(request.prompt) < len(prompt):
-            return replace(request, shorter=partial(_shorter, ask, unit, request.prompt))
-    return None
-
-
-def _half(text: str) -> str:
-    """The first half, of whole words where there are any."""
-    half = text[: len(text) // 2]
-    return half.rpartition(" ")[0] or half
 
 
 def _query_id(unit: str, sample: int) -> str:

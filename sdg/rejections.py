@@ -50,6 +50,7 @@ class RejectionReason(StrEnum):
     NEAR_DUPLICATE = "near_duplicate"
     NOT_RETRIEVED = "not_retrieved"
     LOW_CROSS_ENCODER_SCORE = "low_cross_encoder_score"
+    NOT_AMONG_TOP = "not_among_top"
     LOW_JUDGE_SCORE = "low_judge_score"
     JUDGE_MISMATCH = "judge_mismatch"
     # the split
@@ -90,6 +91,7 @@ _MESSAGES: dict[RejectionReason, str] = {
     RejectionReason.NEAR_DUPLICATE: "near-duplicate of {detail}: cosine {value:.3f}, from {limit:g} on",
     RejectionReason.NOT_RETRIEVED: "its document is not among the first {limit:g} retrieved ({rank})",
     RejectionReason.LOW_CROSS_ENCODER_SCORE: "cross-encoder: logit {value:.2f} is below {limit:g}",
+    RejectionReason.NOT_AMONG_TOP: "not among the first {limit:g} of its document's queries ({rank}, {detail})",
     RejectionReason.LOW_JUDGE_SCORE: "judge: overall {value:g} is below {limit:g}",
     RejectionReason.JUDGE_MISMATCH: "judge: its answer does not match its pairs",
     RejectionReason.SEVERAL_SPLITS: "its documents are in several splits, or in none",
@@ -127,7 +129,7 @@ class Problem:
         if self.value is None or self.limit is None:
             return False
         match self.reason:
-            case RejectionReason.NOT_RETRIEVED:
+            case RejectionReason.NOT_RETRIEVED | RejectionReason.NOT_AMONG_TOP:
                 return self.value <= 2 * self.limit
             case RejectionReason.LOW_JUDGE_SCORE | RejectionReason.LOW_CROSS_ENCODER_SCORE:
                 return self.value > self.limit - 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from pydantic import Field
 
 from sharpen.evaluation.custom import Custom
@@ -12,6 +14,7 @@ from sharpen.sdg.filters.duplicates import NearDuplicates
 from sharpen.sdg.filters.judge import Judge
 from sharpen.sdg.filters.round_trip import RoundTrip
 from sharpen.sdg.filters.text import Copying
+from sharpen.sdg.filters.top_queries import TopQueries
 
 
 class FiltersSettings(Settings):
@@ -25,6 +28,7 @@ class FiltersSettings(Settings):
     near_duplicates: NearDuplicates | None = None
     round_trip: RoundTrip | None = RoundTrip()
     cross_encoder: CrossEncoderFilter | None = None
+    top_queries: TopQueries | None = None
     custom: tuple[Custom, ...] = Field((), description="Your own filters, from a file beside the recipe or a package.")
     judge: Judge | None = None
     max_queries: Count | None = Field(
@@ -38,10 +42,16 @@ class FiltersSettings(Settings):
     def in_order(self) -> list[QueryFilter]:
         """The filters to apply. Raises ``InputError`` if a custom one cannot be made."""
         customs = [custom.make() for custom in self.custom]
-        chosen = [self.copying, self.near_duplicates, self.round_trip, self.cross_encoder, *customs, self.judge]
+        scored = [self.cross_encoder, self.top_queries]
+        chosen = [self.copying, self.near_duplicates, self.round_trip, *scored, *customs, self.judge]
         return [query_filter for query_filter in chosen if query_filter is not None]
 
     @property
     def needs_base(self) -> bool:
         """Whether a filter uses the base encoder."""
-        return self.near_duplicates is not None or (self.round_trip is not None and self.round_trip.needs_base)
+        asking = (self.round_trip, self.top_queries)
+        return self.near_duplicates is not None or any(chosen is not None and chosen.needs_base for chosen in asking)
+
+    def fingerprint(self) -> Any:
+        """What came later stands in it only where it is used, so that earlier runs keep theirs."""
+        return {key: value for key, value in super().fingerprint().items() if key != "top_queries" or value is not None}

@@ -178,6 +178,11 @@ class StrategySettings(AskingSettings):
 
     # ---- what is shown
 
+    @property
+    def needs_pool(self) -> bool:
+        """Whether there is no pool, and no default of one."""
+        return not self.pool and not self.worded
+
     @cached_property
     def examples(self) -> Sequence[Any]:
         """The pool's examples. Raises ``InputError`` if there is no pool and no default, or a bad one."""

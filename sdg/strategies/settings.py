@@ -92,7 +92,7 @@ class QueriesSettings(AskingSettings):
             raise ValueError(f"no strategy can be named {LABELLED}: that is what real queries are marked with")
         if self.select == "coverage" and self.documents is None:
             raise ValueError("select: coverage chooses documents out of all; say how many in documents")
-        without = [s for s in self.strategies if isinstance(s, StrategySettings) and not s.pool and not s.worded]
+        without = [s for s in self.strategies if isinstance(s, StrategySettings) and s.needs_pool]
         if missing := [strategy_name(s) for s in without if "pool" not in s.not_inherited and not self.pool]:
             raise ValueError(
                 f"no pool of examples for {', '.join(missing)}: give queries.pool, or pool in the strategy"

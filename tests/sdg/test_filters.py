@@ -15,6 +15,7 @@ from sharpen.sdg.filters.judge import Judge
 from sharpen.sdg.filters.round_trip import RoundTrip
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.filters.text import Copying
+from sharpen.sdg.filters.top_queries import TopQueries
 from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import EndpointSettings
@@ -148,6 +149,35 @@ def test_a_cross_encoder_scores_query_and_document(tmp_path, corpus):
         filter_queries(queries, corpus, [CrossEncoderFilter(model=str(tmp_path / "nowhere"))])
 
 
+def test_of_each_document_the_queries_with_the_best_scores_stay(corpus):
+    """DSI-QG's filter; a query of several documents counts by the best of them, among those of the same documents."""
+    texts = {"a": "chess", "b": "knead the dough for ten minutes", "c": "knead the dough", "d": "opening moves"}
+    queries = [Query(i, text, {"positives": ["bread"], "strategy": "document"}) for i, text in texts.items()]
+    queries += [Query("e", "chess", {"positives": ["chess"]}), Query("f", "dough", {"positives": ["chess", "bread"]})]
+    result = filter_queries(queries, corpus, [TopQueries(scorer="bm25", per_document=2)])
+    assert [q.id for q in result.kept] == ["b", "c", "e", "f"] and result.passed["top_queries"]["document"] == 2
+    assert [(r.query, r.reason, r.problem.value, r.problem.limit) for r in result.rejected] == [
+        ("a", "not_among_top", 3, 2),
+        ("d", "not_among_top", 4, 2),
+    ]
+    assert result.rejected[0].message == "not among the first 2 of its document's queries (rank 3, bm25: 0)"
+    assert Rejection.from_row(result.rejected[0].to_row()) == result.rejected[0]
+    with pytest.raises(InputError, match="no base encoder"):
+        filter_queries(queries, corpus, [TopQueries(scorer="fused", per_document=2)], Resources())
+
+
+def test_a_filter_by_scores_needs_the_base_where_that_scores_and_changes_no_earlier_fingerprint():
+    without = FiltersSettings(round_trip=None)
+    assert "top_queries" not in without.fingerprint() and not without.needs_base
+    by = {
+        s: FiltersSettings(round_trip=None, top_queries=TopQueries(scorer=s, per_document=1)) for s in ("bm25", "fused")
+    }
+    assert by["fused"].needs_base and not by["bm25"].needs_base
+    assert by["bm25"].fingerprint()["top_queries"] == {"scorer": "bm25", "per_document": 1}
+    with pytest.raises(ValueError, match="name another scorer"):
+        TopQueries(scorer="reranker", per_document=1)
+
+
 def test_filters_are_applied_in_order_and_what_each_lets_pass_is_counted(corpus):
     queries = _queries("how long must dough be worked", "knead the dough for ten minutes", "first moves of a pawn")
     result = filter_queries(queries, corpus, [Copying(), RoundTrip("bm25", top_k=1)])
@@ -168,6 +198,7 @@ def test_the_filters_of_a_recipe_have_an_order_and_take_a_users_own(tmp_path):
         {
             "judge": {"threshold": 6},
             "custom": [{"use": f"{tmp_path / 'own.py'}:Own", "options": {"most": 5}}],
+            "top_queries": {"scorer": "bm25", "per_document": 2},
             "cross_encoder": {"model": "some/reranker"},
             "round_trip": {"retriever": "bm25"},
             "near_duplicates": {},
@@ -180,10 +211,11 @@ def test_the_filters_of_a_recipe_have_an_order_and_take_a_users_own(tmp_path):
         "near_duplicates",
         "round_trip",
         "cross_encoder",
+        "top_queries",
         "own",
         "judge",
     ]
-    assert in_order[4].most == 5 and settings.needs_base and not FiltersSettings(round_trip=None).needs_base
+    assert in_order[5].most == 5 and settings.needs_base and not FiltersSettings(round_trip=None).needs_base
     with pytest.raises(ValueError, match="max_share"):
         Copying.model_validate({"max_share": 0.5})
     with pytest.raises(ValueError, match=r"'bm25', 'dense' or 'fused'"):
@@ -196,6 +228,8 @@ def test_the_filters_of_a_recipe_have_an_order_and_take_a_users_own(tmp_path):
         (RejectionReason.NOT_RETRIEVED, 20, 10, True),
         (RejectionReason.NOT_RETRIEVED, 21, 10, False),
         (RejectionReason.NOT_RETRIEVED, None, 10, False),
+        (RejectionReason.NOT_AMONG_TOP, 6, 3, True),
+        (RejectionReason.NOT_AMONG_TOP, 7, 3, False),
         (RejectionReason.LOW_JUDGE_SCORE, 6.1, 7, True),
         (RejectionReason.LOW_JUDGE_SCORE, 6.0, 7, False),
         (RejectionReason.COPYING, 0.74, 0.5, True),
