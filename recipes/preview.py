@@ -21,6 +21,7 @@ from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.recipes.teacher_costs import teacher_costs
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.generated import GeneratedQueries
+from sharpen.sdg.identifiers.making import estimate_identifiers
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.settings import known_answers
 from sharpen.sdg.queries import generate_queries
@@ -38,12 +39,14 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
     strategies = recipe.queries.all_strategies() if recipe.generates else []
     asking = list(filter(asks_llm, strategies))
     labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept) if recipe.labelled else 0
-    if asking:
+    identifiers = recipe.generative.identifiers if recipe.generative else None
+    if asking or (identifiers and identifiers.asks_llm):
         with known_answers(recipe.llm, Path(recipe.runs) / JOURNAL) as known:
             estimator = CostEstimator(
                 token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
             )
-            rows = estimator.estimate(asking, documents, corpus, labelled)
+            rows = estimator.estimate(asking, documents, corpus, labelled) if asking else []
+            rows += estimate_identifiers(corpus, identifiers, estimator) if identifiers else []
     harvested = {
         strategy.name: len(strategy.harvest(corpus, recipe.queries_seed))
         for strategy in strategies

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from sharpen.evaluation.settings import Count
 from sharpen.recipes.schema.training import ReplaySettings
-from sharpen.sdg.identifiers import IdentifierSettings
+from sharpen.sdg.identifiers.settings import IdentifierSettings
 from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
 
 HARD = "question_answer"

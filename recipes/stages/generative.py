@@ -25,7 +25,7 @@ from sharpen.recipes.stages.validating import evaluated_keys
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.replay import unchanged
 from sharpen.sdg.resources import Resources
-from sharpen.training.generative.examples import Example, context_examples, replay
+from sharpen.training.generative.examples import Example, context_examples, query_examples, replay
 from sharpen.training.generative.preference import preference_pairs, train_preference
 from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
 from sharpen.training.generative.trainer import train_generative
@@ -56,29 +56,21 @@ class ExamplesPart(StagePart):
             seed=recipe.seed,
         )
 
-    def contexts(self, inputs: Inputs, model: GenerativeModel) -> list[Example]:
-        """The pieces of the documents, each with the document that it is of (Context2ID)."""
+    def contexts(self, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Example]:
+        """The documents' texts, each with its document (Context2ID)."""
         corpus = inputs.corpus()
-        texts: dict[str, list[str]] = {}
-        for chunk in corpus.values():
-            texts.setdefault(unit_of(chunk, self.unit), []).append(chunk.content)
-        examples = context_examples(texts, model.tokenizer, model.max_tokens)
+        examples = context_examples(corpus, identifiers_of(inputs), tokenizer, max_tokens)
         if self.replay is None:
             return examples
         old = unchanged(corpus, read_corpus(Path(self.replay.run) / "corpus" / "corpus.jsonl"))
         new = {unit_of(corpus[i], self.unit) for i in corpus if i not in old}
-        sides = [[e for e in examples if (e.document in new) is is_new] for is_new in (False, True)]
-        return replay(*sides, self.replay.fraction, self.seed)
+        known, added = ([e for e in examples if (e.document in new) is is_new] for is_new in (False, True))
+        return replay(known, added, self.replay.fraction, self.seed)
 
     def queries(self, inputs: Inputs, second: bool = False) -> list[Example]:
-        """The queries of the first stage, or of the ``second``, one example for each document that answers."""
-        corpus = inputs.corpus()
-        return [
-            Example(query.text, document, "query", query.id)
-            for query in inputs.train_queries().values()
-            if (query.metadata["strategy"] in self.second) is second
-            for document in dict.fromkeys(unit_of(corpus[i], self.unit) for i in query.metadata["positives"])
-        ]
+        """The queries of the first stage, or of the ``second``, each with every document that answers (Query2ID)."""
+        chosen = [q for q in inputs.train_queries().values() if (q.metadata["strategy"] in self.second) is second]
+        return query_examples(chosen, inputs.corpus(), identifiers_of(inputs))
 
 
 class GenerativeTraining(ExamplesPart):

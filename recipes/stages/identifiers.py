@@ -10,7 +10,8 @@ from sharpen.evaluation.processes import on_main, process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.identifiers import IdentifierSettings, make_identifiers
+from sharpen.sdg.identifiers.making import make_identifiers
+from sharpen.sdg.identifiers.settings import IdentifierSettings
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.resources import Resources
 
@@ -24,14 +25,16 @@ class IdentifiersStage(StagePart):
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
-        settings = recipe.generative.identifiers
+        settings, replay = recipe.generative.identifiers, recipe.generative.replay
+        if replay and settings.known is None:
+            settings = settings.model_copy(update={"known": replay.run})
         return cls(settings=settings, llm=recipe.llm if settings.asks_llm else None, seed=recipe.queries_seed)
 
 
 def write(part: IdentifiersStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     made = make_identifiers(inputs.corpus(), part.settings, resources, part.seed)
     write_identifiers(folder.path / IDENTIFIERS, made.identifiers.values())
-    return {"identifiers": len(made.identifiers)} | made.counts
+    return made.counts()
 
 
 def identifiers_of(inputs: Inputs) -> dict[str, Identifier]:
