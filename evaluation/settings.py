@@ -43,6 +43,18 @@ def _model_digest(name: str) -> str:
     return model_digest(name)
 
 
+def _causal_lm_digest(name: str) -> str:
+    from sharpen.evaluation.generative.model import causal_lm_digest  # loads torch
+
+    return causal_lm_digest(name)
+
+
+def _check_causal_lm(name: str) -> None:
+    from sharpen.evaluation.generative.model import check_causal_lm
+
+    check_causal_lm(name)
+
+
 def _check_by(kind: str) -> Callable[[str], None]:
     """``check_<kind>`` of ``encoders.checks``, imported when it is called."""
 
@@ -69,6 +81,8 @@ CROSS_ENCODER = Marker(_model_digest, _check_by("cross_encoder"))
 """Of a reranker, or a committee's folder."""
 RERANKER_BASE = Marker(_model_digest, _check_by("reranker_base"))
 """Of what a reranker is trained from."""
+CAUSAL_LM = Marker(_causal_lm_digest, _check_causal_lm)
+"""Of a language model that a generative retriever is trained from."""
 FILE = Marker(lambda path: sha256_file(Path(path)), _check_file)
 """The path of a file."""
 
@@ -76,6 +90,7 @@ EncoderName = Annotated[str, ENCODER]
 BaseName = Annotated[str, BASE_ENCODER]
 CrossEncoderName = Annotated[str, CROSS_ENCODER]
 RerankerBaseName = Annotated[str, RERANKER_BASE]
+CausalLMName = Annotated[str, CAUSAL_LM]
 
 
 class Settings(BaseModel):

@@ -236,13 +236,8 @@ class RerankerSettings(Optimization):
         return values
 
 
-class ValidationSettings(Settings):
-    """Queries by which the best checkpoint and the base's weight are chosen. Never those that are compared on at the
-    end.
-
-    >>> ValidationSettings().queries
-    500
-    """
+class HeldOutSettings(Settings):
+    """Queries by which a state of a training is chosen. Never those that are compared on at the end."""
 
     data: Annotated[str | None, UNHASHED] = Field(
         None,
@@ -253,12 +248,6 @@ class ValidationSettings(Settings):
     )
     split: str = Field("train", description="qrels/<split>.tsv of data.")
     queries: Count = Field(500, description="At most so many, drawn by seed.")
-    documents: Count = Field(
-        1000,
-        description=(
-            "What is searched: the relevant documents, and of the others BM25's best of each query, so many in all."
-        ),
-    )
     evaluations: Count = Field(5, description="Over the training, evenly.")
     patience: Count | None = Field(
         3,
@@ -287,3 +276,18 @@ class ValidationSettings(Settings):
             if not path.is_file():
                 raise InputError(f"data: {path}: no such file")
         return {name: sha256_file(path) for name, path in files.items()}
+
+
+class ValidationSettings(HeldOutSettings):
+    """By which the best checkpoint of a retriever and the base's weight are chosen.
+
+    >>> ValidationSettings().queries
+    500
+    """
+
+    documents: Count = Field(
+        1000,
+        description=(
+            "What is searched: the relevant documents, and of the others BM25's best of each query, so many in all."
+        ),
+    )

@@ -73,8 +73,27 @@ def packaged_encoder(name: str) -> Path:
         raise InputError(f"{name}: no such packaged encoder; there are {', '.join(PACKAGED_ENCODERS)}")
     if convert := _CONVERTERS.get(short):
         folder = cache_folder() / "encoders" / f"{short}-{package.sha256[:12]}"
-        return folder if folder.is_dir() else _made(folder, lambda written: convert(_located(name, package), written))
+        return (
+            folder if folder.is_dir() else make_once(folder, lambda written: convert(_located(name, package), written))
+        )
     return _located(name, package)
+
+
+def make_once(folder: Path, write: Callable[[Path], None]) -> Path:
+    """``folder``; where it is not there, it is made by ``write``, whole or not at all."""
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
+        written = Path(temporary) / "model"
+        written.mkdir()
+        write(written)
+        try:
+            written.rename(folder)
+        except OSError:  # another process was first, and wrote the same
+            if not folder.is_dir():
+                raise
+    return folder
 
 
 def _located(name: str, package: _Package) -> Path:
@@ -89,21 +108,6 @@ def _located(name: str, package: _Package) -> Path:
     if package.sha256 and (found := sha256_file(path)) != package.sha256:
         raise InputError(f"{path}: its sum is {found}, expected {package.sha256}; install the package again")
     return path
-
-
-def _made(folder: Path, write: Callable[[Path], None]) -> Path:
-    """``folder``, made whole by ``write`` or not at all."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as temporary:
-        written = Path(temporary) / "model"
-        written.mkdir()
-        write(written)
-        try:
-            written.rename(folder)
-        except OSError:  # another process was first, and wrote the same
-            if not folder.is_dir():
-                raise
-    return folder
 
 
 def _from_onnx(source: Path, folder: Path) -> None:

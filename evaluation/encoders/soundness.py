@@ -32,13 +32,27 @@ def make_ready(model: Model, name: str, max_seq_length: int | None = None) -> No
     ``max_seq_length``: tokens, where others than the model's own are wanted. What is not as asked for is said in a
     warning. Raises ``InputError`` for weights that are not finite and where nothing can be padded with.
     """
-    _check_weights(model, name)
+    check_weights(model, name)
     if max_seq_length:
         model.max_seq_length = max_seq_length
     for module in model.modules():
         if isinstance(module, Transformer) and module.tokenizer is not None:
             _fit_length(module, name, max_seq_length)
             _set_padding(module, name)
+
+
+def check_weights(model: torch.nn.Module, name: str) -> None:
+    """Raise ``InputError`` that names the file for weights that are not finite."""
+    for weight_name, weight in model.named_parameters():
+        if weight.is_floating_point() and weight.numel():
+            low, high = torch.aminmax(weight.detach())
+            if not (torch.isfinite(low) and torch.isfinite(high)):
+                files = sorted(Path(name).rglob("*.safetensors")) if Path(name).is_dir() else []
+                place = f"{files[0]}" if len(files) == 1 else name
+                raise InputError(
+                    f"{place}: the weight {weight_name} has values that are not finite numbers (NaN or infinite);"
+                    " the file is damaged, or its training diverged: take another checkpoint"
+                )
 
 
 def check_vectors(vectors: np.ndarray, texts: Sequence[str], name: str = "the encoder") -> None:
@@ -149,19 +163,6 @@ class _naming:
     def __exit__(self, _kind: Any, error: BaseException | None, _trace: Any) -> None:
         if isinstance(error, Exception) and not isinstance(error, InputError):
             raise InputError(f"{self._name}: cannot read {self._what} ({type(error).__name__}: {error})") from error
-
-
-def _check_weights(model: Model, name: str) -> None:
-    for weight_name, weight in model.named_parameters():
-        if weight.is_floating_point() and weight.numel():
-            low, high = torch.aminmax(weight.detach())
-            if not (torch.isfinite(low) and torch.isfinite(high)):
-                files = sorted(Path(name).rglob("*.safetensors")) if Path(name).is_dir() else []
-                place = f"{files[0]}" if len(files) == 1 else name
-                raise InputError(
-                    f"{place}: the weight {weight_name} has values that are not finite numbers (NaN or infinite);"
-                    " the file is damaged, or its training diverged: take another checkpoint"
-                )
 
 
 def _fit_length(module: Transformer, name: str, asked: int | None) -> None:

@@ -36,7 +36,8 @@ def main(
     documents: Annotated[int, typer.Option(help="Of the Python documentation.", min=1)] = 40,
     llm: Annotated[str, typer.Option(help="A packaged model or a .gguf file.")] = "gemma-3-270m",
 ) -> None:
-    from sharpen.sdg.llm.embedded import locate_llm, serve
+    from sharpen.evaluation.packaged_llms import locate_llm
+    from sharpen.sdg.llm.embedded import serve
 
     shared, alone = make_requests(documents + WARM_UP, draws=1), make_requests(documents + WARM_UP, draws=10**6)
     table = Table(

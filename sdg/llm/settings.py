@@ -13,10 +13,11 @@ from pydantic import AfterValidator, Field, model_validator
 
 from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import sha256_file
+from sharpen.evaluation.packaged_llms import PACKAGED_LLMS, locate_llm
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Prices, Spending
 from sharpen.sdg.llm.client import LLMClient, Refused, api_key_from, warn
-from sharpen.sdg.llm.embedded import PACKAGED_LLMS, locate_llm, serve
+from sharpen.sdg.llm.embedded import serve
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import Answer, EndpointSettings, Request
 from sharpen.sdg.llm.servers import address_of

@@ -19,8 +19,9 @@ import torch
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import read_qrels
+from sharpen.evaluation.packaged_llms import locate_llm
 from sharpen.recipes.engine import rare_full_collections
-from sharpen.sdg.llm.embedded import locate_llm, serve
+from sharpen.sdg.llm.embedded import serve
 from tests.conftest import encoder_weights, write_rows
 from tests.processes import environment, sharpen, start_sharpen
 from tests.servers import serve_replies

@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.packaged_llms import locate_llm
 from sharpen.sdg.llm.budget import Prices, Spending
 from sharpen.sdg.llm.client import LLMClient, api_key_from
-from sharpen.sdg.llm.embedded import locate_llm, serve
+from sharpen.sdg.llm.embedded import serve
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened

@@ -1,1 +1,1 @@
-"""Training of generative retrievers: examples, the joint loss, and preferences among the model's own beams."""
+"""Training of generative retrievers: a language model learns to write the identifier of a query's document."""

@@ -1,0 +1,105 @@
+"""What a person may choose about training a generative retriever. Nothing here loads torch."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from sharpen.evaluation.encoders.settings import EncoderOptions, PrecisionSetting
+from sharpen.evaluation.settings import UNHASHED, CausalLMName, Count
+from sharpen.training.settings import HeldOutSettings, LoraSettings, Optimization
+
+Weight = Annotated[float, Field(ge=0)]
+Combination = Literal["interleaved", "concatenated"]
+
+
+class GenerativeOptimization(Optimization):
+    """What both stages have."""
+
+    max_tokens: Count = Field(700, description="Of a prompt and its identifier together.")
+    lora: LoraSettings | None = Field(None, description="Low-rank adapters in place of all weights.")
+    precision: PrecisionSetting = Field("auto", description=EncoderOptions.model_fields["precision"].description)
+
+
+class GenerativeSettings(GenerativeOptimization):
+    """How to teach a language model to write the identifier of a text's or a query's document. The defaults are those
+    of Wen et al. 2025, appendix A.
+
+    >>> settings = GenerativeSettings(base="packaged:smollm2-135m-instruct")
+    >>> settings.epochs, settings.batch_size, settings.max_tokens, settings.combine
+    (2, 256, 700, 'interleaved')
+    """
+
+    base: CausalLMName = Field(
+        description="The language model to start from: a folder, a .gguf file, a hub name, or packaged:<name>."
+    )
+    epochs: Count = Field(2, description="Times that every example is trained on.")
+    batch_size: Count = Field(256, description="Examples of a batch, over all processes together.")
+    context: bool = Field(
+        True, description="Texts of documents are trained on, too, and not only queries (Context2ID)."
+    )
+    combine: Combination = Field(
+        "interleaved",
+        description=(
+            "interleaved: texts and queries take turns, and the fewer of them come again and again; concatenated: each"
+            " comes once an epoch."
+        ),
+    )
+    input_weight: Weight = Field(1.0, description="Of the tokens of texts and queries in the loss; 0: none.")
+    output_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the tokens of identifiers in the loss.")
+    pack: bool | None = Field(
+        None,
+        description=(
+            "true: several examples share a row of max_tokens, without seeing each other; false: rows of similar length"
+            " are padded. The loss is the same. null: what is faster, true on GPUs."
+        ),
+    )
+    mini_batch_tokens: Annotated[Count, UNHASHED] = Field(
+        4096, description="Tokens that go through the model at a time: memory grows with it, the batch does not."
+    )
+
+
+class PreferenceSettings(GenerativeOptimization):
+    """How to rank what the first stage's model mixes up (Regularized Preference Optimization, Pang et al. 2024). The
+    defaults are those of Wen et al. 2025, appendix A.
+
+    >>> PreferenceSettings().beta, PreferenceSettings().learning_rate
+    (0.5, 1e-07)
+    """
+
+    learning_rate: Annotated[float, Field(gt=0)] = Field(1e-7, description="The highest, after the warm-up.")
+    batch_size: Count = Field(64, description="Pairs of a batch, over all processes together.")
+    mini_batch_size: Count = Field(
+        8, description="Pairs that go through the model at a time, in each process; batch_size is a multiple of it."
+    )
+    beta: Annotated[float, Field(gt=0)] = Field(0.5, description="How near the model stays to the first stage's.")
+    alpha: Weight = Field(1.0, description="Weight of the likelihood of the right identifier.")
+    top_k: Count = Field(10, description="So many of the model's first results can be negatives.")
+    beams: Count = Field(10, description="That the model is searched with for them.")
+    negatives: Literal["top", "random"] = Field(
+        "top", description="top: what the model ranks above the right one; random: as many drawn from the corpus."
+    )
+
+    @model_validator(mode="after")
+    def _sizes_fit(self):
+        if self.batch_size % self.mini_batch_size:
+            raise ValueError(f"mini_batch_size: {self.batch_size} pairs are no multiple of {self.mini_batch_size}")
+        if self.top_k > self.beams:
+            raise ValueError(f"top_k: {self.top_k} of {self.beams} beams; raise beams")
+        return self
+
+
+class HitSettings(HeldOutSettings):
+    """By which the best checkpoint of a generative retriever is chosen, among all identifiers.
+
+    >>> HitSettings().metric
+    'hit_rate@10'
+    """
+
+    k: Count = Field(10, description="A query counts where one of its documents is among the first so many (HIT@k).")
+
+    @property
+    def metric(self) -> str:
+        """The score's name, as the log has it."""
+        return f"hit_rate@{self.k}"
