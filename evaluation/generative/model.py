@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,12 @@ from sharpen.evaluation.generative.identifiers import (
     read_identifiers,
     write_identifiers,
 )
+from sharpen.evaluation.generative.trie import Trie
 from sharpen.evaluation.packaged_llms import PACKAGED_LLMS, locate_llm
 from sharpen.evaluation.processes import process_state
 
 SETTINGS = "generative.json"
+TRIE = "trie.safetensors"
 GGUF = ".gguf"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 """How transformers' classes of language models end."""
@@ -45,6 +48,11 @@ class GenerativeModel:
     max_tokens: int
     beams: int = 10
     base: str = ""
+
+    @cached_property
+    def trie(self) -> Trie:
+        """Of ``tokens``: leaf n is the n-th identifier."""
+        return Trie.of(self.tokens)
 
     @property
     def tokens(self) -> list[tuple[int, ...]]:
@@ -101,12 +109,13 @@ def save_generative(folder: Path, retriever: GenerativeModel) -> None:
     Adapters must have been merged. Raises ``InputError`` for identifiers of which two have the same tokens, and for
     weights that are not finite.
     """
-    identifier_tokens(retriever.identifiers, retriever.tokenizer)
+    retriever.trie  # noqa: B018 - which cannot be made of identifiers of the same tokens
     check_weights(retriever.model, str(folder))
     with atomic_folder(folder) as written:
         retriever.model.save_pretrained(str(written), safe_serialization=True)
         retriever.tokenizer.save_pretrained(str(written))
         write_identifiers(written / IDENTIFIERS, retriever.identifiers.values())
+        retriever.trie.save(written / TRIE)
         values = {"base": retriever.base, "prompt_end": PROMPT_END, "max_tokens": retriever.max_tokens}
         write_json(written / SETTINGS, values | {"beams": retriever.beams})
 
@@ -124,7 +133,16 @@ def load_generative(folder: Path | str, device: str | None = None) -> Generative
     if end != PROMPT_END:
         raise InputError(f"{settings}: prompts end with {end!r} there, and with {PROMPT_END!r} here; train it anew")
     model, tokenizer = load_causal_lm(str(folder), device)
-    return GenerativeModel(model, tokenizer, identifiers, max_tokens, beams, str(values.get("base", "")))
+    retriever = GenerativeModel(model, tokenizer, identifiers, max_tokens, beams, str(values.get("base", "")))
+    if (folder / TRIE).is_file():
+        trie = Trie.load(folder / TRIE)
+        if trie.leaves != len(identifiers):
+            raise InputError(
+                f"{folder / TRIE}: has {trie.leaves:,} identifiers, and {IDENTIFIERS} {len(identifiers):,}; remove it,"
+                " and it is made anew"
+            )
+        vars(retriever)["trie"] = trie  # as if it had been asked for before
+    return retriever
 
 
 def is_there(folder: Path, file: str) -> Path:

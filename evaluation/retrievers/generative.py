@@ -36,8 +36,8 @@ class Generative:
     ) -> None:
         self._model, self._beams, self._mode, self._progress = model, beams or model.beams, mode, progress
         first = {doc_id: chunks[0].id for doc_id, chunks in chunks_by_document(corpus).items()}
-        self._ids = [i if i in corpus else first.get(i) for i in model.identifiers]
-        if not any(self._ids):
+        self._ids = {i: i if i in corpus else first.get(i) for i in model.identifiers}
+        if not any(self._ids.values()):
             raise InputError(
                 f"the generative retriever knows {len(self._ids):,} documents (as {next(iter(model.identifiers))!r}),"
                 " and none of them is in the corpus; it finds only documents that it was trained on"
@@ -46,18 +46,37 @@ class Generative:
     @cached_property
     def unknown(self) -> list[str]:
         """Documents that the model knows and the corpus lacks."""
-        return [i for i, found in zip(self._model.identifiers, self._ids, strict=True) if found is None]
+        return [i for i, found in self._ids.items() if found is None]
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """The best documents of each query: ``k``, and no more than there are beams."""
-        gm = self._model
-        prompts = [prompt_tokens(text, gm.tokenizer, gm.max_tokens) for text in queries.values()]
         # what the corpus lacks takes beams, too
-        beams = min(self._beams + len(self.unknown), len(self._ids))
-        found = beam_search(
-            gm.model, prompts, gm.trie, beams, batch_size=QUERIES_AT_ONCE, mode=self._mode, progress=self._progress
-        )
-        return {
-            query: dict([(self._ids[leaf], score) for leaf, score in leaves if self._ids[leaf]][: min(k, self._beams)])
-            for query, leaves in zip(queries, found, strict=True)
-        }
+        found = search_identifiers(self._model, queries, self._beams + len(self.unknown), self._mode, self._progress)
+        result: Run = {}
+        for query, scores in found.items():
+            here = [(self._ids[i], score) for i, score in scores.items() if self._ids[i]]
+            result[query] = dict(here[: min(k, self._beams)])
+        return result
+
+
+def search_identifiers(
+    model: GenerativeModel,
+    texts: Mapping[str, str],
+    beams: int | None = None,
+    mode: Mode = "exact",
+    progress: Advance | None = None,
+) -> Run:
+    """The best identifiers of each text, by the IDs of their documents, best first: ``beams`` (the model's own number
+    where it is None), or all that there are. ``texts``: by ID."""
+    documents = list(model.identifiers)
+    prompts = [prompt_tokens(text, model.tokenizer, model.max_tokens) for text in texts.values()]
+    found = beam_search(
+        model.model,
+        prompts,
+        model.trie,
+        beams or model.beams,
+        batch_size=QUERIES_AT_ONCE,
+        mode=mode,
+        progress=progress,
+    )
+    return {key: {documents[leaf]: score for leaf, score in leaves} for key, leaves in zip(texts, found, strict=True)}

@@ -112,11 +112,77 @@ class GenerativeTraining(ExamplesPart):
         return task.sample(self.validation.queries, self.seed)
 
 
+def trained_on(part: GenerativeTraining, inputs: Inputs, model: GenerativeModel) -> tuple[list[Example], ...]:
+    """What a model was trained on: texts of documents, and queries of both stages."""
+    queries = [example for second in (False, True) for example in part.queries(inputs, second)]
+    return part.contexts(inputs, model.tokenizer, model.max_tokens), queries
+
+
 def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    identifiers = identifiers_of(inputs)
-    with (
-        resources.progress("training", 0) as advance,
-        tracked(part.settings.trackers, inputs.run, "training"),
-    ):
-        validation = _validation(part, inputs) if part.validation else None
-        run = TrainingRun(work=folder.work, progress=shown(advance), validation=validation)
+    identifiers, settings = identifiers_of(inputs), part.settings
+    tokenizer = load_causal_lm(settings.base)[1]
+    add_atomic_texts(tokenizer, identifiers)
+    room = prompt_room(identifiers, tokenizer, settings.max_tokens, PART)
+    contexts, queries = part.contexts(inputs, tokenizer, room), part.queries(inputs)
+    with resources.progress("training", 0) as advance, tracked(settings.trackers, inputs.run, "training"):
+        run = TrainingRun(
+            work=folder.work,
+            progress=shown(advance),
+            validation=_validation(part, inputs, partial(GenerativeModel, tokenizer=tokenizer, max_tokens=room)),
+        )
+        result = train_generative(contexts, queries, identifiers, settings, folder.path, part.seed, run)
+    counts = {"contexts": len(contexts) if settings.context else 0, "queries": len(queries)}
+    return counts | record(folder.path, result, result.triplets, 0)
+
+
+def _validation(part: GenerativeTraining, inputs: Inputs, of: Callable[..., GenerativeModel]) -> Validation | None:
+    """HIT@k among all identifiers. ``of``: makes a retriever of a model and identifiers."""
+    if part.validation is None:
+        return None
+    task, metric, identifiers = part.task(inputs), part.validation.metric, identifiers_of(inputs)
+
+    def score(model: PreTrainedModel) -> float:
+        retriever = Generative(of(model, identifiers=identifiers), task.corpus, max(part.beams, part.validation.k))
+        return fmean(evaluate(task.qrels, search_task(task, retriever), [metric])[metric].values())
+
+    return Validation(metric, score, part.validation.evaluations, part.validation.patience)
+
+
+class GenerativeModelStage(ExamplesPart):
+    """``settings``: of the second stage; None where there is none, and the first stage's model is the run's."""
+
+    READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "identifiers", "training")
+
+    settings: PreferenceSettings | None
+    beams: int
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        part = recipe.generative
+        return cls(
+            **dict(ExamplesPart.of(recipe)),
+            settings=PreferenceSettings.of_fields(part.preferences) if part.preferences else None,
+            beams=part.beams,
+        )
+
+
+def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
+    first = inputs.folder("training")
+    if part.settings is None:
+        return _as_trained(first, folder.path)
+    queries = part.queries(inputs, second=True)
+    model = load_generative(first)
+    with resources.progress("searching", len(queries)) as advance:
+        rankings = search_identifiers(model, {q.key: q.text for q in queries}, part.settings.beams, advance)
+    positives: dict[str, list[str]] = {}
+    for example in queries:
+        positives.setdefault(example.key, []).append(example.document)
+    pairs = preference_pairs(rankings, positives, part.settings, list(model.identifiers), part.seed)
+    found = sum(ranking(rankings[q])[:1] == [document] for q, (document, *_) in positives.items())
+    counts = {"queries": len(positives), "first": found, "pairs": len(pairs)}
+    if not pairs:
+        resources.warn(
+            f"generative.preferences: of {len(positives):,} queries every one finds its document first, or there is"
+            " none; nothing is left to learn, and the first stage's model is the run's"
+        )
+        return _as_trained(first, folder.path) | counts

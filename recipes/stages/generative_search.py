@@ -13,14 +13,13 @@ from sharpen.evaluation.generative.model import GenerativeModel, load_generative
 from sharpen.evaluation.metrics import METRICS, evaluate
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, search_task
-from sharpen.evaluation.retrievers.generative import Generative
+from sharpen.evaluation.retrievers.generative import Generative, search_identifiers
 from sharpen.evaluation.runs import fuse, ranking, read_run, write_run
 from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import DIAGNOSIS, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.comparison import ComparisonPart
-from sharpen.recipes.stages.generative import GenerativeTraining, texts_by_document
-from sharpen.recipes.stages.identifiers import unit_of
+from sharpen.recipes.stages.generative import GenerativeTraining, trained_on
 from sharpen.sdg.drawing import drawn
 from sharpen.sdg.resources import Resources
 
@@ -85,18 +84,17 @@ class GenerativeDiagnosis(ComparisonPart):
 
 def diagnose(part: GenerativeDiagnosis, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     task, model = part.task(inputs), load_generative(inputs.folder("model"))
-    contexts, queries = texts_by_document(part.training, inputs, model)
-    found = []
-    for what, texts in (("pieces", contexts), ("queries", queries)):
-        chosen = sorted(texts, key=lambda key: drawn(part.seed, what, key))[:MOST_TEXTS]
-        found.append((_search(model, inputs, {k: texts[k][0] for k in chosen}, resources), chosen))
-    positives = [{k: texts[k][1] for k in chosen} for texts, (_, chosen) in zip((contexts, queries), found, strict=True)]
-    runs = [(run, p) for (run, _), p in zip(found, positives, strict=True)]
-    looked_for = {document for p in positives for document in p.values()}
+    runs: list[tuple[Run, dict[str, str]]] = []
+    for what, examples in zip(("pieces", "queries"), trained_on(part.training, inputs, model), strict=True):
+        chosen = sorted(examples, key=lambda e: drawn(part.seed, what, e.key, e.document))[:MOST_TEXTS]
+        with resources.progress(f"remembering {what}", len(chosen)) as advance:
+            run = search_identifiers(model, {e.key: e.text for e in chosen}, progress=advance)
+        runs.append((run, {e.key: e.document for e in chosen}))
+    looked_for = {document for _, positives in runs for document in positives.values()}
     first, among = remembered(*runs[0])
     run = read_run(inputs.folder("after") / "after.trec", task.queries, task.known)
     memory = Memory(
-        texts=len(positives[0]),
+        texts=len(runs[0][1]),
         first=first,
         found=among,
         documents=len(looked_for),
@@ -107,15 +105,6 @@ def diagnose(part: GenerativeDiagnosis, inputs: Inputs, folder: Folder, resource
     if process_state().is_main_process:
         write_json(folder.path / DIAGNOSIS, memory.model_dump(mode="json"))
     return {"remembered": memory.first, "documents": memory.documents, "unreached": len(memory.unreached)}
-
-
-def _search(model: GenerativeModel, inputs: Inputs, texts: dict[str, str], resources: Resources) -> Run:
-    """By identifiers' documents, whatever chunk stands for them in the corpus."""
-    corpus = inputs.corpus()
-    with resources.progress("remembering", len(texts)) as advance:
-        run = Generative(model, corpus, progress=advance).search(texts, model.beams)
-    unit = "chunk" if next(iter(model.identifiers)) in corpus else "document"
-    return {q: {unit_of(corpus[i], unit): score for i, score in scores.items()} for q, scores in run.items()}
 
 
 def _failures(task: Task, run: Run, model: GenerativeModel) -> dict[Cause, int]:
