@@ -129,6 +129,12 @@ def test_earlier_identifiers_stay_and_only_new_documents_are_asked_about(tmp_pat
     assert again.identifiers == result.identifiers and (again.asked, again.known) == (0, 4)
 
 
+def test_earlier_identifiers_of_other_documents_are_refused(tmp_path):
+    write_identifiers(tmp_path / "identifiers.jsonl", [Identifier("a#0", "ice", "text")])
+    with pytest.raises(InputError, match=r"has 'a#0', and the corpus 'a': none of its documents is there"):
+        make_identifiers(ICE, IdentifierSettings(kind="text", known=str(tmp_path)))
+
+
 def test_no_money_no_answers_and_no_llm_are_errors(tmp_path):
     with pytest.raises(InputError, match="asks an LLM, and none is given"):
         make_identifiers(ICE, IdentifierSettings(), Resources())
@@ -137,7 +143,8 @@ def test_no_money_no_answers_and_no_llm_are_errors(tmp_path):
         with pytest.raises(InputError, match=r"llm.budget: 4 of 4 documents were not asked about"):
             make_identifiers(ICE, IdentifierSettings(), _resources(base_url, tmp_path, **poor))
     for answer, message in (
-        (". . .", r"of 4 answers none has a keyword; the last was '. . .'"),
+        (". . .", r"of 4 answers none has a keyword; the last was '. . .' \(not readable: no keyword in it\)"),
+        (chat_answer("<think>well", "length"), "none has a keyword.*thoughts took all of max_tokens"),
         ((500, {}, b"{}"), "4 of 4 requests failed"),
     ):
         (tmp_path / "answers.sqlite").unlink()
@@ -292,6 +299,8 @@ def test_copies_are_told_apart_by_numbers_and_others_by_words_that_the_rest_lack
     assert len({row.text for row in rows.values()}) == 4
     assert added["c"] in ("", "bergen") and added["d"] in ("", "rhine")
     assert set(added.values()) >= {"2"} or {added["a"], added["b"]} == {"", "2"}
+    many = make_unique({str(n): Identifier(str(n), "ferry", "text") for n in range(3000)}, lambda _: ["ferry"])
+    assert {row.added for row in many.values()} == {"", *map(str, range(2, 3001))}
     with_known = make_unique(made, lambda i: texts.get(i, []), [Identifier("k", "FERRY", "title")])
     assert {row.added for row in with_known.values()} == {"2", "3", "bergen", "rhine"}
 
