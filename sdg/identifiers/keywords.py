@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
-from sharpen.evaluation.languages import is_another_language, language_of, n_words, words
+from sharpen.evaluation.languages import Analyzer, is_another_language, language_of, n_words, words
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery, parse_json
 from sharpen.sdg.harvesting import stands_in
 from sharpen.sdg.identifiers.settings import IdentifierSettings
@@ -20,8 +20,8 @@ from sharpen.sdg.strategies.pools import Example
 
 KEYWORD_WORDS = 6
 """Of a keyword at most; more is a sentence."""
-KEYWORD_TOKENS = 14
-"""Of an answer, for each keyword."""
+KEYWORD_TOKENS = 10
+"""Of an answer, for each keyword. Small models go on and on with the last one: more would be spent on that."""
 REPAIR_TEMPERATURE = 0.7
 """At which an answer is asked for again: at 0 it would be the same."""
 
@@ -98,12 +98,13 @@ class Keywords(StrategySettings):
         return template("keywords.j2").render(task=self.task.strip(), count=self.queries, text=text).strip()
 
     def parse(self, text: str, unit: Unit) -> ParsedAnswer:
-        """The keywords that are of this document and in its language."""
+        """The keywords that are of this document and in its language, without those that an earlier one has in it."""
         content, language = unit.document.content, language_of(unit.document)
-        keywords = [k for k in parse_keywords(text) if not self._is_copied(k, content)][: self.queries]
+        keywords = [k for k in parse_keywords(text) if not self._is_copied(k, content)]
         others = " ".join(k for k in keywords if not stands_in(k, content))
         if others and is_another_language(others, language):
             keywords = [k for k in keywords if stands_in(k, content)]
+        keywords = without_repeats(keywords, language)[: self.queries]
         return ParsedAnswer(tuple(map(ParsedQuery, keywords))) if keywords else ParsedAnswer(error="no keyword in it")
 
     def repair(self, unit: Unit, text: str, error: str, *, seed: int, chat: bool) -> Request:
@@ -118,6 +119,25 @@ class Keywords(StrategySettings):
     @cached_property
     def _shown_keywords(self) -> frozenset[str]:
         return frozenset(" ".join(words(keyword)) for example in EXAMPLES for keyword in example.queries)
+
+
+def without_repeats(keywords: Iterable[str], language: str) -> list[str]:
+    """The keywords that say something that no single one before has said.
+
+    >>> without_repeats(["Amazon rainforest", "rainforests", "Amazon", "rain"], "en")
+    ['Amazon rainforest', 'rain']
+    """
+    analyzer, kept = _analyzer(language), dict[str, set[str]]()
+    for keyword in keywords:
+        terms = set(analyzer.terms(keyword)) or set(words(keyword))
+        if not any(terms <= earlier for earlier in kept.values()):
+            kept[keyword] = terms
+    return list(kept)
+
+
+@cache
+def _analyzer(language: str) -> Analyzer:
+    return Analyzer(language)
 
 
 _MARK = re.compile(r"\s*(?:[-*+•–—▪·]+|\(?\d{1,2}[.):])\s+|\s*[-•▪](?=\w)")

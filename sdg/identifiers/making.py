@@ -136,6 +136,12 @@ class _Making:
 
     def run(self) -> IdentifierResult:
         settings, known = self.settings, _known(self.settings)
+        if known and not known.keys() & self.documents.keys():
+            raise InputError(
+                f"identifiers.known: {settings.known} has {next(iter(known))!r}, and the corpus"
+                f" {next(iter(self.documents))!r}: none of its documents is there. Is identifiers.unit (now"
+                f" {settings.unit}) the same as it was?"
+            )
         new = {doc_id: document for doc_id, document in self.documents.items() if doc_id not in known}
         if settings.kind == "atomic":
             made = self._atomic(new, known)
@@ -214,15 +220,16 @@ class _Making:
         """Raise ``InputError`` if no answer was usable; say how many were not."""
         unread = [reply for reply in replies.values() if not reply.parsed.queries]
         if len(unread) == len(replies) > 1:
-            last = unread[-1].answer
+            last = unread[-1]
             raise InputError(
-                f"llm: of {len(unread):,} answers none has a keyword; the last was {(last.error or last.text)[:200]!r}."
-                " Try another model, or identifiers.kind: text"
+                f"llm: of {len(unread):,} answers none has a keyword; the last was {last.answer.text[:200]!r}"
+                f" ({last.problem().message}). Try another model, or identifiers.kind: text"
             )
         if unread:
             self._warn(
-                f"identifiers: {len(unread):,} of {len(replies):,} answers of the LLM have no keyword; the identifiers"
-                " of these documents are their most characteristic words."
+                f"identifiers: {len(unread):,} of {len(replies):,} answers of the LLM have no keyword (the last:"
+                f" {unread[-1].problem().message}); the identifiers of these documents are their most characteristic"
+                " words."
             )
 
     def _raise_if_unpaid(self, replies: Mapping[int, Reply], spending: str) -> None:

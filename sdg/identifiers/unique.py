@@ -56,9 +56,11 @@ def make_unique(
     taken |= groups.keys()  # no text with something added takes what another document has without
     rare = _rarity(groups, words_of, known)
     result = {doc_id: made[doc_id] for doc_id in bare}
+    numbers = {key: count(2) for key in rare}  # each group goes on with its own: copies may be many
     for doc_id in sorted(others, key=_draw):
         row = made[doc_id]
-        for added in _additions(row.text, words_of(doc_id), rare[same_key(row.text)]):
+        key = same_key(row.text)
+        for added in _additions(row.text, words_of(doc_id), rare[key], numbers[key]):
             text = joined([row.text, added])
             if same_key(text) not in taken:
                 taken.add(same_key(text))
@@ -87,7 +89,7 @@ def _keys(words: Iterable[str]) -> set[str]:
     return {same_key(word) for word in words}
 
 
-def _additions(text: str, words: Sequence[str], rare: Counter[str]) -> Iterator[str]:
+def _additions(text: str, words: Sequence[str], rare: Counter[str], numbers: Iterator[int]) -> Iterator[str]:
     """What may be added to a text, the best first, without end. ``rare``: in how many documents of the same text a word
     is."""
     inside = _keys(text.replace(",", " ").split())
@@ -95,4 +97,4 @@ def _additions(text: str, words: Sequence[str], rare: Counter[str]) -> Iterator[
     by_rarity = sorted(new, key=lambda word: rare[same_key(word)])
     yield from (word for word in by_rarity if rare[same_key(word)] <= 1)
     yield from (joined(by_rarity[:n]) for n in range(1, min(MOST_ADDED, len(by_rarity)) + 1))
-    yield from map(str, count(2))
+    yield from map(str, numbers)

@@ -35,16 +35,16 @@ _TASK = (
 
 @dataclass(frozen=True)
 class AttributesExample:
-    """A document with its attributes, and a query that names its topic and location."""
+    """A document with its attributes, and queries that name its topic, its location, or both."""
 
     document: str
     attributes: Mapping[str, str]
-    query: str
+    queries: tuple[str, ...]
 
     @property
     def texts(self) -> tuple[str, ...]:
-        """The query, so that a copy of it is recognised."""
-        return (self.query,)
+        """The queries, so that a copy of one is recognised."""
+        return self.queries
 
     def shown(self, wanted: Sequence[str]) -> dict[str, str]:
         """Those of the attributes that are wanted; all, where it has none of these, to show the form alone."""
@@ -56,53 +56,90 @@ EXAMPLES = (
         "Floods along the Rhine have closed the ferries between Bingen and Koblenz for a second week, and barges with"
         " grain wait in the harbours. The shipping office expects the river to fall below the mark by Sunday.",
         {"topic": "shipping", "location": "Rhine", "organization": "shipping office", "person": ""},
-        "when is shipping on the Rhine possible again",
+        (
+            "when is shipping on the Rhine possible again",
+            "shipping stopped by high water between Bingen and Koblenz",
+            "grain stuck in harbours on the Rhine",
+        ),
     ),
     AttributesExample(
         "The nurses of Leeds voted for a strike in March. Their union asks for eight percent and for wards with one"
         " more colleague at night; Helen Brandt, who leads the hospital trust, calls the sum out of reach.",
         {"topic": "labour dispute", "location": "Leeds", "organization": "hospital trust", "person": "Helen Brandt"},
-        "Leeds labour dispute over night staff in hospitals",
+        (
+            "Leeds labour dispute over night staff in hospitals",
+            "labour dispute of nurses about eight percent more pay",
+            "what does the hospital trust in Leeds say to the strike",
+        ),
     ),
     AttributesExample(
         "A start-up in Nairobi lends solar pumps to farmers who pay by the litre. After two dry years its customers"
         " harvest three times in twelve months, says its founder Amina Otieno.",
         {"topic": "farming", "location": "Nairobi", "organization": "", "person": "Amina Otieno"},
-        "solar pumps for farming near Nairobi",
+        (
+            "solar pumps for farming near Nairobi",
+            "farming with water that is paid by the litre",
+            "which start-up from Nairobi has tripled harvests",
+        ),
     ),
     AttributesExample(
         "Glass loses its strength at scratches too fine to see. A film of silica only a few atoms thick closes them,"
         " and bottles can then be made a third lighter.",
         {"topic": "materials science", "location": "", "organization": "", "person": ""},
-        "materials science of how thin coatings make bottles stronger",
+        (
+            "materials science of how thin coatings make bottles stronger",
+            "why does glass break at tiny scratches, in materials science",
+            "lighter bottles thanks to materials science",
+        ),
     ),
     AttributesExample(
         "Osaka's orchestra opens its season with a concert for children. Conductor Kenji Mori talks about each"
         " instrument before it is heard, and seats cost no more than a bus ticket.",
         {"topic": "music", "location": "Osaka", "organization": "Osaka's orchestra", "person": "Kenji Mori"},
-        "music for children in Osaka",
+        (
+            "music for children in Osaka",
+            "concert in Osaka where instruments are explained",
+            "live music for the price of a bus ticket",
+        ),
     ),
 )
 
 
 def constraint_pool(wanted: Sequence[str]) -> tuple[Example, ...]:
-    """Examples for queries that name attributes, with the attributes in brackets before the text.
+    """Examples of queries that name attributes, with the attributes in brackets before the text.
 
     >>> constraint_pool(["topic"])[4].document[:30]
     "[topic: music] Osaka's orchest"
     """
-    return tuple(Example(with_constraints(e.document, _named_in_query(e, wanted)), (e.query,)) for e in EXAMPLES)
-
-
-def _named_in_query(example: AttributesExample, wanted: Sequence[str]) -> dict[str, str]:
-    """The attributes that are wanted, with one at least that the query names."""
-    shown = {name: value for name in wanted if (value := example.attributes.get(name))}
-    return shown if shown.keys() & {"topic", "location"} else {"topic": example.attributes["topic"]} | shown
+    pool = []
+    for example in EXAMPLES:
+        shown = {name: value for name in wanted if (value := example.attributes.get(name))}
+        if not shown.keys() & {"topic", "location"}:  # which the queries name
+            shown = {"topic": example.attributes["topic"]} | shown
+        queries = tuple(query for query in example.queries if named_metadata(query, shown))
+        pool.append(Example(with_constraints(example.document, shown), queries))
+    return tuple(pool)
 
 
 def with_constraints(text: str, named: Mapping[str, str]) -> str:
     """The text below its metadata, in brackets."""
     return "".join(f"[{name}: {value}] " for name, value in named.items() if value) + text
+
+
+def named_metadata(text: str, metadata: Mapping[str, str]) -> dict[str, str]:
+    """Those of the metadata whose value the text has, in these words or all but one of them.
+
+    >>> named_metadata("what does Ito say on firing", {"author": "M. Ito", "year": "1998"})
+    {}
+    >>> named_metadata("firing in 1998", {"author": "M. Ito", "year": "1998"})
+    {'year': '1998'}
+    """
+    text_words = set(words(text))
+    return {
+        name: value
+        for name, value in metadata.items()
+        if (wanted := set(words(value))) and len(wanted - text_words) <= (len(wanted) > 2)
+    }
 
 
 class Extraction(StrategySettings):

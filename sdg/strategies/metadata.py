@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -12,11 +12,10 @@ from pydantic import Field, model_validator
 
 from sharpen.evaluation.beir import Corpus, Document, Query
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.languages import words
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.rejections import Problem, RejectionReason
 from sharpen.sdg.strategies.base import Unit, titled
-from sharpen.sdg.strategies.extraction import Extraction, constraint_pool, with_constraints
+from sharpen.sdg.strategies.extraction import Extraction, constraint_pool, named_metadata, with_constraints
 from sharpen.sdg.strategies.few_shot import AskingSettings, StrategySettings
 
 
@@ -117,19 +116,3 @@ class Metadata(StrategySettings):
 
     def problem_of(self, query: ParsedQuery, unit: Unit) -> Problem | None:
         return None if query.metadata["constraints"] else Problem(RejectionReason.NO_METADATA)
-
-
-def named_metadata(text: str, metadata: Mapping[str, str]) -> dict[str, str]:
-    """Those of the metadata whose value the text has, in these words or all but one of them.
-
-    >>> named_metadata("what does Ito say on firing", {"author": "M. Ito", "year": "1998"})
-    {}
-    >>> named_metadata("firing in 1998", {"author": "M. Ito", "year": "1998"})
-    {'year': '1998'}
-    """
-    text_words = set(words(text))
-    return {
-        name: value
-        for name, value in metadata.items()
-        if (wanted := set(words(value))) and len(wanted - text_words) <= (len(wanted) > 2)
-    }

@@ -200,7 +200,7 @@ def test_parts_take_the_place_of_what_they_name_and_keep_their_files_and_lines(r
 @pytest.mark.parametrize(
     ("strategies", "said"),
     [
-        ("[{kind: metadata}]", "fields' is missing"),
+        ("[{kind: metadata}]", "give fields, of the documents' metadata, or extract"),
         ("[{kind: document}, {kind: document}]", "different names"),
         ("[{kind: paraphrase}]", "no pool of examples for paraphrase"),
         ("[{kind: back_translation, pool: x.yaml}]", "cannot be the first"),
