@@ -15,15 +15,23 @@ fall.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
 
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.generative.forward import PlainForward
+from sharpen.evaluation.generative.forward import TOLERANCES, PlainForward, SharedForward, shared_attention
 from sharpen.evaluation.generative.search import Mode, Search
 from sharpen.evaluation.generative.trie import Trie
+
+OTHER_TOLERANCE = 0.2
+
+_log = logging.getLogger(__name__)
+_can_share: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def beam_search(
@@ -53,15 +61,48 @@ def beam_search(
     model.eval()
     try:
         with torch.inference_mode():
-            rows = min(batch_size, len(prompts))
-            search = Search(PlainForward(model, rows), trie, beams, rows, mode, model.device)
-            for index, found in search.run(prompts):
+            for index, found in _search(model, prompts, trie, beams, batch_size, mode, can_share(model)):
                 results[index] = found
                 if progress:
                     progress(1)
     finally:
         model.train(was_training)
     return results
+
+
+def can_share(model: PreTrainedModel) -> bool:
+    """Whether the model gives the same scores where beams share the keys and values of their prompt; looked at once, by
+    a small search. Where it does not, as with recurrent layers or attention of its own kind, sequences are computed
+    whole, which takes longer."""
+    if model not in _can_share:
+        _can_share[model] = _agrees(model)
+    return _can_share[model]
+
+
+def _agrees(model: PreTrainedModel) -> bool:
+    vocabulary = model.get_input_embeddings().weight.shape[0]
+    a, b, c, d = (vocabulary * part // 7 for part in (1, 2, 4, 5))
+    trie = Trie.of([[a, b, c], [a, b, d], [a, c, b, a], [d, a], [d, c, a]] if a else [[0]])
+    prompts = [[d, c, b, a][:3], [b, a]]
+    tolerance = TOLERANCES.get(next(model.parameters()).dtype, OTHER_TOLERANCE)
+    try:
+        shared, plain = (dict(_search(model, prompts, trie, trie.leaves, 2, "exact", share)) for share in (True, False))
+    except InputError:
+        raise
+    except Exception as error:  # whatever a model's code raises that is not made for this
+        _log.info("Beams do not share keys and values, as the model does not take them so: %s", error)
+        return False
+    difference = max(abs(dict(shared[i])[leaf] - score) for i, found in plain.items() for leaf, score in found)
+    if difference > tolerance:
+        _log.info("Beams do not share keys and values, as scores would differ by %.2g", difference)
+    return difference <= tolerance
+
+
+def _search(model, prompts, trie, beams, rows, mode, share):
+    rows = max(1, min(rows, len(prompts)))
+    forward = SharedForward(model, rows) if share else PlainForward(model)
+    with shared_attention(model) if share else nullcontext():
+        yield from Search(forward, trie, beams, rows, mode, model.device).run(prompts)
 
 
 def _check(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: Trie, beams: int) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import torch
+from torch.nn.functional import pad
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative.forward import Fed, Forward
@@ -17,9 +18,10 @@ from sharpen.evaluation.generative.trie import Trie
 Mode = Literal["exact", "renormalised"]
 MAX_TOKENS = 1024
 """Of prompts that enter in one step, unless a single one is longer."""
-FULL_PASS = 128
-"""Tokens from which on a pass of a CPU is about as fast a token as a larger one. Smaller ones are filled with the
-tokens that follow where the trie leaves no choice."""
+FULL_PASS = {"cpu": 128}
+ANY_PASS = 1024
+"""Tokens from which on a pass is about as fast a token as a larger one, on a CPU and on others. Smaller ones are filled
+with the tokens that follow where the trie leaves no choice."""
 MANY = 8
 """Times the beams: a node's children from which on its worse ones are dropped before all candidates are sorted."""
 LOWEST = -1e30
@@ -79,6 +81,8 @@ class Search:
         )
         self.done_scores = torch.full((rows, beams), -torch.inf, device=device)
         self.done_leaves = torch.zeros(rows, beams, dtype=torch.int64, device=device)
+        self.slot_tokens = torch.zeros(rows, 0, dtype=torch.int64, device=device)
+        self.slot_positions = torch.zeros_like(self.slot_tokens)
         self.prompt_of: list[int | None] = [None] * rows
         self.beams = self._roots([], [])
 
@@ -180,7 +184,7 @@ class Search:
     def _following(self, beams: _Beams) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """The tokens behind each beam's node up to the last whose own continuation is sure, as many as the pass has
         room for: tokens, shape (n, most), the nodes from each beam's own on, (n, most + 1), and their number, (n,)."""
-        room = (FULL_PASS - int(beams.waiting.sum())) // len(beams) if self.exact else 0
+        room = (FULL_PASS.get(self.device.type, ANY_PASS) - int(beams.waiting.sum())) // len(beams) if self.exact else 0
         nodes, tokens = [beams.node], []
         count = torch.zeros_like(beams.node)
         goes_on = self._counts(beams.node) == 1
@@ -207,21 +211,25 @@ class Search:
         taken = taken.index_add_(0, self.beams.row, self.beams.sees.int()) > 0
         needed = int((taken.sum(1) + torch.bincount(row, minlength=rows)).max())
         if needed > taken.shape[1]:  # grows by more, as each growth copies
-            capacity = needed + needed // 2
-            taken = torch.nn.functional.pad(taken, (0, capacity - taken.shape[1]))
+            more = (0, needed + needed // 2 - taken.shape[1])
+            taken, self.slot_tokens, self.slot_positions = (
+                pad(table, more) for table in (taken, self.slot_tokens, self.slot_positions)
+            )
         slot = taken.int().argsort(dim=1, stable=True)[row, rank_within(row)]
-        sees = torch.nn.functional.pad(beams.sees, (0, taken.shape[1] - beams.sees.shape[1]))[owner]
+        sees = pad(beams.sees, (0, taken.shape[1] - beams.sees.shape[1]))[owner]
         position_in_fed = torch.arange(len(token), device=self.device)
         seer, seen = ragged(position_in_fed - offset, offset + 1)
         sees[seer, slot[seen]] = True
-        return Fed(row, slot, beams.position[owner] + offset, token, sees, last)
+        self.slot_tokens[row, slot] = token
+        self.slot_positions[row, slot] = beams.position[owner] + offset
+        return Fed(row, slot, sees, last, self.slot_tokens, self.slot_positions)
 
     def _remember(
         self, index: torch.Tensor, fed: Fed, run: torch.Tensor, ahead: torch.Tensor, known: torch.Tensor
     ) -> None:
         """That the beams at ``index`` have fed ``run`` tokens, and know what is ``ahead``."""
         beams = self.beams
-        sees = torch.nn.functional.pad(beams.sees, (0, fed.sees.shape[1] - beams.sees.shape[1]))
+        sees = pad(beams.sees, (0, fed.sees.shape[1] - beams.sees.shape[1]))
         sees[index] = fed.sees[run.cumsum(0) - 1]
         ahead, all_ahead = widen(ahead, beams.ahead)
         self.beams = replace(
@@ -255,7 +263,7 @@ class Search:
         return self.tokens[ragged(self.indptr[unique].long(), self._counts(unique))[1]].unique().long()
 
     def _best_children(self, point: torch.Tensor, edge: torch.Tensor, logp: torch.Tensor) -> torch.Tensor | slice:
-        """Which may be among the best ``width`` leaves or the best ``width`` nodes of their point, where it has many."""
+        """Which may be among the best ``width`` leaves or nodes of their point, where it has many."""
         counts = torch.bincount(point)
         if (most := int(counts.max())) <= MANY * self.width:
             return slice(None)
@@ -308,7 +316,7 @@ class Search:
         known = (parents.known - 1).clamp(min=0)
         is_new = known == 0  # else it went through the model with those before it
         width = int((parents.waiting + is_new).max()) if len(parents) else 0
-        pending = torch.nn.functional.pad(parents.pending, (0, max(0, width - parents.pending.shape[1])))
+        pending = pad(parents.pending, (0, max(0, width - parents.pending.shape[1])))
         line = torch.nonzero(is_new)[:, 0]
         pending[line, parents.waiting[line]] = self.tokens[candidates.edge[line]].long()
         self.beams = replace(

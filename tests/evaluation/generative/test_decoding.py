@@ -23,6 +23,15 @@ QUICK = settings(
 )
 
 
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """Of tiny models' many small products, two threads make the slower work where another process is busy, too."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def llama():
     return spread(LlamaForCausalLM(LlamaConfig(
