@@ -56,7 +56,7 @@ class GenerativeSettings(GenerativeOptimization):
         ),
     )
     mini_batch_tokens: Annotated[Count, UNHASHED] = Field(
-        4096, description="Tokens that go through the model at a time: memory grows with it, the batch does not."
+        2048, description="Tokens that go through the model at a time: memory grows with it, the batch does not."
     )
 
 
