@@ -97,7 +97,8 @@ class TrainingResult:
 @dataclass(frozen=True)
 class TrainingSetup:
     """A model with what it is trained on. ``part``: the recipe's, by which errors name keys. ``loss``: None for a
-    trainer that has its own. ``settings``: with a precision."""
+    trainer that has its own. ``settings``: with a precision. ``tokenizer``: for a
+    trainer that asks for it."""
 
     part: str
     model: nn.Module
@@ -108,6 +109,7 @@ class TrainingSetup:
     settings: Optimization
     seed: int
     run: TrainingRun
+    tokenizer: Any = None
 
 
 def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> TrainingResult:

@@ -29,6 +29,7 @@ class SampledTrainer(CheckpointingTrainer):
             args=arguments_type(**(arguments | {"ddp_find_unused_parameters": False} | cls.options(setup))),
             train_dataset=setup.dataset,
             data_collator=setup.collator,
+            processing_class=setup.tokenizer,
             **others,
         )
         trainer.setup = setup
@@ -56,13 +57,7 @@ class SampledTrainer(CheckpointingTrainer):
 
 def prepare_weights(model: PreTrainedModel, settings: GenerativeOptimization, part: str) -> Any:
     """Dropout as ``settings`` have it, and adapters in place, if any: PEFT's view of the model, else None. Raises
-    ``InputError`` by the recipe's ``part``, also for prompts that the model has no positions for."""
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    if positions and settings.max_tokens > positions:
-        raise InputError(
-            f"{part}.max_tokens: {settings.max_tokens:,}, and the model has positions for {positions:,} tokens; lower"
-            " it"
-        )
+    ``InputError`` by the recipe's ``part``."""
     set_dropout(model, settings.dropout)
     if not settings.lora:
         return None

@@ -12,7 +12,7 @@ import torch
 import transformers
 from datasets import Dataset
 from torch import Tensor, nn
-from transformers import TrainingArguments
+from transformers import PreTrainedModel, TrainingArguments
 
 from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.files import InputError
@@ -75,6 +75,7 @@ def train_generative(
         add_atomic_tokens(model, tokenizer, identifiers, texts_by_document(context))
     room = prompt_room(identifiers, tokenizer, settings.max_tokens, PART)
     pack = settings.pack if settings.pack is not None else model.device.type != "cpu"
+    check_positions(model, settings)
     check_loss(model, pack, PART)
     adapters = prepare_weights(model, settings, PART)
     tokenized = Tokenized(identifiers, tokenizer, room, settings.input_weight, settings.output_weight)
@@ -85,6 +86,16 @@ def train_generative(
     result = fit(_Trainer, TrainingArguments, setup)
     save_merged(GenerativeModel(model, tokenizer, identifiers, room, base=settings.base), adapters, output)
     return replace(result, path=output, triplets=len(examples))
+
+
+def check_positions(model: PreTrainedModel, settings: GenerativeSettings) -> None:
+    """Raise ``InputError`` for rows that the model has no positions for."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if positions and settings.max_tokens > positions:
+        raise InputError(
+            f"{PART}.max_tokens: {settings.max_tokens:,}, and the model has positions for {positions:,} tokens; lower"
+            " it"
+        )
 
 
 class _MiniBatchTrainer(transformers.Trainer):
