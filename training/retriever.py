@@ -22,9 +22,10 @@ from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
 from sharpen.training.distributions import teacher_logits
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
+from sharpen.training.lora import add_adapters
 from sharpen.training.losses import make_loss
 from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
-from sharpen.training.settings import DISTILLING, LoraSettings, RetrieverSettings
+from sharpen.training.settings import DISTILLING, RetrieverSettings
 from sharpen.training.trainer import (
     CheckpointingTrainer,
     TeacherScores,
@@ -129,7 +130,7 @@ def _setup(
     model = _load(settings, settings.base)
     check_trainable(model, settings.base)
     set_dropout(model, settings.dropout)
-    adapters = _add_adapters(model, settings.lora) if settings.lora else None
+    adapters = add_adapters(model[0].auto_model, settings.lora) if settings.lora else None
     collator = RetrieverCollator(model.preprocess, prompts=_prompts(model, settings, negatives))
     collator.set_texts(texts, model)
     batches = (settings.batch_size, processes, seed, settings.epochs)
@@ -196,26 +197,6 @@ def to_dataset(triplets: Sequence[Triplet], labels: list[list[float]] | None = N
 
 def _load(settings: RetrieverSettings, name: str) -> SentenceTransformer:
     return load_encoder(name, max_seq_length=settings.max_seq_length, attention=settings.attention)
-
-
-def _add_adapters(model: SentenceTransformer, settings: LoraSettings) -> Any:
-    """Put adapters into the model, in place, and return PEFT's view of it, which can merge them."""
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError:
-        raise InputError("training.lora: needs PEFT; pip install 'sharpen[lora]'") from None
-    targets = settings.targets if isinstance(settings.targets, str) else list(settings.targets)
-    config = LoraConfig(
-        task_type=TaskType.FEATURE_EXTRACTION,
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=targets,
-    )
-    try:
-        return get_peft_model(model[0].auto_model, config)
-    except ValueError as error:  # target_modules that the model has not
-        raise InputError(f"training.lora: {error}") from None
 
 
 def _prompts(model: SentenceTransformer, settings: RetrieverSettings, negatives: int) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""The training loop that retriever and reranker have in common: sentence-transformers' own, made safe to kill."""
+"""The training loop that all trainings have in common: transformers' own, made safe to kill."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 import transformers
@@ -22,7 +22,7 @@ from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training import checkpoints
 from sharpen.training.micro_batches import accelerated
 from sharpen.training.samplers import GlobalBatchSampler
-from sharpen.training.settings import RerankerSettings, RetrieverSettings
+from sharpen.training.settings import Optimization
 from sharpen.training.validation import Validation
 from sharpen.training.vectors import TeacherVectors
 
@@ -96,23 +96,26 @@ class TrainingResult:
 
 @dataclass(frozen=True)
 class TrainingSetup:
-    """A model with what it is trained on. ``part``: the recipe's, by which errors name keys."""
+    """A model with what it is trained on. ``part``: the recipe's, by which errors name keys. ``loss``: None for a
+    trainer that has its own. ``settings``: with a precision. ``tokenizer``: for a
+    trainer that asks for it."""
 
     part: str
     model: nn.Module
-    loss: nn.Module
+    loss: nn.Module | None
     dataset: Dataset
     collator: Any
     sampler: GlobalBatchSampler
-    settings: RetrieverSettings | RerankerSettings
+    settings: Optimization
     seed: int
     run: TrainingRun
+    tokenizer: Any = None
 
 
 def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> TrainingResult:
     """Train the model in place and leave it in the best state.
 
-    ``trainer_type``: a trainer of sentence-transformers under ``CheckpointingTrainer``. Raises ``InputError`` as
+    ``trainer_type``: a trainer of transformers under ``CheckpointingTrainer``. Raises ``InputError`` as
     ``train_retriever`` does.
     """
     processes = process_state().num_processes
@@ -150,18 +153,12 @@ def _trainer(
     trainer_type: type, arguments_type: type, setup: TrainingSetup, folder: Path, steps: int
 ) -> CheckpointingTrainer:
     validation = setup.run.validation
-    trainer = trainer_type(
-        model=setup.model,
-        args=arguments_type(
-            output_dir=str(folder),
-            batch_sampler=lambda *_args, **_kwargs: setup.sampler,
-            **_arguments(setup, steps, next(setup.model.parameters()).device),
-        ),
-        train_dataset=setup.dataset,
+    trainer = trainer_type.of(
+        setup,
+        arguments_type,
+        {"output_dir": str(folder), **_arguments(setup, steps, next(setup.model.parameters()).device)},
         # asked for, but validation does without it
         eval_dataset=setup.dataset.select(range(1)) if validation else None,
-        loss=setup.loss,
-        data_collator=setup.collator,
         callbacks=[ProgressCallback(setup.run.progress)],
     )
     if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
@@ -220,8 +217,20 @@ def _validated(history: list[dict[str, float]], validation: Validation | None) -
 
 
 class CheckpointingTrainer:
-    """Over a trainer of sentence-transformers: checkpoints that are whole, in safetensors; validation by a score; an
-    error as soon as a loss is NaN or infinite."""
+    """Over a trainer of transformers, sentence-transformers' by default: checkpoints that are whole, in safetensors;
+    validation by a score; an error as soon as a loss is NaN or infinite."""
+
+    @classmethod
+    def of(cls, setup: TrainingSetup, arguments_type: type, arguments: dict[str, Any], **others: Any) -> Self:
+        """The trainer of a setup; ``others``: that are the same for every trainer of transformers."""
+        return cls(
+            model=setup.model,
+            args=arguments_type(batch_sampler=lambda *_args, **_kwargs: setup.sampler, **arguments),
+            train_dataset=setup.dataset,
+            loss=setup.loss,
+            data_collator=setup.collator,
+            **others,
+        )
 
     def prepare(self, part: str, validation: Validation | None, folder: Path) -> None:
         """Before ``train``: the recipe's part, what to validate by, and where checkpoints go."""

@@ -118,6 +118,18 @@ def replay(old: Sequence[Example], new: Sequence[Example], fraction: float, seed
     return [*new, *(rows[n][turn] for turn, n in turns[:number])]
 
 
+def texts_by_document(examples: Iterable[Example]) -> dict[str, str]:
+    """The examples' texts of each document, one after the other.
+
+    >>> texts_by_document([Example(text, "d", "context", text) for text in ("salt", "water")])
+    {'d': 'salt water'}
+    """
+    texts: dict[str, list[str]] = {}
+    for example in examples:
+        texts.setdefault(example.document, []).append(example.text)
+    return {document: " ".join(rows) for document, rows in texts.items()}
+
+
 def _with_identifier(i: str, corpus: Corpus, identifiers: Identifiers) -> str:
     document = corpus[i].doc_id if i in corpus and i not in identifiers else i
     if document not in identifiers:

@@ -8,7 +8,7 @@ from pydantic import Field, model_validator
 
 from sharpen.evaluation.encoders.settings import EncoderOptions, PrecisionSetting
 from sharpen.evaluation.settings import UNHASHED, CausalLMName, Count
-from sharpen.training.settings import HeldOutSettings, LoraSettings, Optimization
+from sharpen.training.settings import Dropout, HeldOutSettings, LoraSettings, Optimization
 
 Weight = Annotated[float, Field(ge=0)]
 Combination = Literal["interleaved", "concatenated"]
@@ -17,7 +17,6 @@ Combination = Literal["interleaved", "concatenated"]
 class GenerativeOptimization(Optimization):
     """What both stages have."""
 
-    max_tokens: Count = Field(700, description="Of a prompt and its identifier together.")
     lora: LoraSettings | None = Field(None, description="Low-rank adapters in place of all weights.")
     precision: PrecisionSetting = Field("auto", description=EncoderOptions.model_fields["precision"].description)
 
@@ -34,6 +33,7 @@ class GenerativeSettings(GenerativeOptimization):
     base: CausalLMName = Field(
         description="The language model to start from: a folder, a .gguf file, a hub name, or packaged:<name>."
     )
+    max_tokens: Count = Field(700, description="Of a prompt and its identifier together.")
     epochs: Count = Field(2, description="Times that every example is trained on.")
     batch_size: Count = Field(256, description="Examples of a batch, over all processes together.")
     context: bool = Field(
@@ -56,7 +56,7 @@ class GenerativeSettings(GenerativeOptimization):
         ),
     )
     mini_batch_tokens: Annotated[Count, UNHASHED] = Field(
-        4096, description="Tokens that go through the model at a time: memory grows with it, the batch does not."
+        2048, description="Tokens that go through the model at a time: memory grows with it, the batch does not."
     )
 
 
@@ -69,6 +69,7 @@ class PreferenceSettings(GenerativeOptimization):
     """
 
     learning_rate: Annotated[float, Field(gt=0)] = Field(1e-7, description="The highest, after the warm-up.")
+    dropout: Dropout | None = Field(0.0, description="null: the model's own.")
     batch_size: Count = Field(64, description="Pairs of a batch, over all processes together.")
     mini_batch_size: Count = Field(
         8, description="Pairs that go through the model at a time, in each process; batch_size is a multiple of it."
