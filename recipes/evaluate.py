@@ -103,9 +103,9 @@ def evaluate_systems(
     """Evaluate one system, or two against each other, on one or more collections.
 
     A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), ``fused:0.3:<model>`` (both by
-    z-scores, with this weight of BM25), ``generative:<folder>``, or a TREC run file. ``data`` is as ``load_task`` takes it. Writes, below
-    ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the report. Returns
-    system to metric to mean over the collections. Raises ``InputError``.
+    z-scores, with this weight of BM25), ``generative:<folder>``, or a TREC run file. ``data`` is as ``load_task`` takes
+    it. Writes, below ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the
+    report. Returns system to metric to mean over the collections. Raises ``InputError``.
     """
     options = options or EvaluationOptions()
     options.check()
@@ -292,9 +292,10 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
         return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
     if weighted := FUSED.fullmatch(system):
         if weighted[2].startswith((HYBRID, GENERATIVE)):
+            kind = weighted[2].partition(":")[0]
             raise InputError(
-                f"{system}: scores of all documents are fused, which {weighted[2].partition(':')[0]} does not give; give"
-                f" a model after fused:{weighted[1]}:, or hybrid:{weighted[2]}, which fuses ranks"
+                f"{system}: scores of all documents are fused, and {kind} has none of most; give a model after"
+                f" fused:{weighted[1]}:, or fuse ranks by hybrid:"
             )
         members = {"dense": _retriever(weighted[2], task, options, console), "bm25": BM25(task.corpus)}
         return Fused(members, {"bm25": float(weighted[1])})

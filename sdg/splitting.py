@@ -120,8 +120,8 @@ def split_with_settings(
 ) -> Splits:
     """``split``, for what a recipe says. ``known``: as of ``split_documents``.
 
-    By query each is drawn by a hash of its text and ``seed``, and every document is in train; so are all texts that were
-    harvested, as they stand in the documents that are trained on.
+    By query each is drawn by a hash of its text and ``seed``, and every document is in train; so is what was harvested,
+    as it stands in the documents that are trained on.
 
     >>> from sharpen.evaluation.beir import Document
     >>> queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(100)]

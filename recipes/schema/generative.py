@@ -6,7 +6,6 @@ from typing import Annotated
 
 from pydantic import Field
 
-from sharpen.evaluation.settings import Count
 from sharpen.recipes.schema.training import ReplaySettings
 from sharpen.sdg.identifiers.settings import IdentifierSettings
 from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
@@ -26,7 +25,6 @@ class GenerativePart(GenerativeSettings):
     """In place of a dense retriever: ``training`` then names the encoder that it is compared with."""
 
     identifiers: IdentifierSettings = IdentifierSettings()
-    beams: Count = Field(10, description="Of the search: the most documents that a query gets.")
     preferences: PreferencesPart | None = Field(None, description="Second stage; null: none.")
     validation: HitSettings | None = None
     replay: ReplaySettings | None = Field(

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from statistics import fmean
 from typing import ClassVar, Literal, Self
 
-from sharpen.evaluation.beir import Query, read_corpus
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from sharpen.evaluation.beir import read_corpus
 from sharpen.evaluation.datasets import Task, read_judged
-from sharpen.evaluation.files import InputError, link_or_copy, write_json
-from sharpen.evaluation.generative.model import GenerativeModel, load_generative
+from sharpen.evaluation.files import InputError, link_or_copy
+from sharpen.evaluation.generative.model import GenerativeModel, load_causal_lm, load_generative
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import search_task
-from sharpen.evaluation.retrievers.generative import Generative
+from sharpen.evaluation.retrievers.generative import Generative, search_identifiers
+from sharpen.evaluation.runs import ranking
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import MANIFEST, TRAINING_LOG, Inputs
 from sharpen.recipes.schema.judged import Judged
@@ -25,7 +30,9 @@ from sharpen.recipes.stages.validating import evaluated_keys
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.replay import unchanged
 from sharpen.sdg.resources import Resources
+from sharpen.training.generative.atomic import name_tokens, new_tokens
 from sharpen.training.generative.examples import Example, context_examples, query_examples, replay
+from sharpen.training.generative.packing import prompt_room
 from sharpen.training.generative.preference import preference_pairs, train_preference
 from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
 from sharpen.training.generative.trainer import train_generative
@@ -33,8 +40,6 @@ from sharpen.training.trainer import TrainingRun
 from sharpen.training.validation import Validation
 
 Unit = Literal["document", "chunk"]
-PREFERENCES = "preferences.json"
-"""Beside a model that had no second stage, or whose second stage had nothing to learn: why."""
 
 
 class ExamplesPart(StagePart):
@@ -72,6 +77,13 @@ class ExamplesPart(StagePart):
         chosen = [q for q in inputs.train_queries().values() if (q.metadata["strategy"] in self.second) is second]
         return query_examples(chosen, inputs.corpus(), identifiers_of(inputs))
 
+    def copies(self, inputs: Inputs) -> dict[str, str]:
+        """Equal values for documents with the same text."""
+        texts: dict[str, list[str]] = {}
+        for chunk in inputs.corpus().values():
+            texts.setdefault(unit_of(chunk, self.unit), []).append(chunk.copy_key)
+        return {document: "\n".join(keys) for document, keys in texts.items()}
+
 
 class GenerativeTraining(ExamplesPart):
     """``judged``: whose queries choose the state that is kept (None: generated ones, held out); ``evaluated``: those
@@ -83,18 +95,16 @@ class GenerativeTraining(ExamplesPart):
     validation: HitSettings | None
     judged: Judged | None
     evaluated: Judged | None
-    beams: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         part = recipe.generative
         return cls(
-            **ExamplesPart.of(recipe).model_dump(include=set(ExamplesPart.model_fields)),
+            **dict(ExamplesPart.of(recipe)),
             settings=GenerativeSettings.of_fields(part),
             validation=part.validation,
             judged=Judged.of(part.validation),
             evaluated=Judged.of(recipe.evaluation),
-            beams=part.beams,
         )
 
     def task(self, inputs: Inputs) -> Task:
@@ -121,8 +131,8 @@ def trained_on(part: GenerativeTraining, inputs: Inputs, model: GenerativeModel)
 def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     identifiers, settings = identifiers_of(inputs), part.settings
     tokenizer = load_causal_lm(settings.base)[1]
-    add_atomic_texts(tokenizer, identifiers)
-    room = prompt_room(identifiers, tokenizer, settings.max_tokens, PART)
+    name_tokens(tokenizer, new_tokens(tokenizer, identifiers))
+    room = prompt_room(identifiers, tokenizer, settings.max_tokens, "generative")
     contexts, queries = part.contexts(inputs, tokenizer, room), part.queries(inputs)
     with resources.progress("training", 0) as advance, tracked(settings.trackers, inputs.run, "training"):
         run = TrainingRun(
@@ -142,7 +152,9 @@ def _validation(part: GenerativeTraining, inputs: Inputs, of: Callable[..., Gene
     task, metric, identifiers = part.task(inputs), part.validation.metric, identifiers_of(inputs)
 
     def score(model: PreTrainedModel) -> float:
-        retriever = Generative(of(model, identifiers=identifiers), task.corpus, max(part.beams, part.validation.k))
+        retriever = Generative(
+            of(model, identifiers=identifiers), task.corpus, max(part.settings.beams, part.validation.k)
+        )
         return fmean(evaluate(task.qrels, search_task(task, retriever), [metric])[metric].values())
 
     return Validation(metric, score, part.validation.evaluations, part.validation.patience)
@@ -154,7 +166,6 @@ class GenerativeModelStage(ExamplesPart):
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "identifiers", "training")
 
     settings: PreferenceSettings | None
-    beams: int
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -162,7 +173,6 @@ class GenerativeModelStage(ExamplesPart):
         return cls(
             **dict(ExamplesPart.of(recipe)),
             settings=PreferenceSettings.of_fields(part.preferences) if part.preferences else None,
-            beams=part.beams,
         )
 
 
@@ -170,19 +180,39 @@ def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resou
     first = inputs.folder("training")
     if part.settings is None:
         return _as_trained(first, folder.path)
-    queries = part.queries(inputs, second=True)
-    model = load_generative(first)
+    queries, model = part.queries(inputs, second=True), load_generative(first)
     with resources.progress("searching", len(queries)) as advance:
-        rankings = search_identifiers(model, {q.key: q.text for q in queries}, part.settings.beams, advance)
-    positives: dict[str, list[str]] = {}
-    for example in queries:
-        positives.setdefault(example.key, []).append(example.document)
-    pairs = preference_pairs(rankings, positives, part.settings, list(model.identifiers), part.seed)
-    found = sum(ranking(rankings[q])[:1] == [document] for q, (document, *_) in positives.items())
-    counts = {"queries": len(positives), "first": found, "pairs": len(pairs)}
+        rankings = search_identifiers(model, {q.key: q.text for q in queries}, part.settings.beams, progress=advance)
+    ranked = {key: ranking(scores) for key, scores in rankings.items()}
+    pairs = preference_pairs(
+        queries,
+        ranked,
+        part.settings.top_k,
+        part.settings.negatives,
+        list(model.identifiers),
+        part.seed,
+        part.copies(inputs),
+    )
+    firsts = {(q.key, q.document) for q in queries if ranked[q.key][:1] == [q.document]}
+    counts = {"queries": len(ranked), "first": len(firsts), "pairs": len(pairs)}
     if not pairs:
         resources.warn(
-            f"generative.preferences: of {len(positives):,} queries every one finds its document first, or there is"
-            " none; nothing is left to learn, and the first stage's model is the run's"
+            f"generative.preferences: of {len(ranked):,} queries every one finds its document first, or there is none;"
+            " nothing is left to learn, and the first stage's model is the run's"
         )
         return _as_trained(first, folder.path) | counts
+    with resources.progress("preferences", 0) as advance, tracked(part.settings.trackers, inputs.run, "model"):
+        run = TrainingRun(work=folder.work, progress=shown(advance))
+        result = train_preference(first, pairs, part.settings, folder.path, part.seed, run)
+    return counts | record(folder.path, result, len(pairs), 0)
+
+
+def _as_trained(first: Path, target: Path) -> Counts:
+    for path in first.iterdir() if process_state().is_main_process else ():
+        if path.is_file() and path.name not in (MANIFEST, TRAINING_LOG):
+            link_or_copy(path, target / path.name)
+    return {}
+
+
+TRAINING = Stage("training", 1, GenerativeTraining, train, shared=True, resumable=True)
+MODEL = Stage("model", 1, GenerativeModelStage, make_model, shared=True, resumable=True)

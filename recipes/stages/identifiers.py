@@ -6,7 +6,6 @@ from typing import ClassVar, Self
 
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.generative.identifiers import IDENTIFIERS, Identifier, read_identifiers, write_identifiers
-from sharpen.evaluation.processes import on_main, process_state
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe

@@ -1,1 +1,141 @@
-"""A generative retriever from documents to a verdict, with a small model of random weights."""
+"""A generative retriever from documents to a verdict, with a language model of a few thousand weights."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from sharpen.evaluation.files import InputError
+from sharpen.evaluation.generative.identifiers import read_identifiers
+from sharpen.recipes.load import load_recipe
+from tests.conftest import TOPICS, write_rows
+from tests.processes import kill_when, sharpen, start_sharpen
+from tests.support.tiny_lms import language_model
+
+PARTS = (
+    "llm=null",
+    "filters={}",
+    "negatives={}",
+    "split={by: query, dev: 0}",
+    "training={base: 'packaged:tiny-bert'}",
+)
+STRATEGIES = (
+    "queries={strategies: [{kind: harvested, name: first, kinds: [title, sentence], per_document: 3},"
+    " {kind: harvested, name: second, kinds: [lead], per_document: 1}]}"
+)
+SECOND = {"strategies": ["second"], "batch_size": 4, "mini_batch_size": 2, "learning_rate": 1e-4}
+
+
+def _part(folder: Path, **more) -> str:
+    if not (folder / "lm").exists():
+        text = " ".join(f"{title} {text}" for title, text in TOPICS.values())
+        language_model(folder / "lm", words=" ".join(["=", ">", ",", *re.findall(r"\w+|[^\w\s]", text)]))
+    part = {
+        "base": str(folder / "lm"),
+        "identifiers": {"kind": "text", "keywords": 2},
+        "max_tokens": 80,
+        "epochs": 30,
+        "batch_size": 8,
+        "learning_rate": 1e-2,
+        "precision": "float32",
+    }
+    return f"generative={json.dumps(part | more)}"
+
+
+def _run(recipe_file: Path, folder: Path, *more: str) -> Path:
+    result = sharpen("run", str(recipe_file), *PARTS, STRATEGIES, *more, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    return folder / "runs" / "topics"
+
+
+def test_documents_to_a_verdict_in_two_stages(recipe_file, tmp_path, dataset):
+    run = _run(recipe_file, tmp_path, _part(tmp_path, preferences=SECOND))
+    identifiers = read_identifiers(run / "identifiers" / "identifiers.jsonl")
+    assert set(identifiers) == set(TOPICS)
+    AutoModelForCausalLM.from_pretrained(run / "model")  # by transformers alone
+    AutoTokenizer.from_pretrained(run / "model")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert metrics["names"] == ["base encoder", "generative retriever"] and metrics["queries"] == 6
+    assert metrics["memory"]["first"] > 0.9 and metrics["memory"]["documents"] == 12
+    assert set(metrics["systems"]) == {
+        "BM25",
+        "base encoder",
+        "base + BM25",
+        "generative + BM25",
+        "generative + base",
+    }
+    counts = json.loads((run / "training" / "manifest.json").read_text())["counts"]
+    assert counts["contexts"] == 12 and counts["queries"] > 12
+    report = (run / "report.md").read_text()
+    assert "Beside other systems" in report and "Context2ID" in report
+    # the folder is a system of its own, and finds what the run found
+    result = sharpen("evaluate", f"generative:{run / 'model'}", "--data", str(dataset), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    found = next(tmp_path.glob("runs/evaluate-*/*/*/run.trec")).read_text().split("\n")
+    assert [line.split()[:5] for line in found] == [
+        line.split()[:5] for line in (run / "after" / "after.trec").read_text().split("\n")
+    ]
+    both = sharpen("evaluate", f"hybrid:generative:{run / 'model'}", "--data", str(dataset), cwd=tmp_path)
+    assert both.returncode == 0, both.stderr
+    fused = sharpen("evaluate", f"fused:0.3:generative:{run / 'model'}", "--data", str(dataset), cwd=tmp_path)
+    assert fused.returncode == 2 and "hybrid:" in fused.stderr
+
+
+def test_new_documents_are_learnt_with_a_replay_of_the_old(recipe_file, tmp_path, dataset):
+    rows = [{"_id": i, "title": title, "text": text} for i, (title, text) in TOPICS.items()]
+    write_rows(tmp_path / "old.jsonl", rows[:9])
+    data = "evaluation.unknown_documents=drop"
+    run = _run(recipe_file, tmp_path, _part(tmp_path), f"corpus.source={tmp_path / 'old.jsonl'}", data, "name=topics")
+    old = run.rename(tmp_path / "runs" / "old")
+    more = _part(tmp_path, base=str(old / "model"), replay={"run": str(old), "fraction": 0.5})
+    run = _run(recipe_file, tmp_path, more)
+    before, after = (read_identifiers(r / "identifiers" / "identifiers.jsonl") for r in (old, run))
+    assert {i: after[i] for i in before} == before and len(after) == 12
+    counts = json.loads((run / "training" / "manifest.json").read_text())["counts"]
+    assert counts["contexts"] == 6  # three new documents, and three of the nine old ones
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert {name: c["queries"] for name, c in metrics["documents"].items()} == {"there before": 5, "new or changed": 1}
+
+
+@pytest.mark.slow
+def test_killed_in_either_stage_it_ends_with_the_same_model(recipe_file, tmp_path):
+    more = _part(tmp_path, preferences=SECOND | {"checkpoint_steps": 1}, checkpoint_steps=5)
+    run = _run(recipe_file, tmp_path, more)
+    weights = (run / "model" / "model.safetensors").read_bytes()
+    for stage in ("training", "model"):
+        for made in ("training", "model", "after", "diagnosis") if stage == "training" else ("model", "after"):
+            shutil.rmtree(run / made, ignore_errors=True)
+        arguments = ("run", str(recipe_file), *PARTS, STRATEGIES, more)
+        process = start_sharpen(*arguments, cwd=tmp_path)
+        kill_when(process, lambda stage=stage: list((run / f".{stage}.work").glob("*/checkpoint-*")))
+        _run(recipe_file, tmp_path, more)
+        assert (run / "model" / "model.safetensors").read_bytes() == weights
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"preferences": {"strategies": ["third"]}}, "there is no strategy 'third'"),
+        ({"preferences": {"strategies": ["first", "second"]}}, "no strategy is left for the first stage"),
+        ({"identifiers": {"kind": "keywords"}}, "asks an LLM"),
+        ({"beem": 3}, "beams"),
+    ],
+)
+def test_what_does_not_fit(recipe_file, tmp_path, more, message):
+    with pytest.raises(InputError, match=message):
+        load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path, **more)])
+
+
+def test_settings_without_effect_are_refused(recipe_file, tmp_path):
+    for override, message in (
+        ("training.loss=gist", r"training\.loss: has no effect"),
+        ("reranker={base: 'packaged:tiny-bert'}", "--rerank"),
+        ("negatives.per_query=3", r"negatives\.per_query: has no effect"),
+    ):
+        with pytest.raises(InputError, match=message):
+            load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path), override])

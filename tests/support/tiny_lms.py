@@ -29,10 +29,12 @@ KINDS = {
 }
 
 
-def language_model(folder: Path, kind: str = "Llama", seed: int = 0, pad: bool = True, **options) -> Path:
+def language_model(
+    folder: Path, kind: str = "Llama", seed: int = 0, pad: bool = True, words: str = WORDS, **options
+) -> Path:
     """``kind``: Llama, Gemma3 (with a sliding window) or GPT2. ``options``: of the configuration."""
     torch.manual_seed(seed)
-    words = tokenizer(special=False, pad=pad)
+    words = tokenizer(special=False, pad=pad, words=words)
     config_class, model_class, sizes = KINDS[kind]
     sizes = sizes | {"vocab_size": len(words), "max_position_embeddings": 128, "tie_word_embeddings": True}
     tokens = {"bos_token_id": 0, "pad_token_id": 1 if pad else None, "eos_token_id": 2}

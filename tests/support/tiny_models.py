@@ -15,9 +15,11 @@ WORDS = "bread ice guitar tyre rises flows melts sounds the a of is made flour w
 SIZES = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
 
 
-def tokenizer(special: bool = True, pad: bool = True, max_length: int | None = None) -> PreTrainedTokenizerFast:
+def tokenizer(
+    special: bool = True, pad: bool = True, max_length: int | None = None, words: str = WORDS
+) -> PreTrainedTokenizerFast:
     """Of whole words. ``special``: it puts a token before and one behind a text."""
-    vocabulary = {w: n for n, w in enumerate(["<s>", "<pad>", "</s>", "<unk>", *WORDS.split()])}
+    vocabulary = {w: n for n, w in enumerate(dict.fromkeys(["<s>", "<pad>", "</s>", "<unk>", *words.split()]))}
     inner = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
     inner.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     if special:

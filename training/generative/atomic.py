@@ -3,7 +3,7 @@ document is about."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import psutil
 import torch
@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedModel, PreTrainedTokenizerBase
 
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.generative.identifiers import Identifiers
+from sharpen.evaluation.generative.identifiers import Identifier, Identifiers
 
 TRAINING_BYTES = 16
 """Of a weight in training: itself, its gradient, and the two means of AdamW."""
@@ -26,8 +26,7 @@ def add_atomic_tokens(
     vocabulary's; so is its row of the output layer, where that has weights of its own. ``texts``: by document ID.
     Raises ``InputError`` for a document without a text, and where there is not the memory to train so many.
     """
-    known = tokenizer.get_vocab()
-    added = [row for row in identifiers.values() if row.source == "atomic" and row.text not in known]
+    added = new_tokens(tokenizer, identifiers)
     layers = {id(layer.weight): layer for layer in (model.get_input_embeddings(), model.get_output_embeddings())}
     needed = len(added) * TRAINING_BYTES * sum(layer.weight.shape[1] for layer in layers.values())
     free = _free_bytes(model.device)
@@ -37,7 +36,7 @@ def add_atomic_tokens(
             f" {free / 2**30:.1f} are free; make identifiers of keywords, which need no tokens of their own"
         )
     tokens = {row.id: _tokens(row.id, tokenizer, texts) for row in added}
-    tokenizer.add_tokens([AddedToken(row.text, normalized=False) for row in added])
+    name_tokens(tokenizer, added)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     numbers = torch.tensor(tokenizer.convert_tokens_to_ids([row.text for row in added]), device=model.device)
@@ -45,6 +44,17 @@ def add_atomic_tokens(
     for weight in weights.values() if added else ():
         _fill(weight, numbers, [tokens[row.id] for row in added])
     return len(added)
+
+
+def new_tokens(tokenizer: PreTrainedTokenizerBase, identifiers: Identifiers) -> list[Identifier]:
+    """The atomic identifiers that are no tokens yet."""
+    known = tokenizer.get_vocab()
+    return [row for row in identifiers.values() if row.source == "atomic" and row.text not in known]
+
+
+def name_tokens(tokenizer: PreTrainedTokenizerBase, added: Sequence[Identifier]) -> None:
+    """Make identifiers tokens of the tokenizer, numbered on from its own."""
+    tokenizer.add_tokens([AddedToken(row.text, normalized=False) for row in added])
 
 
 @torch.no_grad()

@@ -22,7 +22,7 @@ from sharpen.training.generative.settings import PreferenceSettings
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.trainer import TrainingResult, TrainingRun, TrainingSetup, fit, processes_of_batch
 
-PART = "preference"
+PART = "generative.preferences"
 
 
 @dataclass(frozen=True, slots=True)

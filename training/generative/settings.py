@@ -48,6 +48,7 @@ class GenerativeSettings(GenerativeOptimization):
     )
     input_weight: Weight = Field(1.0, description="Of the tokens of texts and queries in the loss; 0: none.")
     output_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the tokens of identifiers in the loss.")
+    beams: Count = Field(10, description="Of a search: the most documents that a query gets.")
     pack: bool | None = Field(
         None,
         description=(

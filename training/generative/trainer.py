@@ -27,7 +27,7 @@ from sharpen.training.generative.settings import GenerativeSettings
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.trainer import TrainingResult, TrainingRun, TrainingSetup, fit, processes_of_batch
 
-PART = "training"
+PART = "generative"
 
 
 def train_generative(
@@ -84,7 +84,8 @@ def train_generative(
     sampler = GlobalBatchSampler(len(examples), settings.batch_size, processes, seed, settings.epochs)
     setup = TrainingSetup(PART, model, None, dataset, collator, sampler, settings, seed, run)
     result = fit(_Trainer, TrainingArguments, setup)
-    save_merged(GenerativeModel(model, tokenizer, identifiers, room, base=settings.base), adapters, output)
+    retriever = GenerativeModel(model, tokenizer, identifiers, room, settings.beams, settings.base)
+    save_merged(retriever, adapters, output)
     return replace(result, path=output, triplets=len(examples))
 
 

@@ -4,9 +4,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from transformers import GPT2Config, GPT2LMHeadModel, Gemma3ForCausalLM, Gemma3TextConfig, LlamaConfig, LlamaForCausalLM
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative.decoding import beam_search
 from sharpen.evaluation.generative.trie import Trie
 
