@@ -21,7 +21,8 @@ def identifiers_file(place: str | Path) -> Path:
     if not path.is_dir():
         files = [path] if path.is_file() else []
     else:
-        files = [path / IDENTIFIERS] if (path / IDENTIFIERS).is_file() else sorted(path.glob(f"*/{IDENTIFIERS}"))
+        named = [place for place in (path, path / "identifiers") if (place / IDENTIFIERS).is_file()]
+        files = [named[0] / IDENTIFIERS] if named else sorted(path.glob(f"*/{IDENTIFIERS}"))
     if len(files) != 1:
         what = f"several files {IDENTIFIERS}, name one" if files else f"no {IDENTIFIERS}"
         raise InputError(f"{path}: {what if path.is_dir() else 'no such file or folder'}")
