@@ -129,6 +129,18 @@ def test_earlier_identifiers_stay_and_only_new_documents_are_asked_about(tmp_pat
     assert again.identifiers == result.identifiers and (again.asked, again.known) == (0, 4)
 
 
+def test_of_copies_one_is_asked_about(tmp_path):
+    corpus = ICE | _corpus(e=ICE["a"].text, f=ICE["a"].text)
+    with serve_replies(
+        server := Server({"Alps": "- ice", "Norway": "- fjord", "Rye": "- rye", "Salt": "- salt"})
+    ) as url:
+        result = make_identifiers(corpus, IdentifierSettings(), _resources(url, tmp_path))
+    assert len(server.bodies) == 4 == result.asked and len(result.identifiers) == 6
+    assert {result.identifiers[i].text for i in "aef"} == {"ice", "ice, 2", "ice, 3"} and result.made_unique == 2
+    (row,) = estimate_identifiers(corpus, IdentifierSettings(), CostEstimator(len))
+    assert row.calls == 4
+
+
 def test_earlier_identifiers_of_other_documents_are_refused(tmp_path):
     write_identifiers(tmp_path / "identifiers.jsonl", [Identifier("a#0", "ice", "text")])
     with pytest.raises(InputError, match=r"has 'a#0', and the corpus 'a': none of its documents is there"):
