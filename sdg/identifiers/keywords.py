@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from typing import Any, ClassVar, Literal
 
+from sharpen.evaluation.beir import Corpus, Document, Query, text_key
 from sharpen.evaluation.languages import Analyzer, is_another_language, language_of, n_words, words
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery, parse_json
 from sharpen.sdg.harvesting import stands_in
 from sharpen.sdg.identifiers.settings import IdentifierSettings
 from sharpen.sdg.llm.messages import Request
 from sharpen.sdg.prompts import template
-from sharpen.sdg.strategies.base import Unit
+from sharpen.sdg.strategies.base import Unit, titled
 from sharpen.sdg.strategies.few_shot import StrategySettings
 from sharpen.sdg.strategies.pools import Example
 
@@ -86,6 +87,15 @@ class Keywords(StrategySettings):
     @cached_property
     def examples(self) -> Sequence[Example]:
         return EXAMPLES
+
+    def units(
+        self, documents: Sequence[Document], queries: Sequence[Query] = (), corpus: Corpus | None = None
+    ) -> Iterator[Unit]:
+        """Each document by its text, so that copies are the same unit under the same key."""
+        for document in documents:
+            text = titled(document)
+            key = text_key(f"{language_of(document)} {text}")
+            yield Unit(f"{self.prefix}{key}", text, document, (document.id,))
 
     @property
     def answer_label(self) -> str:

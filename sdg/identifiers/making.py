@@ -24,7 +24,6 @@ from sharpen.sdg.identifiers.unique import make_unique, same_key
 from sharpen.sdg.identifiers.words import CharacteristicWords, joined
 from sharpen.sdg.llm.client import raise_if_outage
 from sharpen.sdg.llm.messages import OVER_BUDGET
-from sharpen.sdg.strategies.base import Unit, titled
 
 if TYPE_CHECKING:
     from sharpen.sdg.resources import Resources
@@ -39,11 +38,12 @@ _ATOMIC = re.compile(r"(<doc_*:)(\d+)>")
 class IdentifierResult:
     """``identifiers``: of every document, in the order of the corpus.
 
-    ``asked``: documents that the LLM was asked about; ``repaired``: answers that could be read at the second attempt
-    only; ``fallback``: documents named by their most characteristic words, as there was no usable answer, or no title;
-    ``made_unique``: those that something was added to; ``known``: those that kept an earlier identifier; ``shortened``:
-    prompts whose text was halved until the LLM had room for it; ``tokens``: prompt, cached, completion; ``money``: what
-    was spent, where the LLM has prices; ``refused_parameters``: what its server did not take.
+    ``asked``: documents that the LLM was asked about, of copies one; ``repaired``: answers that could be read at the
+    second attempt only; ``fallback``: documents named by their most characteristic words, as there was no usable
+    answer, or no title; ``made_unique``: those that something was added to; ``known``: those that kept an earlier
+    identifier; ``shortened``: prompts whose text was halved until the LLM had room for it; ``tokens``: prompt, cached,
+    completion; ``money``: what was spent, where the LLM has prices; ``refused_parameters``: what its server did not
+    take.
     """
 
     identifiers: dict[str, Identifier] = field(default_factory=dict)
@@ -103,8 +103,10 @@ def estimate_identifiers(corpus: Corpus, settings: IdentifierSettings, estimator
     if not settings.asks_llm:
         return []
     documents, known = documents_of(corpus, settings), _known(settings)
-    new = [document for doc_id, document in documents.items() if doc_id not in known]
-    return estimator.estimate([Keywords.of(settings)], new, corpus) if new else []
+    strategy = Keywords.of(settings)
+    new = strategy.units([document for doc_id, document in documents.items() if doc_id not in known])
+    once = {unit.key: unit.document for unit in new}
+    return estimator.estimate([strategy], list(once.values()), corpus) if once else []
 
 
 def documents_of(corpus: Corpus, settings: IdentifierSettings) -> dict[str, Document]:
@@ -193,7 +195,8 @@ class _Making:
         if self.resources is None or self.resources.llm is None:
             raise InputError("identifiers.kind: keywords asks an LLM, and none is given; give llm, or say kind: text")
         strategy = Keywords.of(self.settings)
-        units = [Unit(f"identifiers:{i}", titled(d), d, (i,)) for i, d in documents.items()]
+        unit_of = {unit.document.id: unit for unit in strategy.units(list(documents.values()))}
+        units = list({unit.key: unit for unit in unit_of.values()}.values())  # of copies, one is asked about
         stats, result = StrategyStats(), self.result
         with (
             self.resources.progress("writing identifiers", len(units)) as advance,
@@ -208,9 +211,10 @@ class _Making:
             result.refused_parameters = dict(client.refused_parameters)
         result.asked, result.repaired, result.shortened = len(units), stats.repaired, stats.shortened
         result.tokens = stats.tokens
+        usable = {unit.key: _usable(replies[n]) for n, unit in enumerate(units)}
         made = {}
-        for n, doc_id in enumerate(documents):
-            keywords = _usable(replies[n])
+        for doc_id in documents:
+            keywords = usable[unit_of[doc_id].key]
             made[doc_id] = self._row(doc_id, keywords, "keywords") if keywords else self._text(doc_id)
             result.fallback += not keywords
         self._look_at_fallback(replies)

@@ -76,13 +76,15 @@ def _draw(doc_id: str) -> int:
 def _rarity(
     groups: Mapping[str, Sequence[str]], words_of: Callable[[str], Sequence[str]], known: Iterable[Identifier]
 ) -> dict[str, Counter[str]]:
-    """In how many documents a word is, of those with the same text, by that text."""
+    """In how many documents a word is, of those with the same text, by that text; words of all of them are left out."""
     alike = {key: list(members) for key, members in groups.items()}
     for row in known:
         bare = row.text.removesuffix(joined(["", row.added])) if row.added else row.text
         for key in {same_key(row.text), same_key(bare)} & alike.keys():
             alike[key].append(row.id)
-    return {key: Counter(w for i in ids for w in _keys(words_of(i))) for key, ids in alike.items() if len(ids) > 1}
+    counts = {key: Counter(w for i in ids for w in _keys(words_of(i))) for key, ids in alike.items() if len(ids) > 1}
+    # what all have tells none from another
+    return {key: Counter({w: n for w, n in c.items() if n < len(alike[key])}) for key, c in counts.items()}
 
 
 def _keys(words: Iterable[str]) -> set[str]:
@@ -93,8 +95,8 @@ def _additions(text: str, words: Sequence[str], rare: Counter[str], numbers: Ite
     """What may be added to a text, the best first, without end. ``rare``: in how many documents of the same text a word
     is."""
     inside = _keys(text.replace(",", " ").split())
-    new = [word for word in words if same_key(word) not in inside]
+    new = [word for word in words if same_key(word) not in inside and same_key(word) in rare]
     by_rarity = sorted(new, key=lambda word: rare[same_key(word)])
-    yield from (word for word in by_rarity if rare[same_key(word)] <= 1)
+    yield from (word for word in by_rarity if rare[same_key(word)] == 1)
     yield from (joined(by_rarity[:n]) for n in range(1, min(MOST_ADDED, len(by_rarity)) + 1))
     yield from map(str, numbers)

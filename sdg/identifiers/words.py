@@ -16,7 +16,7 @@ _WORD = re.compile(r"\w+")
 
 
 class CharacteristicWords:
-    """Words of documents by TF-IDF: (1 + log of how often a document has it) * log(documents / those that have it).
+    """Words of documents by TF-IDF: how often a document has it, times log((1 + documents) / those that have it).
 
     Words with the same stem count together, without the stop words of the document's language, and are written as the
     document most often writes them. Of equal ones the earlier comes first.
@@ -37,10 +37,7 @@ class CharacteristicWords:
             document = self.documents[doc_id]
             counts = self._terms(document)
             total = len(self.documents)
-            weight = {
-                term: (1 + math.log(n)) * math.log((1 + total) / self._document_frequency[term])
-                for term, n in counts.items()
-            }
+            weight = {t: n * math.log((1 + total) / self._document_frequency[t]) for t, n in counts.items()}
             written = self._written(document)
             ranked = sorted(counts, key=lambda term: -weight[term])  # stable: in the order of the text
             self._known[doc_id] = [written[term] for term in ranked] or list(dict.fromkeys(words(document.content)))

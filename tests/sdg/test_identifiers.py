@@ -20,7 +20,7 @@ from sharpen.sdg.identifiers.making import documents_of, estimate_identifiers
 from sharpen.sdg.identifiers.unique import make_unique, same_key
 from sharpen.sdg.identifiers.words import CharacteristicWords
 from sharpen.sdg.llm.budget import Prices
-from sharpen.sdg.llm.settings import LLMSettings
+from sharpen.sdg.llm.settings import LLMSettings, known_answers
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.strategies.base import Unit
 from tests.servers import chat_answer, serve_replies
@@ -127,6 +127,24 @@ def test_earlier_identifiers_stay_and_only_new_documents_are_asked_about(tmp_pat
     # nothing is left to ask, so no LLM is needed
     again = make_identifiers(ICE, IdentifierSettings(known=str(tmp_path / "all.jsonl")))
     assert again.identifiers == result.identifiers and (again.asked, again.known) == (0, 4)
+
+
+def test_of_copies_one_is_asked_about(tmp_path):
+    corpus = ICE | _corpus(e=ICE["a"].text, f=ICE["a"].text)
+    server = Server({"Alps": "- ice", "Norway": "- fjord", "Rye": "- rye", "Salt": "- salt"})
+    with serve_replies(server) as base_url:
+        resources = _resources(base_url, tmp_path)
+        result = make_identifiers(corpus, IdentifierSettings(), resources)
+    assert len(server.bodies) == 4 == result.asked and len(result.identifiers) == 6
+    assert {result.identifiers[i].text for i in "aef"} == {"ice", "ice, 2", "ice, 3"} and result.made_unique == 2
+    more = corpus | _corpus(g="Tea.", h="Tea leaves.")
+    # what was answered is found by an estimate, which then goes by the server's counts
+    with known_answers(resources.llm, resources.journal) as known:
+        (row,) = estimate_identifiers(more, IdentifierSettings(), CostEstimator(len, known))
+        assert (row.calls, row.measured) == (6, 0)  # of too few no mean is made
+        strategy = Keywords.of(IdentifierSettings())
+        found = [known(strategy.request(unit)) for unit in strategy.units(list(more.values()))]
+    assert [answer is not None for answer in found] == [True] * 6 + [False] * 2
 
 
 def test_earlier_identifiers_of_other_documents_are_refused(tmp_path):
