@@ -95,7 +95,7 @@ class SharedForward:
             wanted = None
         size = max(1, MAX_LOGITS // len(weight))
         for start in range(0, len(hidden), size):
-            found = self._scaled(linear(hidden[start : start + size], weight, bias)).float()
+            found = self._head(hidden[start : start + size], weight, bias)
             yield start, found if wanted is None else found[:, wanted]
 
     def _hidden(self, fed: Fed) -> torch.Tensor:
@@ -111,8 +111,10 @@ class SharedForward:
         finally:
             _current.reset(current)
 
-    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
-        """As the model's own head does behind its product: Granite divides, Cohere multiplies, Gemma 2 caps."""
+    def _head(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Logits in float32, with what models do behind the product: Granite divides, Cohere multiplies, Gemma 2
+        caps."""
+        logits = linear(hidden, weight, bias)
         config = self.model.config.get_text_config()
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling
@@ -120,7 +122,7 @@ class SharedForward:
             logits = logits * scale
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
-        return logits
+        return logits.float()
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **how: Any):
         """Attention of the step's tokens; ``query``: (1, heads, n, size), ``key`` and ``value``: (1, groups, n, size).

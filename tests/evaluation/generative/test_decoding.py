@@ -5,6 +5,8 @@ import torch
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
     Gemma2Config,
     Gemma2ForCausalLM,
     Gemma3ForCausalLM,
@@ -27,6 +29,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative import search
 from sharpen.evaluation.generative.decoding import beam_search, can_share
 from sharpen.evaluation.generative.trie import Trie
+from sharpen.sdg.llm.embedded import locate_llm
 
 VOCABULARY = 50
 END = 49
@@ -72,7 +75,7 @@ def spread(model):
     return model.eval()
 
 
-def by_transformers(model, prompt, sequences, beams, mode="exact"):
+def by_transformers(model, prompt, sequences, beams, mode="exact", end=END):
     """Results of ``generate`` with GENRE's kind of trie, as sequences to scores."""
     trie: dict = {}
     for tokens in sequences:
@@ -84,18 +87,18 @@ def by_transformers(model, prompt, sequences, beams, mode="exact"):
         node = trie
         for token in tokens[len(prompt) :].tolist():
             node = node.get(token, {})
-        return list(node) or [END]  # a beam that is no beginning of any: transformers has it where there are too few
+        return list(node) or [end]  # a beam that is no beginning of any: transformers has it where there are too few
 
     out = model.generate(
         torch.tensor([prompt]), attention_mask=torch.ones(1, len(prompt)), num_beams=beams, num_return_sequences=beams,
         length_penalty=0.0, early_stopping="never", max_new_tokens=max(map(len, sequences)), do_sample=False,
         prefix_allowed_tokens_fn=allowed, return_dict_in_generate=True, output_scores=True,
-        renormalize_logits=mode == "renormalised", eos_token_id=END, pad_token_id=END,
+        renormalize_logits=mode == "renormalised", eos_token_id=end, pad_token_id=end,
     )  # fmt: skip
     found = {}
     for tokens, score in zip(out.sequences[:, len(prompt) :].tolist(), out.sequences_scores.tolist(), strict=True):
         if score > -1e8:  # below are the beams that transformers fills up with
-            found[tuple(tokens[: tokens.index(END) + 1] if END in tokens else tokens)] = score
+            found[tuple(tokens[: tokens.index(end) + 1] if end in tokens else tokens)] = score
     return found
 
 
@@ -276,3 +279,27 @@ def test_bfloat16_shares_keys_and_values():
     model = model.bfloat16()
     assert can_share(model)
     assert dict(beam_search(model, [[5, 6, 7]], Trie.of(sequences), 3)[0]) == pytest.approx(exact, abs=0.5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["exact", "renormalised"])
+def test_a_real_model_gives_the_results_of_transformers(smollm2, mode):
+    model, tokenizer = smollm2
+    words = ("protein", "cell", "gene", "risk", "cancer", "growth", "mice", "blood", "vitamin", "heart", "disease")
+    texts = [f" {a}, {b}, {c}" for a in words for b in words for c in words if len({a, b, c}) == 3][::7]
+    sequences = [[*tokenizer.encode(text), tokenizer.eos_token_id] for text in texts]
+    queries = ["Vitamin D lowers the risk of heart disease.", "Which gene drives the growth of cancer cells?", "mice"]
+    prompts = [tokenizer.encode(f"{query}\n=>") for query in queries]
+    found = beam_search(model, prompts, Trie.of(sequences), 10, mode=mode)
+    assert can_share(model)
+    for prompt, results in zip(prompts, found, strict=True):
+        assert len(results) == 10
+        same(results, sequences, by_transformers(model, prompt, sequences, 10, mode, tokenizer.eos_token_id))
+
+
+@pytest.fixture(scope="module")
+def smollm2():
+    gguf = locate_llm("smollm2-135m-instruct")
+    named = {"gguf_file": gguf.name}
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, dtype=torch.float32, **named)
+    return model.eval(), AutoTokenizer.from_pretrained(gguf.parent, **named)
