@@ -11,8 +11,9 @@ import pytest
 
 from tests.conftest import TOPICS
 from tests.processes import environment, sharpen
-from tests.support.readme import blocks
+from tests.support.readme import ROOT, blocks
 
+RECIPES = ROOT / "recipes" / "README.md"
 POOL = Path(__file__).parents[1] / "recipes" / "pools" / "python_docs.yaml"
 
 
@@ -43,9 +44,9 @@ def test_from_documents_to_a_report_in_the_lines_of_the_readme(tmp_path):
 def test_a_users_own_miner_and_strategy_run_in_a_recipe(recipe_file, tmp_path):
     from ruamel.yaml import YAML
 
-    code = next(block for block in blocks("python") if "class SameModule" in block)
+    code = next(block for block in blocks("python", RECIPES) if "class SameModule" in block)
     (tmp_path / "mine.py").write_text(code)
-    parts = YAML(typ="safe").load(next(block for block in blocks("yaml") if "mine.py:Titles" in block))
+    parts = YAML(typ="safe").load(next(block for block in blocks("yaml", RECIPES) if "mine.py:Titles" in block))
     parts["negatives"]["per_query"] = 2
     overrides = [f"{key}.{name}={json.dumps(value)}" for key, part in parts.items() for name, value in part.items()]
     # of an override, files lie in the working directory, which here is the recipe's

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PROGRAMS = sorted(path.name for path in SCRIPTS.glob("*.py"))
-SUBCOMMANDS = ("encoding", "training", "methods", "mining", "generation", "evaluation", "corpora")
+SUBCOMMANDS = ("encoding", "training", "methods", "mining", "generation", "generative", "evaluation", "corpora")
 
 
 @pytest.fixture

@@ -7,28 +7,34 @@ The score of a sequence ``t`` of ``L`` tokens behind a prompt ``x`` is, without 
 
 so that in the renormalised mode the probabilities of all sequences sum to 1. The search is that of
 ``transformers.generate(num_beams=B, num_return_sequences=B, length_penalty=0.0)`` with a trie for its
-``prefix_allowed_tokens_fn`` (renormalised: and ``renormalize_logits=True``): at each step the candidates are all allowed
-continuations of the at most ``B`` beams; those among the best ``B`` that are whole sequences are results, and the best
-``B`` others are the beams of the next step. It ends when no beam scores above the worst of ``B`` results: scores only
-fall.
+``prefix_allowed_tokens_fn`` (renormalised: and ``renormalize_logits=True``). At each step the candidates are all
+allowed continuations of the at most ``B`` beams; those among the best ``B`` that are whole sequences are results, and
+the best ``B`` others are the beams of the next step. Scores only fall, so a beam ends when it is no better than the
+worst of ``B`` results.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import get_args
 from weakref import WeakKeyDictionary
 
 import torch
 from transformers import PreTrainedModel
 
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.generative.forward import TOLERANCES, PlainForward, SharedForward, shared_attention
+from sharpen.evaluation.generative.forward import (
+    OTHER_TOLERANCE,
+    TOLERANCES,
+    Forward,
+    PlainForward,
+    SharedForward,
+    shared_attention,
+)
 from sharpen.evaluation.generative.search import Mode, Search
 from sharpen.evaluation.generative.trie import Trie
-
-OTHER_TOLERANCE = 0.2
 
 _log = logging.getLogger(__name__)
 _can_share: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
@@ -56,12 +62,15 @@ def beam_search(
     answers with NaN.
     """
     _check(model, prompts, trie, beams)
+    if batch_size < 1 or mode not in get_args(Mode):
+        raise InputError(f"expected a batch_size of 1 or more ({batch_size}) and a mode of {get_args(Mode)} ({mode!r})")
     results: list[list[tuple[int, float]]] = [[] for _ in prompts]
     was_training = model.training
     model.eval()
     try:
-        with torch.inference_mode():
-            for index, found in _search(model, prompts, trie, beams, batch_size, mode, can_share(model)):
+        rows = max(1, min(batch_size, len(prompts)))
+        with torch.inference_mode(), _forward(model, rows, can_share(model)) as forward:
+            for index, found in Search(forward, trie, beams, rows, mode, model.device).run(prompts):
                 results[index] = found
                 if progress:
                     progress(1)
@@ -70,10 +79,11 @@ def beam_search(
     return results
 
 
+@torch.inference_mode()
 def can_share(model: PreTrainedModel) -> bool:
     """Whether the model gives the same scores where beams share the keys and values of their prompt; looked at once, by
     a small search. Where it does not, as with recurrent layers or attention of its own kind, sequences are computed
-    whole, which takes longer."""
+    whole, which takes longer. ``model``: in evaluation mode."""
     if model not in _can_share:
         _can_share[model] = _agrees(model)
     return _can_share[model]
@@ -85,24 +95,32 @@ def _agrees(model: PreTrainedModel) -> bool:
     trie = Trie.of([[a, b, c], [a, b, d], [a, c, b, a], [d, a], [d, c, a]] if a else [[0]])
     prompts = [[d, c, b, a][:3], [b, a]]
     tolerance = TOLERANCES.get(next(model.parameters()).dtype, OTHER_TOLERANCE)
-    try:
-        shared, plain = (dict(_search(model, prompts, trie, trie.leaves, 2, "exact", share)) for share in (True, False))
-    except InputError:
-        raise
-    except Exception as error:  # whatever a model's code raises that is not made for this
-        _log.info("Beams do not share keys and values, as the model does not take them so: %s", error)
-        return False
-    difference = max(abs(dict(shared[i])[leaf] - score) for i, found in plain.items() for leaf, score in found)
+    found = []
+    for share in (True, False):
+        try:
+            with _forward(model, 2, share) as forward:
+                found.append(dict(Search(forward, trie, trie.leaves, 2, "exact", model.device).run(prompts)))
+        except InputError:
+            raise
+        except Exception as error:  # whatever a model's code raises that is not made for this
+            if not share:
+                raise
+            _log.info("Beams do not share keys and values, as the model does not take them so: %s", error)
+            return False
+    shared, plain = found
+    difference = max(abs(dict(shared[i])[leaf] - score) for i in plain for leaf, score in plain[i])
     if difference > tolerance:
         _log.info("Beams do not share keys and values, as scores would differ by %.2g", difference)
     return difference <= tolerance
 
 
-def _search(model, prompts, trie, beams, rows, mode, share):
-    rows = max(1, min(rows, len(prompts)))
-    forward = SharedForward(model, rows) if share else PlainForward(model)
-    with shared_attention(model) if share else nullcontext():
-        yield from Search(forward, trie, beams, rows, mode, model.device).run(prompts)
+@contextmanager
+def _forward(model: PreTrainedModel, rows: int, share: bool) -> Iterator[Forward]:
+    if not share:
+        yield PlainForward(model)
+        return
+    with shared_attention(model):
+        yield SharedForward(model, rows)
 
 
 def _check(model: PreTrainedModel, prompts: Sequence[Sequence[int]], trie: Trie, beams: int) -> None:

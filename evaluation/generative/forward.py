@@ -26,7 +26,9 @@ MAX_LOGITS = 2**24
 ATTENTION = "sharpen_shared"
 TOLERANCES = {torch.float32: 1e-3, torch.float64: 1e-3}
 """Of log-probabilities, in which shared passes may differ from plain ones, as sums are taken in another order. What a
-model computes otherwise gives larger differences. Of narrower numbers: 0.2."""
+model computes otherwise gives larger differences."""
+OTHER_TOLERANCE = 0.2
+"""The same of bfloat16 and float16."""
 
 _log = logging.getLogger(__name__)
 
@@ -76,8 +78,7 @@ class PlainForward:
 class SharedForward:
     """Passes over the tokens that are new, with keys and values of the others kept. ``rows``: prompts at once.
 
-    It computes in ``ATTENTION`` while it is entered. For models that look at other tokens by transformers' attention
-    interface alone; ``is_exact`` tells whether a model does.
+    Within ``shared_attention``, and for models that look at other tokens by transformers' attention interface alone.
     """
 
     def __init__(self, model: PreTrainedModel, rows: int) -> None:
@@ -94,7 +95,7 @@ class SharedForward:
             wanted = None
         size = max(1, MAX_LOGITS // len(weight))
         for start in range(0, len(hidden), size):
-            found = self._scaled(linear(hidden[start : start + size], weight, bias)).float()
+            found = self._head(hidden[start : start + size], weight, bias)
             yield start, found if wanted is None else found[:, wanted]
 
     def _hidden(self, fed: Fed) -> torch.Tensor:
@@ -110,8 +111,10 @@ class SharedForward:
         finally:
             _current.reset(current)
 
-    def _scaled(self, logits: torch.Tensor) -> torch.Tensor:
-        """As the model's own head does behind its product: Granite divides, Cohere multiplies, Gemma 2 caps."""
+    def _head(self, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
+        """Logits in float32, with what models do behind the product: Granite divides, Cohere multiplies, Gemma 2
+        caps."""
+        logits = linear(hidden, weight, bias)
         config = self.model.config.get_text_config()
         if scaling := getattr(config, "logits_scaling", None):
             logits = logits / scaling
@@ -119,7 +122,7 @@ class SharedForward:
             logits = logits * scale
         if cap := getattr(config, "final_logit_softcapping", None):
             logits = torch.tanh(logits / cap) * cap
-        return logits
+        return logits.float()
 
     def attend(self, layer: int, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, **how: Any):
         """Attention of the step's tokens; ``query``: (1, heads, n, size), ``key`` and ``value``: (1, groups, n, size).
@@ -144,9 +147,8 @@ class SharedForward:
     def _keep(self, layer: int, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The buffers of the layer, shape (rows, capacity, groups, size), with the tokens' keys and values in them."""
         step = self.step
-        buffers = self.kept.get(layer) or (key.new_zeros(self.rows, 0, *key.shape[1:]),) + (
-            value.new_zeros(self.rows, 0, *value.shape[1:]),
-        )
+        empty = (new.new_zeros(self.rows, 0, *new.shape[1:]) for new in (key, value))
+        buffers = self.kept.get(layer) or tuple(empty)
         if (missing := step.capacity - buffers[0].shape[1]) > 0:
             buffers = tuple(pad(buffer, (0, 0, 0, 0, 0, missing)) for buffer in buffers)
         self.kept[layer] = buffers
@@ -191,22 +193,14 @@ _current: ContextVar[SharedForward] = ContextVar("shared forward")
 
 def _attend(module: torch.nn.Module, query, key, value, attention_mask, scaling=None, sliding_window=None, **others):
     """In transformers' attention interface. Raises for what it does not know, such as sinks and caps."""
-    asked = {name for name, given in others.items() if given is not None and name not in _IGNORED}
-    if asked:
-        raise NotImplementedError(f"attention with {', '.join(sorted(asked))}")
+    if asked := sorted(name for name, given in others.items() if given is not None and name not in _WITHOUT_MEANING):
+        raise NotImplementedError(f"attention with {', '.join(asked)}")
     how = {"scaling": scaling, "sliding_window": sliding_window}
     return _current.get().attend(module.layer_idx, query, key, value, **how), None
 
 
-_IGNORED = {
-    "dropout",
-    "position_ids",
-    "use_cache",
-    "is_causal",
-    "cache_position",
-    "output_attentions",
-    "logits_to_keep",
-}
+_WITHOUT_MEANING = {"dropout", "position_ids", "use_cache", "is_causal", "cache_position", "output_attentions"}
+"""Here: nothing is dropped, and who sees whom is known."""
 AttentionInterface.register(ATTENTION, _attend)
 
 

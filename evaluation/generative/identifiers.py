@@ -47,7 +47,9 @@ def read_identifiers(path: Path) -> dict[str, Identifier]:
     identifier that is there twice, and a file without any."""
     rows: dict[str, Identifier] = {}
     lines: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):
+        if not line:  # behind the last one
+            continue
         try:
             row = Identifier(**json.loads(line))
         except (ValueError, TypeError):

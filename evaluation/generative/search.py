@@ -12,7 +12,7 @@ from torch.nn.functional import pad
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative.forward import Fed, Forward
-from sharpen.evaluation.generative.ragged import log_sum_exp, ragged, rank_within, widen
+from sharpen.evaluation.generative.ragged import log_normaliser, log_sum_exp, ragged, rank_within, widen
 from sharpen.evaluation.generative.trie import Trie
 
 Mode = Literal["exact", "renormalised"]
@@ -251,7 +251,7 @@ class Search:
             point, edge = ragged(first, self._counts(nodes[start : start + len(logits)]))
             token = self.tokens[edge].long()
             values = logits[point, token if wanted is None else torch.searchsorted(wanted, token)]
-            normaliser = logits.logsumexp(1) if self.exact else log_sum_exp(values, point, len(logits))
+            normaliser = log_normaliser(logits) if self.exact else log_sum_exp(values, point, len(logits))
             logp = (values - normaliser[point]).clamp(min=LOWEST)
             kept = self._best_children(point, edge, logp)
             found.append(_Candidates(start + point[kept], edge[kept], logp[kept]))
