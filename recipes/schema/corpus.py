@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import Field
 
 from sharpen.evaluation.contents import content
-from sharpen.evaluation.settings import LanguageCode
+from sharpen.evaluation.settings import Count, LanguageCode
 from sharpen.sdg.chunking import ChunkSettings
 from sharpen.sdg.documents.settings import PYTHON_DOCS, ReadingSettings
 
@@ -27,6 +27,9 @@ class CorpusPart(ReadingSettings):
             "Two-letter code of the language of all documents, by which words and sentences are found and stemmed, and"
             " which queries are in; null: found for each document."
         ),
+    )
+    documents: Count | None = Field(
+        None, description="At most so many documents, drawn by their IDs, to try a recipe on a part. null: all."
     )
     chunk: ChunkSettings | None = Field(ChunkSettings(), description="null: documents are not cut.")
 
@@ -57,4 +60,5 @@ class CorpusPart(ReadingSettings):
             "chunk": self.chunk and self.chunk.fingerprint(),
             "language": self.language,
             "reading": self.reading().fingerprint(),
+            **({"documents": self.documents} if self.documents else {}),
         }

@@ -59,7 +59,8 @@ class ComparisonPart(StagePart):
         return {
             "judged": Judged.of(part),
             "split": part.split if part.data else recipe.generated_split,
-            "unknown_documents": part.unknown_documents,
+            # of a part of the documents it is known that others are judged
+            "unknown_documents": "drop" if recipe.corpus.documents else part.unknown_documents,
             "approximate": part.approximate,
             "whole_documents": bool(recipe.generative and recipe.generative.identifiers.unit == "document"),
             "corpus": recipe.corpus,
@@ -88,7 +89,7 @@ class ComparisonPart(StagePart):
             return Task(corpus, {q: queries[q] for q in qrels}, qrels, name, by_document=self.whole_documents)
         # the run's own corpus where it is the same documents: it is chunked as it will be in use
         given = judged_files(self.judged.data, self.judged.split).get("corpus")
-        same = given is None or self.corpus.digest(self.runs) == sha256_file(given)
+        same = given is None or self.corpus.digest(self.runs) == {"files": sha256_file(given)}
         corpus = inputs.corpus() if same else None
         return load_task(self.judged.data, self.judged.split, corpus, self.unknown_documents)
 

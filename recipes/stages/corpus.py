@@ -19,6 +19,7 @@ from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.chunking import chunk_with, token_counter
 from sharpen.sdg.documents import ReadingLog, read_documents
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.resources import Resources
 
 if TYPE_CHECKING:
@@ -92,6 +93,9 @@ def cut_corpus(
     told what was skipped; without one that is a warning. Raises ``InputError`` as the readers do."""
     settings = part.corpus
     documents = read_documents(settings.source, Path(part.runs), settings.reading(), log, progress)
+    if settings.documents:
+        kept = set(sorted(documents, key=lambda i: drawn(0, "corpus", i))[: settings.documents])
+        documents = {i: document for i, document in documents.items() if i in kept}
     documents = with_languages(documents, settings.language)
     return documents if settings.chunk is None else chunk_with(settings.chunk, documents, count or part.token_counter())
 

@@ -34,6 +34,10 @@ class GenerativeSettings(GenerativeOptimization):
         description="The language model to start from: a folder, a .gguf file, a hub name, or packaged:<name>."
     )
     max_tokens: Count = Field(700, description="Of a prompt and its identifier together.")
+    layers: Count | None = Field(
+        None,
+        description="Of the base's layers the first so many, for CPUs: fewer train faster and know less. null: all.",
+    )
     epochs: Count = Field(2, description="Times that every example is trained on.")
     batch_size: Count = Field(256, description="Examples of a batch, over all processes together.")
     context: bool = Field(

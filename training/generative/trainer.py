@@ -69,6 +69,8 @@ def train_generative(
     processes = processes_of_batch(PART, settings.batch_size)
     transformers.set_seed(seed)
     model, tokenizer = load_causal_lm(settings.base)
+    if settings.layers:
+        keep_layers(model, settings.layers)
     if any(row.source == "atomic" for row in identifiers.values()):
         if settings.lora:
             raise InputError(f"{PART}.lora: atomic identifiers are new tokens, which need all weights; leave out lora")
@@ -97,6 +99,20 @@ def check_positions(model: PreTrainedModel, settings: GenerativeSettings) -> Non
             f"{PART}.max_tokens: {settings.max_tokens:,}, and the model has positions for {positions:,} tokens; lower"
             " it"
         )
+
+
+def keep_layers(model: PreTrainedModel, number: int) -> None:
+    """Take all layers behind the first ``number`` out of a language model, in place. Raises ``InputError`` for more
+    than it has, and for a model whose layers are not found."""
+    layers, config = getattr(model.get_decoder(), "layers", None), model.config.get_text_config()
+    if not isinstance(layers, nn.ModuleList) or not hasattr(config, "num_hidden_layers"):
+        raise InputError(f"{PART}.layers: those of a {type(model).__name__} are not known; leave it out")
+    if number > len(layers):
+        raise InputError(f"{PART}.layers: {number}, and the base has {len(layers)}")
+    del layers[number:]
+    config.num_hidden_layers = number
+    if getattr(config, "layer_types", None):
+        config.layer_types = config.layer_types[:number]
 
 
 class _MiniBatchTrainer(transformers.Trainer):

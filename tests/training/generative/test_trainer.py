@@ -5,6 +5,7 @@ import signal
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.generative.identifiers import Identifier, prompt_tokens
@@ -177,3 +178,13 @@ def test_errors(tmp_path, base):
         with pytest.raises(InputError, match=message):
             train_generative(texts, queries, given, settings_of(base, **options), tmp_path / "m", 1)
     assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("kind", ["Llama", "Gemma3"])
+def test_a_part_of_the_layers(tmp_path, kind):
+    base = str(language_model(tmp_path / "base", kind))
+    train_generative(TEXTS, QUERIES, IDENTIFIERS, settings_of(base, layers=1), tmp_path / "m")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "m")
+    assert len(model.model.layers) == model.config.num_hidden_layers == 1
+    with pytest.raises(InputError, match=r"generative\.layers: 3, and the base has 2"):
+        train_generative(TEXTS, QUERIES, IDENTIFIERS, settings_of(base, layers=3), tmp_path / "n")
