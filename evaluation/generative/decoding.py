@@ -60,6 +60,14 @@ def beam_search(
 
     Raises ``InputError`` for an empty prompt, a token that the model has not, fewer than one beam, and a model that
     answers with NaN.
+
+    >>> from transformers import LlamaConfig, LlamaForCausalLM
+    >>> shape = {"vocab_size": 10, "hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1}
+    >>> model = LlamaForCausalLM(LlamaConfig(**shape, num_attention_heads=2))
+    >>> trie = Trie.of([[3, 4, 2], [3, 2], [6, 2]])
+    >>> results = beam_search(model, [[1, 5], [1]], trie, beams=3, mode="renormalised")
+    >>> [sorted(leaf for leaf, _ in found) for found in results]
+    [[0, 1, 2], [0, 1, 2]]
     """
     _check(model, prompts, trie, beams)
     if batch_size < 1 or mode not in get_args(Mode):

@@ -4,8 +4,9 @@
 
 Made-up documents have keyword identifiers, four words of SciFact's titles each; the queries are SciFact's. The peer is
 transformers' beam search with a trie of dictionaries for its prefix_allowed_tokens_fn, as GENRE has it: one query at a
-time, and --peer-batch of them, padded. Each way's IDs and scores must be the peer's (within 1e-3), else it stops. More
-tables: where the time goes, against the forward passes alone; the trie's part of a step, and its build time and memory,
+time, and --peer-batch of them, padded. Each way's IDs and scores must be the peer's (within 1e-3), else it stops. Where
+other work runs on the machine, the ratios of CPU time on one thread (OMP_NUM_THREADS=1) say more than those of the
+clock. More tables: where the time goes, against the forward passes alone; the trie's part of a step, and its build time and memory,
 at 1,000 to 1,000,000 identifiers. Without --model: SmolLM2-135M, of a package, with its weights as they are.
 
 About 5 minutes on two AVX2 cores.
@@ -59,7 +60,13 @@ class Measured:
 
     @property
     def rate(self) -> float:
+        """Queries a second."""
         return len(self.found) / self.seconds
+
+    @property
+    def work(self) -> float:
+        """CPU seconds a query."""
+        return self.seconds * self.cores / len(self.found)
 
 
 @dataclass
@@ -128,7 +135,8 @@ def _chosen(words: dict[str, int], size: int) -> list[tuple[str, ...]]:
 
 
 def _compare(given: Given, peer_queries: int, peer_batch: int) -> None:
-    columns = ("mode", "way", "queries", "seconds", "cores", "tokens/query", "queries/s", "ratio", "ratio to batches")
+    names = ("mode", "way", "queries", "seconds", "cores", "tokens/query")
+    columns = (*names, "queries/s", "ratio", "ratio to batches", "CPU s/query", "ratio", "ratio to batches")
     table = Table(f"{len(given.sequences):,} identifiers, {given.beams} beams", columns, ("torch", "transformers"))
     for mode in ("exact", "renormalised"):
         own = _measure(given, lambda m=mode: _sharpen(given, given.prompts, m))
@@ -149,6 +157,8 @@ def _compare(given: Given, peer_queries: int, peer_batch: int) -> None:
                 f"{measured.tokens / len(measured.found):.0f}",
                 f"{measured.rate:.2f}",
                 *(f"{measured.rate / peer.rate:.1f}" for peer in peers),
+                f"{measured.work:.2f}",
+                *(f"{peer.work / measured.work:.1f}" for peer in peers),
             )
     lengths, prompts = (sum(map(len, rows)) / len(rows) for rows in (given.sequences, given.prompts))
     note(f"An identifier has {lengths:.1f} tokens, a prompt {prompts:.1f}, on average. All ways gave the same results.")

@@ -2,11 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.generative.search import Search
 from sharpen.evaluation.generative.trie import Trie
 
 
@@ -66,6 +68,14 @@ def test_a_file_gives_the_same_trie(tmp_path):
     trie = Trie.of([[1, 2, 9], [1, 3, 9], [4, 9]])
     trie.save(tmp_path / "model" / "trie.safetensors")
     assert walk(Trie.load(tmp_path / "model" / "trie.safetensors")) == walk(trie)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_loaded_trie_can_be_searched(tmp_path):
+    Trie.of([[1, 2, 9], [1, 3, 9], [4, 9]]).save(tmp_path / "trie.safetensors")
+    trie = Trie.load(tmp_path / "trie.safetensors")
+    search = Search(None, trie, 2, 1, "exact", torch.device("cpu"))
+    assert search.tokens.tolist() == trie.tokens.tolist()
 
 
 def test_a_file_that_is_none_is_named(tmp_path):
