@@ -1,5 +1,5 @@
-"""Fine-tuning of bi-encoders, cross-encoders and generative retrievers on rows of IDs. Uses ``sharpen.evaluation``, and no
-other package.
+"""Fine-tuning of bi-encoders, cross-encoders and generative retrievers on rows of IDs. Uses ``sharpen.evaluation``,
+and no other package.
 
 >>> from sharpen.training import RetrieverSettings
 >>> RetrieverSettings(base="packaged:all-MiniLM-L6-v2").learning_rate
