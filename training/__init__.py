@@ -1,4 +1,5 @@
-"""Fine-tuning of bi-encoders and cross-encoders on triplets of IDs. Uses ``sharpen.evaluation``, and no other package.
+"""Fine-tuning of bi-encoders, cross-encoders and generative retrievers on rows of IDs. Uses ``sharpen.evaluation``,
+and no other package.
 
 >>> from sharpen.training import RetrieverSettings
 >>> RetrieverSettings(base="packaged:all-MiniLM-L6-v2").learning_rate
@@ -10,6 +11,10 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "generative.examples": ["Example", "combine", "context_examples", "query_examples", "replay"],
+        "generative.preference": ["PreferencePair", "preference_pairs", "train_preference"],
+        "generative.settings": ["GenerativeSettings", "HitSettings", "PreferenceSettings"],
+        "generative.trainer": ["train_generative"],
         "lists": ["CandidateLists"],
         "merging": ["choose_base_weight", "interpolate", "weights_of"],
         "refresh": ["train_with_refresh"],
