@@ -192,7 +192,8 @@ class _Runner:
             of_arm = [run for run in runs if run.arm == arm]
             for run in of_arm:
                 least = min(rows for other, rows in available.items() if other.dataset == run.dataset)
-                equal = self.study.equal_triplets and not run.loaded.recipe.training.candidates
+                recipe = run.loaded.recipe
+                equal = self.study.equal_triplets and not recipe.training.candidates and not recipe.generative
                 number = least if equal else available[run]
                 scores = kept[run]
                 if scores is None or scores.triplets != number:
@@ -206,9 +207,11 @@ class _Runner:
     def _mine(self, run: StudyRun) -> int:
         self._say(f"mining {run.dataset}, seed {run.seed}, {run.arm}")
         prepared, recipe = self._prepare(run), run.loaded.recipe
-        until = "teacher" if recipe.training.candidates else "negatives"
+        until = "pairs" if recipe.generative else "teacher" if recipe.training.candidates else "negatives"
         manifests = run_stages(prepared, until=until)
-        if recipe.training.candidates:
+        if recipe.generative:  # every query is an example, and so are the documents' texts
+            rows = manifests[until]["counts"]["train"]
+        elif recipe.training.candidates:
             rows = manifests[until]["counts"]["training_lists"]
         else:
             rows = len(triplets_of(recipe, prepared.inputs(), recipe.negatives.per_query, recipe.training.triplets)[0])

@@ -178,7 +178,7 @@ class GenerativeModelStage(ExamplesPart):
 
 def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     first = inputs.folder("training")
-    if part.settings is None:
+    if part.settings is None or part.settings.negatives == "none":
         return _as_trained(first, folder.path)
     queries, model = part.queries(inputs, second=True), load_generative(first)
     with resources.progress("searching", len(queries)) as advance:

@@ -139,3 +139,27 @@ def test_settings_without_effect_are_refused(recipe_file, tmp_path):
     ):
         with pytest.raises(InputError, match=message):
             load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path), override])
+
+
+@pytest.mark.slow
+def test_arms_are_compared(recipe_file, tmp_path):
+    (tmp_path / "compare.yaml").write_text(f"""\
+recipe: {recipe_file.name}
+seeds: [1, 2]
+baseline: texts and queries
+overrides: {json.dumps([*PARTS, STRATEGIES, _part(tmp_path, epochs=2, preferences=SECOND)])}
+arms:
+  texts and queries: [generative.preferences.negatives=none]
+  no Context2ID: [generative.context=false, generative.preferences.negatives=none]
+  top 10: []
+""")
+    result = sharpen("compare", "compare.yaml", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (table,) = tmp_path.glob("runs/*/comparison.md")
+    assert all(f"| {arm} |" in table.read_text() for arm in ("texts and queries", "no Context2ID", "top 10"))
+    # arms of one seed share the first stage
+    first, last = (
+        json.loads(next(tmp_path.glob(f"runs/*/topics/{arm}-1/pairs/manifest.json")).read_text())["fingerprint"]
+        for arm in ("texts-and-queries", "top-10")
+    )
+    assert first["sha256"] == last["sha256"]

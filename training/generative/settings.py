@@ -83,8 +83,12 @@ class PreferenceSettings(GenerativeOptimization):
     alpha: Weight = Field(1.0, description="Weight of the likelihood of the right identifier.")
     top_k: Count = Field(10, description="So many of the model's first results can be negatives.")
     beams: Count = Field(10, description="That the model is searched with for them.")
-    negatives: Literal["top", "random"] = Field(
-        "top", description="top: what the model ranks above the right one; random: as many drawn from the corpus."
+    negatives: Literal["top", "random", "none"] = Field(
+        "top",
+        description=(
+            "top: what the model ranks above the right one; random: as many drawn from the corpus; none: no second"
+            " stage, while its queries stay out of the first (a control)."
+        ),
     )
 
     @model_validator(mode="after")
