@@ -41,17 +41,6 @@ def log_sum_exp(values: torch.Tensor, groups: torch.Tensor, size: int) -> torch.
     return largest + torch.zeros(size, device=values.device).index_add(0, groups, exponents).log()
 
 
-def log_normaliser(logits: torch.Tensor) -> torch.Tensor:
-    """Logarithm of the sum of ``exp(logits)`` of each row, shape (rows,). ``logits``, (rows, columns), are overwritten:
-    another table of that size would take longer to get than to fill.
-
-    >>> log_normaliser(torch.tensor([[0.0, 0.0], [5.0, -torch.inf]])).tolist()
-    [0.693..., 5.0]
-    """
-    largest = logits.amax(1)
-    return logits.sub_(largest[:, None]).exp_().sum(1).log_().add_(largest)
-
-
 def widen(one: torch.Tensor, two: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Both with the columns of the wider one, zeros behind the other's; tensors of one dimension as they are."""
     if one.ndim == 1:
