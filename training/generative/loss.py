@@ -74,7 +74,7 @@ def check_loss(model: PreTrainedModel, pack: bool, part: str = "training") -> No
                         f"{part}.base: a {type(model).__name__} makes its logits in a way that is not supported"
                     )
             if pack:
-                together = sum(_loss(model, rows) for rows in packed(sequences, 64, 64))
+                together = sum(_loss(model, rows) for rows in packed(sequences, 64))
                 if abs(together - sum(separate)) > CLOSE * together:
                     raise InputError(
                         f"{part}.pack: a {type(model).__name__} sees across the texts of a row; set pack: false"

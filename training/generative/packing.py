@@ -18,6 +18,11 @@ from sharpen.training.micro_batches import WIDTH_STEP
 SHORTEST_PROMPT = 16
 """Tokens that must be left for a prompt, or nothing can be asked."""
 
+ROW_TOKENS = 256
+"""Of a packed row: attention is computed over all of a row, and masked, so that wide ones cost more than they save."""
+LIKE, ENOUGH = 0.8, 0.25
+"""A row that is shorter than this part of the others begins a mini-batch, where they are this part of one."""
+
 
 @dataclass(frozen=True, slots=True)
 class TokenSequence:
@@ -91,9 +96,10 @@ class Tokenized:
         return TokenSequence([*prompt, *answer], weights[-len(prompt) - len(answer) :])
 
 
-def packed(sequences: Sequence[TokenSequence], row_tokens: int, mini_batch_tokens: int) -> list[Rows]:
-    """Mini-batches of at most ``mini_batch_tokens``, or one row, of rows of at most ``row_tokens``: first-fit
-    decreasing, so that hardly anything of a row is empty."""
+def packed(sequences: Sequence[TokenSequence], mini_batch_tokens: int, row_tokens: int = ROW_TOKENS) -> list[Rows]:
+    """Mini-batches of at most ``mini_batch_tokens``, or one row, of rows that are as wide as the longest sequence, and
+    ``row_tokens`` at least: first-fit decreasing, so that hardly anything of a row is empty."""
+    row_tokens = max(row_tokens, *(len(sequence.tokens) for sequence in sequences))
     rows: list[list[TokenSequence]] = []
     used: list[int] = []
     for sequence in _longest_first(sequences):
@@ -126,7 +132,10 @@ def _mini_batches(rows: list[list[TokenSequence]], mini_batch_tokens: int) -> li
     result: list[Rows] = []
     waiting: list[list[TokenSequence]] = []
     for row in rows:
-        if waiting and max(_width(r) for r in (*waiting, row)) * (len(waiting) + 1) > mini_batch_tokens:
+        width = max(map(_width, (*waiting, row)))
+        is_full = width * (len(waiting) + 1) > mini_batch_tokens
+        is_shorter = _width(row) < LIKE * width and width * len(waiting) >= mini_batch_tokens * ENOUGH
+        if waiting and (is_full or is_shorter):
             result.append(_to_rows(waiting))
             waiting = []
         waiting.append(row)

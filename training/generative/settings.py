@@ -53,15 +53,19 @@ class GenerativeSettings(GenerativeOptimization):
     input_weight: Weight = Field(1.0, description="Of the tokens of texts and queries in the loss; 0: none.")
     output_weight: Annotated[float, Field(gt=0)] = Field(1.0, description="Of the tokens of identifiers in the loss.")
     beams: Count = Field(10, description="Of a search: the most documents that a query gets.")
-    pack: bool | None = Field(
-        None,
+    pack: bool = Field(
+        True,
         description=(
-            "true: several examples share a row of max_tokens, without seeing each other; false: rows of similar length"
-            " are padded. The loss is the same. null: what is faster, true on GPUs."
+            "Examples share rows, without seeing each other; false: each has a padded row of its own, for"
+            " models that cannot tell them apart. The loss is the same."
         ),
     )
-    mini_batch_tokens: Annotated[Count, UNHASHED] = Field(
-        2048, description="Tokens that go through the model at a time: memory grows with it, the batch does not."
+    mini_batch_tokens: Annotated[Count | None, UNHASHED] = Field(
+        None,
+        description=(
+            "Tokens that go through the model at a time: memory grows with it, the batch does not. null: 1,024 on CPUs,"
+            " 4,096 on GPUs."
+        ),
     )
 
 

@@ -76,12 +76,12 @@ def train_generative(
             raise InputError(f"{PART}.lora: atomic identifiers are new tokens, which need all weights; leave out lora")
         add_atomic_tokens(model, tokenizer, identifiers, texts_by_document(context))
     room = prompt_room(identifiers, tokenizer, settings.max_tokens, PART)
-    pack = settings.pack if settings.pack is not None else model.device.type != "cpu"
     check_positions(model, settings)
-    check_loss(model, pack, PART)
+    check_loss(model, settings.pack, PART)
     adapters = prepare_weights(model, settings, PART)
     tokenized = Tokenized(identifiers, tokenizer, room, settings.input_weight, settings.output_weight)
-    collator = _Collator(examples, tokenized, settings, pack)
+    limit = settings.mini_batch_tokens or (1024 if model.device.type == "cpu" else 4096)
+    collator = _Collator(examples, tokenized, limit, settings.pack)
     dataset = Dataset.from_dict({"row": range(len(examples))})
     sampler = GlobalBatchSampler(len(examples), settings.batch_size, processes, seed, settings.epochs)
     setup = TrainingSetup(PART, model, None, dataset, collator, sampler, settings, seed, run)
@@ -143,15 +143,12 @@ class _Trainer(SampledTrainer, _MiniBatchTrainer):
 
 
 class _Collator:
-    """Rows of numbers of examples as mini-batches."""
+    """Rows of numbers of examples as mini-batches of ``limit`` tokens."""
 
-    def __init__(
-        self, examples: Sequence[Example], tokenized: Tokenized, settings: GenerativeSettings, pack: bool
-    ) -> None:
-        self._examples, self._tokenized, self._settings, self._pack = examples, tokenized, settings, pack
+    def __init__(self, examples: Sequence[Example], tokenized: Tokenized, limit: int, pack: bool) -> None:
+        self._examples, self._tokenized, self._limit, self._pack = examples, tokenized, limit, pack
 
     def __call__(self, rows: Sequence[dict[str, int]]) -> dict[str, list[dict[str, Tensor]]]:
         sequences = [self._tokenized(self._examples[row["row"]]) for row in rows]
-        limit = self._settings.mini_batch_tokens
-        batches = packed(sequences, self._settings.max_tokens, limit) if self._pack else padded(sequences, limit)
+        batches = packed(sequences, self._limit) if self._pack else padded(sequences, self._limit)
         return {"mini_batches": [batch.as_dict() for batch in batches]}

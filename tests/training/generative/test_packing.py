@@ -27,7 +27,7 @@ def model(request, tmp_path_factory):
 @given(st.lists(st.integers(2, 40), min_size=1, max_size=30), st.integers(1, 200))
 def test_every_sequence_is_in_one_row_and_rows_fit(lengths, limit):
     sequences = [TokenSequence([n + 1] * length, [0.0] + [1.0] * (length - 1)) for n, length in enumerate(lengths)]
-    for batches, widest in ((packed(sequences, 40, limit), 48), (padded(sequences, limit), 48)):
+    for batches, widest in ((packed(sequences, limit, 40), 48), (padded(sequences, limit), 48)):
         counts = torch.cat([b.tokens.flatten() for b in batches]).bincount(minlength=len(lengths) + 1)[1:]
         assert counts.tolist() == lengths
         assert sum(len(b.targets) for b in batches) == sum(lengths) - len(lengths)
@@ -40,7 +40,7 @@ def test_every_sequence_is_in_one_row_and_rows_fit(lengths, limit):
 
 
 def test_logits_of_a_packed_row_are_those_of_single_texts(model):
-    (batch,) = packed(SEQUENCES, 128, 1000)
+    (batch,) = packed(SEQUENCES, 1000, 128)
     with torch.no_grad():
         together = model(input_ids=batch.tokens, position_ids=batch.positions, use_cache=False).logits
         for sequence in SEQUENCES:
@@ -60,7 +60,7 @@ def test_logits_of_a_packed_row_are_those_of_single_texts(model):
 def test_loss_and_gradients_are_those_of_the_equation(model, blocks, monkeypatch):
     monkeypatch.setattr(loss_module, "BLOCK_LOGITS", blocks)
     results = []
-    for batches in (packed(SEQUENCES, 64, 128), padded(SEQUENCES, 100)):
+    for batches in (packed(SEQUENCES, 128, 64), padded(SEQUENCES, 100)):
         model.zero_grad()
         loss = sum(joint_loss(model, batch) for batch in batches)
         loss.backward()
