@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from sharpen.evaluation.datasets import Task
+from sharpen.evaluation.encoders.packaged import PACKAGED
 from sharpen.evaluation.generative.analysis import Memory
 from sharpen.evaluation.metrics import PRIMARY
+from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 from sharpen.evaluation.report.comparison import (
     Comparison,
     code,
@@ -163,6 +165,7 @@ def _card(run: FinishedRun, comparison: Comparison, memory: Memory) -> str:
             "",
             "| | |",
             "| --- | --- |",
+            f"| base | `{generative.base}`, licence: {_licence(generative.base)} |",
             f"| documents | {Path(run.recipe.corpus.source).name}, {counts['identifiers']:,} identifiers of kind"
             f" {generative.identifiers.kind} |",
             f"| remembered | {memory.first:.1%} of the pieces of its documents |",
@@ -178,3 +181,8 @@ def _card(run: FinishedRun, comparison: Comparison, memory: Memory) -> str:
             "",
         ]
     )
+
+
+def _licence(base: str) -> str:
+    packaged = PACKAGED_LLMS.get(base.removeprefix(PACKAGED)) if base.startswith(PACKAGED) else None
+    return packaged.licence if packaged else "see there"

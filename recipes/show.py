@@ -14,7 +14,7 @@ from sharpen.evaluation.report.comparison import Comparison, lost_elsewhere
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.report import counts_line
 from sharpen.recipes.run import print_comparison, print_elsewhere
-from sharpen.recipes.stages import STAGES
+from sharpen.recipes.stages import GENERATIVE, STAGES
 from sharpen.sdg.convert import NEGATIVES, convert
 from sharpen.sdg.export import EXPORTS, TrainingData
 from sharpen.sdg.negatives.record import kept_negatives
@@ -23,7 +23,8 @@ from sharpen.sdg.negatives.record import kept_negatives
 def show_run(folder: Path, console: Console) -> None:
     """Print the table and verdict of a finished run, and what each stage did. Raises ``InputError`` if it has none."""
     inputs = Inputs(folder)
-    manifests = {name: manifest for name in STAGES if (manifest := inputs.manifest(name))}
+    names = (*STAGES, *(name for name in GENERATIVE if name not in STAGES))
+    manifests = {name: manifest for name in names if (manifest := inputs.manifest(name))}
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         comparisons = [Comparison.model_validate(m) for m in (metrics, metrics.get("reranker")) if m]
