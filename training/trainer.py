@@ -267,7 +267,8 @@ class CheckpointingTrainer:
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         name, value = f"eval_{self._validation.metric}", self._validation.score(self.model)
-        if self.state.best_metric is None or value > self.state.best_metric:
+        best = self.state.best_metric
+        if best is None or value > best or (value == best and self._validation.later):
             self.state.best_global_step = self.state.global_step
             if self.is_world_process_zero():
                 with checkpoints.disk_errors(self._folder):

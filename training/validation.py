@@ -29,7 +29,8 @@ class Validation:
 
     ``score(model)`` is taken ``evaluations`` times, evenly over the training, and the state with the highest is kept;
     training stops after ``patience`` times in a row without a higher one (None: never). ``metric`` is the score's name.
-    Every process calls ``score``, and must get the same value.
+    ``later``: of equal scores the later state is kept, where few values are possible. Every process calls ``score``,
+    and must get the same value.
 
     >>> Validation("ndcg@10", score=lambda model: 0.5).patience
     3
@@ -39,6 +40,7 @@ class Validation:
     score: Callable[[Any], float]
     evaluations: int = 5
     patience: int | None = 3
+    later: bool = False
 
 
 @dataclass(frozen=True)

@@ -40,6 +40,8 @@ from sharpen.training.trainer import TrainingRun
 from sharpen.training.validation import Validation
 
 Unit = Literal["document", "chunk"]
+FEW_QUERIES = 20
+"""To choose a state by."""
 
 
 class ExamplesPart(StagePart):
@@ -134,6 +136,11 @@ def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: R
     name_tokens(tokenizer, new_tokens(tokenizer, identifiers))
     room = prompt_room(identifiers, tokenizer, settings.max_tokens, "generative")
     contexts, queries = part.contexts(inputs, tokenizer, room), part.queries(inputs)
+    if part.validation and (number := len(part.task(inputs).qrels)) < FEW_QUERIES:
+        resources.warn(
+            f"generative.validation: {number} queries choose the state that is kept, which is hardly better than"
+            " chance; raise split.dev, give data, or leave validation out"
+        )
     with resources.progress("training", 0) as advance, tracked(settings.trackers, inputs.run, "training"):
         run = TrainingRun(
             work=folder.work,
@@ -157,7 +164,7 @@ def _validation(part: GenerativeTraining, inputs: Inputs, of: Callable[..., Gene
         )
         return fmean(evaluate(task.qrels, search_task(task, retriever), [metric])[metric].values())
 
-    return Validation(metric, score, part.validation.evaluations, part.validation.patience)
+    return Validation(metric, score, part.validation.evaluations, part.validation.patience, later=True)
 
 
 class GenerativeModelStage(ExamplesPart):

@@ -11,7 +11,14 @@ from hypothesis import strategies as st
 from sharpen.evaluation.beir import Document, Query, text_key
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.sdg.filters.round_trip import RoundTrip
-from sharpen.sdg.splitting import SplitSettings, near_duplicate_documents, split, split_documents, split_queries
+from sharpen.sdg.splitting import (
+    SplitSettings,
+    near_duplicate_documents,
+    split,
+    split_documents,
+    split_queries,
+    split_with_settings,
+)
 from tests.sdg.support import corpora
 
 WORDS = ["apple", "river", "stone", "cloud", "Apple", "glass"]
@@ -134,3 +141,20 @@ def test_round_trip_counts_a_copy_of_the_document_as_the_document(corpus):
     assert RoundTrip(_Fixed({"q": {"copy": 2.0, "bread": 1.0}}), top_k=1).apply(queries, copy).kept == queries
     (second,) = RoundTrip(_Fixed({"q": {"bread": 2.0, "chess": 1.0}}), top_k=1).apply(queries, copy).rejected
     assert (second.problem.value, second.problem.limit, second.borderline) == (2, 1, True)
+
+
+@given(st.lists(st.text("abcd ", min_size=1, max_size=9), min_size=1, max_size=40, unique=True), st.integers(0, 99))
+def test_by_query_each_hangs_on_its_text_alone_and_what_was_harvested_is_trained_on(texts, seed):
+    corpus = {"d": Document("d", "text")}
+    settings = SplitSettings(by="query", dev=0.3, test=0.3)
+    queries = [Query(f"q{n}", text, {"positives": ["d"]}) for n, text in enumerate(texts)]
+    harvested = Query("h", "text", {"positives": ["d"], "harvested": "sentence"})
+    splits = split_with_settings([*queries, harvested], corpus, settings, seed)
+    side = {query.text: name for name, members in splits.items() for query in members if query is not harvested}
+    assert set(side) == set(texts) and harvested in splits.train and not splits.rejected
+    alone = split_with_settings(queries[:1], corpus, settings, seed)
+    assert [name for name, members in alone.items() if members] == [side[texts[0]]]
+
+
+def test_by_document_the_fingerprint_is_as_it_was():
+    assert "by" not in SplitSettings().fingerprint() and SplitSettings(by="query").fingerprint()["by"] == "query"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -119,7 +120,10 @@ def train_preference(
     steps = settings.model_copy(update={"accumulate": settings.accumulate * (settings.batch_size // batch)})
     sampler = GlobalBatchSampler(len(dataset), batch, processes, seed, settings.epochs)
     setup = TrainingSetup(PART, first.model, None, dataset, None, sampler, steps, seed, run, first.tokenizer)
-    result = fit(trainer_type, arguments_type, setup)
+    with warnings.catch_warnings():
+        # TRL sets what transformers has given another name
+        warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+        result = fit(trainer_type, arguments_type, setup)
     first.model.__dict__.pop("forward", None)  # TRL's
     save_merged(first, adapters, output)
     return replace(result, path=output, triplets=len(pairs))

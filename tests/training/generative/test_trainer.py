@@ -188,3 +188,10 @@ def test_a_part_of_the_layers(tmp_path, kind):
     assert len(model.model.layers) == model.config.num_hidden_layers == 1
     with pytest.raises(InputError, match=r"generative\.layers: 3, and the base has 2"):
         train_generative(TEXTS, QUERIES, IDENTIFIERS, settings_of(base, layers=3), tmp_path / "n")
+
+
+@pytest.mark.parametrize(("later", "kept"), [(False, 2), (True, 6)])
+def test_of_equal_states_the_first_or_the_last_is_kept(tmp_path, base, later, kept):
+    run = TrainingRun(validation=Validation("hit_rate@1", lambda _model: 0.5, evaluations=3, later=later))
+    done = train_generative([], QUERIES, IDENTIFIERS, settings_of(base, epochs=3), tmp_path / "m", 1, run)
+    assert (done.kept_step, done.last_step) == (kept, 6)
