@@ -103,5 +103,7 @@ def queries_of(recipe: Recipe) -> str:
     """What the comparison was made on, for people."""
     part = recipe.evaluation
     if part.data is None:
-        return "generated queries of held-out documents"
+        return (
+            "generated queries, held out" if recipe.split.by == "query" else "generated queries of held-out documents"
+        )
     return f"queries of {Path(part.data).name}, split {part.split}"

@@ -23,7 +23,7 @@ from sharpen.evaluation.significance import estimate
 from sharpen.recipes.findings import Findings
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.inputs import DIAGNOSIS
-from sharpen.recipes.stages.generative_search import SYSTEMS_COMPARED
+from sharpen.recipes.stages.generative_search import MOST_TEXTS, SYSTEMS_COMPARED
 
 NAMES = ("base encoder", "generative retriever")
 SHOWN = ("hit_rate@1", "hit_rate@4", "hit_rate@5", "hit_rate@10", "map@10", "mrr@10", PRIMARY)
@@ -67,6 +67,11 @@ def why(memory: Memory) -> str:
     >>> why(memory)[:61]
     '**It has not learnt its documents**: of 9 pieces of them it n'
     """
+    if not memory.trained:
+        return (
+            f"**It was not trained on its documents** (`generative.context: false`): of {memory.texts:,} pieces of them"
+            f" it names the right document for {memory.first:.0%}."
+        )
     if memory.first < REMEMBERS:
         return (
             f"**It has not learnt its documents**: of {memory.texts:,} pieces of them it names the right document for"
@@ -92,13 +97,15 @@ def _beside(run: FinishedRun, task: Task) -> dict[str, Comparison]:
     return {
         name: run.compare(task, ("after", "after"), ("after", file), names=(NAMES[1], name))
         for name, file in SYSTEMS_COMPARED.items()
+        if run.inputs.scores("after", file)  # evaluation.bm25 may be false
     }
 
 
 def _systems_table(run: FinishedRun, task: Task, beside: dict[str, Comparison]) -> list[str]:
     rows = [markdown_row(["system", *SHOWN]), markdown_row(["---"] * (1 + len(SHOWN)))]
     for name, file in ({NAMES[1]: "after"} | SYSTEMS_COMPARED).items():
-        scores = run.inputs.scores("after", file)
+        if (scores := run.inputs.scores("after", file)) is None:
+            continue
         means = (estimate(scores[metric], run.recipe.seed, task.groups) for metric in SHOWN)
         cells = [f"{m.value:.4f} ± {(m.interval[1] - m.interval[0]) / 2:.3f}" for m in means]
         rows.append(markdown_row([name, *cells]))
@@ -113,11 +120,12 @@ def _systems_table(run: FinishedRun, task: Task, beside: dict[str, Comparison]) 
 
 def _memory(memory: Memory) -> list[str]:
     lines = [
-        f"Of {memory.texts:,} pieces of documents that it was trained on it writes the right identifier first for"
-        f" {memory.first:.1%}, and among its beams for {memory.found:.1%} (Context2ID accuracy).",
+        f"Of {memory.texts:,} pieces of documents, {'on which' if memory.trained else 'on none of which'} it was"
+        f" trained, it writes the right identifier first for {memory.first:.1%}, and among its beams for"
+        f" {memory.found:.1%} (Context2ID accuracy).",
         "",
-        f"{len(memory.unreached):,} of {memory.documents:,} documents were found neither by a piece of their own nor by"
-        " a query that they were trained with.",
+        f"{len(memory.unreached):,} of the {memory.documents:,} documents that were looked for (at most"
+        f" {MOST_TEXTS:,} pieces and as many training queries, drawn) were found by none of these.",
     ]
     if memory.unreached:
         shown = ", ".join(code(i) for i in memory.unreached[:UNREACHED_SHOWN])
@@ -140,8 +148,13 @@ def _stages(run: FinishedRun) -> list[str]:
             f"2. Preferences: {second['pairs']:,} pairs from {second['queries']:,} queries, of which"
             f" {second['first']:,} found their document first; {second['steps']:,} steps."
         )
+    elif "pairs" in second:
+        lines.append(
+            f"2. Preferences: of {second['queries']:,} queries {second['first']:,} found their document first, and no"
+            " pair was left; the model is the first stage's."
+        )
     else:
-        lines.append("2. Preferences: the recipe has none (`generative.preferences`).")
+        lines.append("2. Preferences: the recipe trains none (`generative.preferences`).")
     return lines
 
 

@@ -16,6 +16,7 @@ from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.recipes.resources import JOURNAL, resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import CorpusStage, cut_corpus
+from sharpen.recipes.stages.identifiers import IdentifiersStage
 from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries, strategies_of
 from sharpen.recipes.tables import numbers_table, shorten
 from sharpen.recipes.teacher_costs import teacher_costs
@@ -39,7 +40,7 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
     strategies = recipe.queries.all_strategies() if recipe.generates else []
     asking = list(filter(asks_llm, strategies))
     labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept) if recipe.labelled else 0
-    identifiers = recipe.generative.identifiers if recipe.generative else None
+    identifiers = IdentifiersStage.of(recipe).settings if recipe.generative else None
     if asking or (identifiers and identifiers.asks_llm):
         with known_answers(recipe.llm, Path(recipe.runs) / JOURNAL) as known:
             estimator = CostEstimator(

@@ -48,11 +48,14 @@ class SplitSettings(Settings):
         0.1,
         description="Fraction of the documents (of the queries) whose queries are kept out of training, to choose by.",
     )
-    test: Fraction = Field(0.0, description="Fraction of the documents whose queries are kept for the last comparison.")
+    test: Fraction = Field(
+        0.0, description="Fraction of the documents (of the queries) whose queries are kept for the last comparison."
+    )
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.8,
         description=(
-            "Jaccard of their three-word shingles from which documents stay in one split. null: only copies do."
+            "Jaccard of their three-word shingles from which documents stay in one split. null: only copies do. Of"
+            " no use by query."
         ),
     )
 
@@ -117,8 +120,10 @@ def split_with_settings(
     seed: int,
     together: Iterable[Sequence[str]] | None = None,
     known: Mapping[str, SplitName | None] | None = None,
+    known_queries: Mapping[str, SplitName] | None = None,
 ) -> Splits:
-    """``split``, for what a recipe says. ``known``: as of ``split_documents``.
+    """``split``, for what a recipe says. ``known``: as of ``split_documents``. ``known_queries``: the splits of an
+    earlier run by ``query_key``, which stay as they are where queries are divided.
 
     By query each is drawn by a hash of its text and ``seed``, and every document is in train; so is what was harvested,
     as it stands in the documents that are trained on.
@@ -132,8 +137,9 @@ def split_with_settings(
     if settings.by == "query":
         splits = Splits(sides=dict.fromkeys(corpus, "train"))
         for query in queries:
-            side = "train" if HARVESTED in query.metadata else _draw(query_key(query.text), settings, seed)
-            getattr(splits, side).append(query)
+            key = query_key(query.text)
+            side = "train" if HARVESTED in query.metadata else (known_queries or {}).get(key)
+            getattr(splits, side or _draw(key, settings, seed)).append(query)
         return splits
     groups = list(bundles_of(queries) if together is None else together)
     if settings.near_duplicates and settings.dev + settings.test:

@@ -14,12 +14,14 @@ Cause = Literal["wrong beginning", "wrong end"]
 
 
 class Memory(BaseModel):
-    """``texts``: pieces of documents that the model was asked for the identifier of; ``first`` and ``found``:
-    fractions of which it was the first, or among its beams (Context2ID accuracy, HIT@1 and HIT@beams). ``unreached``:
-    documents that no query and no piece of their own found. ``failures``: queries whose document was not found, by the
-    place where the best beam left its identifier."""
+    """``texts``: pieces of documents that the model was asked for the identifier of, whether it was trained on them
+    (``trained``) or not; ``first`` and ``found``: fractions of which it was the first, or among its beams (Context2ID
+    accuracy, HIT@1 and HIT@beams). ``documents``: those whose pieces or queries were looked for, of all that have an
+    identifier; ``unreached``: of these, the ones that none of them found. ``failures``: queries whose document was not
+    found, by the place where the best beam left its identifier."""
 
     texts: int
+    trained: bool = True
     first: float
     found: float
     documents: int

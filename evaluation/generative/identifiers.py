@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -103,8 +103,3 @@ def prompt_tokens(text: str, tokenizer: Tokenizer, max_tokens: int) -> list[int]
     end = tokenizer.encode(PROMPT_END, add_special_tokens=False)
     room = max(1, max_tokens - len(start) - len(end))
     return [*start, *tokenizer.encode(text, add_special_tokens=False)[:room], *end]
-
-
-def leaf_ids(identifiers: Identifiers) -> Sequence[str]:
-    """Document IDs, as the leaves of a trie of ``identifier_tokens`` are numbered."""
-    return list(identifiers)

@@ -85,6 +85,17 @@ def load_causal_lm(name: str, device: str | None = None) -> tuple[PreTrainedMode
     return model, tokenizer
 
 
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of ``load_causal_lm``, without the weights."""
+    source = _source(name)
+    if source.endswith(GGUF):
+        source = str(_dequantized(name, Path(source)))
+    try:
+        return _load_tokenizer(source)
+    except Exception as error:
+        raise _not_loaded(name, error) from error
+
+
 def causal_lm_digest(name: str) -> str:
     """What stands for a language model in a fingerprint: the sum of its file or files, or ``hub:<name>@<commit>``.
     Raises ``InputError`` where there is none."""
@@ -192,11 +203,19 @@ def _dequantized(name: str, file: Path) -> Path:
 
 
 def _load(name: str, source: str, **of_gguf: str) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    options: dict[str, Any] = of_gguf | {"trust_remote_code": False, "revision": hub_commit(source) or "main"}
+    options: dict[str, Any] = of_gguf | _safe(source)
     if not of_gguf:
         _check_architecture(name, AutoConfig.from_pretrained(source, **options))
-    tokenizer = AutoTokenizer.from_pretrained(source, **options)
+    tokenizer = _load_tokenizer(source, **of_gguf)
     return AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, use_safetensors=True, **options), tokenizer
+
+
+def _load_tokenizer(source: str, **of_gguf: str) -> PreTrainedTokenizerBase:
+    return AutoTokenizer.from_pretrained(source, **of_gguf, **_safe(source))
+
+
+def _safe(source: str) -> dict[str, Any]:
+    return {"trust_remote_code": False, "revision": hub_commit(source) or "main"}
 
 
 def _not_loaded(name: str, error: Exception) -> InputError:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cached_property
+from dataclasses import replace
+
+from accelerate.utils import gather_object
 
 from sharpen.evaluation.beir import Corpus, Run, chunks_by_document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative.decoding import Mode, beam_search
 from sharpen.evaluation.generative.identifiers import prompt_tokens
 from sharpen.evaluation.generative.model import GenerativeModel
+from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Advance
 
 QUERIES_AT_ONCE = 32
@@ -34,29 +37,25 @@ class Generative:
         mode: Mode = "exact",
         progress: Advance | None = None,
     ) -> None:
-        self._model, self._beams, self._mode, self._progress = model, beams or model.beams, mode, progress
+        self._beams, self._mode, self._progress = beams or model.beams, mode, progress
         first = {doc_id: chunks[0].id for doc_id, chunks in chunks_by_document(corpus).items()}
-        self._ids = {i: i if i in corpus else first.get(i) for i in model.identifiers}
-        if not any(self._ids.values()):
+        named = {i: i if i in corpus else first.get(i) for i in model.identifiers}
+        self._ids = {i: found for i, found in named.items() if found is not None}
+        self.unknown = [i for i in named if i not in self._ids]
+        """Documents that the model knows and the corpus lacks."""
+        # scores are the model's own, so that those of the others do not change when some cannot be written
+        known = {i: model.identifiers[i] for i in self._ids}
+        self._model = replace(model, identifiers=known) if self.unknown else model
+        if not known:
             raise InputError(
-                f"the generative retriever knows {len(self._ids):,} documents (as {next(iter(model.identifiers))!r}),"
+                f"the generative retriever knows {len(named):,} documents (as {next(iter(model.identifiers))!r}),"
                 " and none of them is in the corpus; it finds only documents that it was trained on"
             )
 
-    @cached_property
-    def unknown(self) -> list[str]:
-        """Documents that the model knows and the corpus lacks."""
-        return [i for i, found in self._ids.items() if found is None]
-
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """The best documents of each query: ``k``, and no more than there are beams."""
-        # what the corpus lacks takes beams, too
-        found = search_identifiers(self._model, queries, self._beams + len(self.unknown), self._mode, self._progress)
-        result: Run = {}
-        for query, scores in found.items():
-            here = [(self._ids[i], score) for i, score in scores.items() if self._ids[i]]
-            result[query] = dict(here[: min(k, self._beams)])
-        return result
+        found = search_identifiers(self._model, queries, self._beams, self._mode, self._progress)
+        return {q: {self._ids[i]: s for i, s in list(scores.items())[:k]} for q, scores in found.items()}
 
 
 def search_identifiers(
@@ -67,9 +66,11 @@ def search_identifiers(
     progress: Advance | None = None,
 ) -> Run:
     """The best identifiers of each text, by the IDs of their documents, best first: ``beams`` (the model's own number
-    where it is None), or all that there are. ``texts``: by ID."""
-    documents = list(model.identifiers)
-    prompts = [prompt_tokens(text, model.tokenizer, model.max_tokens) for text in texts.values()]
+    where it is None), or all that there are. ``texts``: by ID. Under ``accelerate launch`` every process must call
+    this: each searches a part, and has all results."""
+    state, documents = process_state(), list(model.identifiers)
+    mine = {key: texts[key] for key in list(texts)[state.process_index :: state.num_processes]}
+    prompts = [prompt_tokens(text, model.tokenizer, model.max_tokens) for text in mine.values()]
     found = beam_search(
         model.model,
         prompts,
@@ -79,4 +80,8 @@ def search_identifiers(
         mode=mode,
         progress=progress,
     )
-    return {key: {documents[leaf]: score for leaf, score in leaves} for key, leaves in zip(texts, found, strict=True)}
+    run = {key: {documents[leaf]: score for leaf, score in leaves} for key, leaves in zip(mine, found, strict=True)}
+    if state.num_processes > 1:
+        of_all = {key: scores for part in gather_object([run]) for key, scores in part.items()}
+        run = {key: of_all[key] for key in texts}
+    return run

@@ -11,7 +11,7 @@ from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.scorers import RERANKER, Teacher, llm_members, members_of
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.schema.corpus import CorpusPart
-from sharpen.recipes.schema.evaluation import EvaluationPart
+from sharpen.recipes.schema.evaluation import AT_HAND, EvaluationPart
 from sharpen.recipes.schema.generative import GenerativePart
 from sharpen.recipes.schema.reranker import RerankerPart
 from sharpen.recipes.schema.training import ReplaySettings, TrainingPart
@@ -182,32 +182,33 @@ def _negatives_fit(recipe: Recipe) -> Iterator[str]:
 
 
 def _validation_fits(recipe: Recipe) -> Iterator[str]:
-    chosen_by, labelled, evaluation = recipe.training.validation, recipe.labelled, recipe.evaluation
-    if chosen_by is None:
+    labelled, evaluation = recipe.labelled, recipe.evaluation
+    name, learner = ("generative", recipe.generative) if recipe.generative else ("training", recipe.training)
+    if (chosen_by := learner.validation) is None:
         return
     by = (chosen_by.data, chosen_by.split)
     if labelled and (labelled.data, labelled.split) == by:
-        yield "training.validation: these are the labelled queries that are trained on; give another split"
+        yield f"{name}.validation: these are the labelled queries that are trained on; give another split"
     if by == (evaluation.data, evaluation.split) and chosen_by.data:
         yield (
-            "training.validation: these are the queries that are compared on at the end, which what is chosen by them"
+            f"{name}.validation: these are the queries that are compared on at the end, which what is chosen by them"
             " would win; give another split"
         )
     if chosen_by.data is None:
-        yield from _generated_validation_fits(recipe)
+        yield from _generated_validation_fits(recipe, name)
 
 
-def _generated_validation_fits(recipe: Recipe) -> Iterator[str]:
+def _generated_validation_fits(recipe: Recipe, name: str) -> Iterator[str]:
     if not recipe.generates:
-        yield "training.validation: without data it takes generated queries, and labelled.fraction is 1; give data"
+        yield f"{name}.validation: without data it takes generated queries, and labelled.fraction is 1; give data"
     if not recipe.split.dev:
         yield (
-            "training.validation: without data it takes the generated queries that split.dev holds out, and split.dev"
+            f"{name}.validation: without data it takes the generated queries that split.dev holds out, and split.dev"
             " is 0"
         )
     if recipe.evaluation.data is None and (recipe.evaluation.split == "dev" or not recipe.split.test):
         yield (
-            "training.validation: the generated queries of split.dev are compared on at the end; give split.test a"
+            f"{name}.validation: the generated queries of split.dev are compared on at the end; give split.test a"
             " fraction, too, or evaluation.data"
         )
 
@@ -216,6 +217,16 @@ def _generative_fits(recipe: Recipe) -> Iterator[str]:
     generative = recipe.generative
     if generative is None:
         return
+    if any(other.data != AT_HAND for other in recipe.evaluation.others):
+        yield (
+            "evaluation.others: a generative retriever finds nothing but its own documents, so there is nothing to"
+            " measure elsewhere; take it out"
+        )
+    if generative.identifiers.kind == "given" and generative.replay:
+        yield (
+            "generative.identifiers.kind: given has the identifiers of all documents in its file, and replay keeps"
+            " those of the earlier run; say kind: text or keywords"
+        )
     if recipe.reranker:
         yield (
             "reranker: with generative there is none in the run; sharpen evaluate generative:<model> --rerank puts what"

@@ -14,7 +14,8 @@ from sharpen.training.settings import TAUGHT, RetrieverSettings, ValidationSetti
 
 
 def _run_files(run: str) -> list[Path]:
-    files = [Path(run) / "corpus" / "corpus.jsonl", Path(run) / "pairs" / "split.jsonl"]
+    pairs = Path(run) / "pairs"
+    files = [Path(run) / "corpus" / "corpus.jsonl", pairs / "split.jsonl", pairs / "queries.jsonl"]
     for path in files:
         if not path.is_file():
             raise InputError(f"{path}: no such file; give the folder of a run that has got as far as its pairs")
@@ -29,7 +30,10 @@ class ReplaySettings(Settings):
     """Going on from an earlier run, whose model ``training.base`` should name, after the corpus has changed."""
 
     run: Annotated[str, RUN] = Field(
-        description="Its folder. Its documents stay in their splits; old and new ones are compared on separately."
+        description=(
+            "Its folder. Its documents (by query, its queries) stay in their splits; old and new documents are compared"
+            " on separately."
+        )
     )
     fraction: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.5,

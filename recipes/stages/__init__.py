@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import Stage, StagePart
@@ -98,9 +98,9 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
         )
     parts = {stage.name: part for stage, part in stages_of(recipe) if stages is None or stage.name in stages}
     _check_packages(recipe)
-    for name, stage in (("generative", "training"), ("training", "training"), ("reranker", "reranker")):
-        if (trained := getattr(recipe, name)) and stage in parts and not (name == "training" and recipe.generative):
-            processes_of_batch(name, trained.batch_size)
+    for stage, name, batch_size in _batches(recipe):
+        if stage in parts:
+            processes_of_batch(name, batch_size)
     if "corpus" in parts:
         recipe.corpus.check()
     for name, part in (("before", recipe.evaluation), ("queries", recipe.labelled)):
@@ -117,11 +117,33 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
         part.check()
 
 
+def _batches(recipe: Recipe) -> Iterator[tuple[str, str, int]]:
+    """Stage, key and batch size of each training."""
+    if generative := recipe.generative:
+        yield "training", "generative", generative.batch_size
+        if generative.preferences:
+            yield "model", "generative.preferences", generative.preferences.batch_size
+        return
+    yield "training", "training", recipe.training.batch_size
+    if recipe.reranker:
+        yield "reranker", "reranker", recipe.reranker.batch_size
+
+
 def _check_packages(recipe: Recipe) -> None:
     """Raise ``InputError`` for an extra that is not installed."""
-    if recipe.training.lora and importlib.util.find_spec("peft") is None:
-        raise InputError("training.lora: needs PEFT; pip install 'sharpen[lora]'")
-    trackers = {*recipe.training.trackers, *(recipe.reranker.trackers if recipe.reranker else ())}
-    for tracker in sorted(trackers):
-        if not any(importlib.util.find_spec(name) for name in TRACKERS[tracker]):
-            raise InputError(f"trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")
+    generative = recipe.generative
+    second = generative.preferences if generative else None
+    trainings = {
+        "training": recipe.training,
+        "reranker": recipe.reranker,
+        "generative": generative,
+        "generative.preferences": second,
+    }
+    for name, part in trainings.items():
+        if getattr(part, "lora", None) and importlib.util.find_spec("peft") is None:
+            raise InputError(f"{name}.lora: needs PEFT; pip install 'sharpen[lora]'")
+        for tracker in part.trackers if part else ():
+            if not any(importlib.util.find_spec(package) for package in TRACKERS[tracker]):
+                raise InputError(f"{name}.trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")
+    if second and importlib.util.find_spec("trl") is None:
+        raise InputError("generative.preferences: needs TRL; pip install 'sharpen[generative]'")

@@ -226,6 +226,6 @@ def _score(folder: Path, name: str, retriever: Retriever, task: Task) -> Counts:
 
 
 # before anything is paid for: it needs no query, and finds qrels and a base model that do not fit
-BEFORE = Stage("before", 5, BeforeStage, score_before, shared=True)
-AFTER = Stage("after", 5, AfterStage, score_after, shared=True)
-RERANKED = Stage("reranked", 5, RerankedStage, score_reranked, shared=True)
+BEFORE = Stage("before", 6, BeforeStage, score_before, shared=True)
+AFTER = Stage("after", 6, AfterStage, score_after, shared=True)
+RERANKED = Stage("reranked", 6, RerankedStage, score_reranked, shared=True)

@@ -11,9 +11,9 @@ from typing import ClassVar, Literal, Self
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from sharpen.evaluation.beir import read_corpus
-from sharpen.evaluation.datasets import Task, read_judged
+from sharpen.evaluation.datasets import Task, known_ids, read_judged
 from sharpen.evaluation.files import InputError, link_or_copy
-from sharpen.evaluation.generative.model import GenerativeModel, load_causal_lm, load_generative
+from sharpen.evaluation.generative.model import GenerativeModel, load_generative, load_tokenizer
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import search_task
@@ -30,10 +30,11 @@ from sharpen.recipes.stages.validating import evaluated_keys
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.replay import unchanged
 from sharpen.sdg.resources import Resources
+from sharpen.sdg.splitting import read_split
 from sharpen.training.generative.atomic import name_tokens, new_tokens
 from sharpen.training.generative.examples import Example, context_examples, query_examples, replay
 from sharpen.training.generative.packing import prompt_room
-from sharpen.training.generative.preference import preference_pairs, train_preference
+from sharpen.training.generative.preference import PreferencePair, preference_pairs, train_preference
 from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
 from sharpen.training.generative.trainer import train_generative
 from sharpen.training.trainer import TrainingRun
@@ -79,6 +80,13 @@ class ExamplesPart(StagePart):
         chosen = [q for q in inputs.train_queries().values() if (q.metadata["strategy"] in self.second) is second]
         return query_examples(chosen, inputs.corpus(), identifiers_of(inputs))
 
+    def without_siblings(self, pairs: list[PreferencePair], inputs: Inputs) -> list[PreferencePair]:
+        """Without negatives that are another chunk of the positive's document, or that are held out."""
+        corpus, sides = inputs.corpus(), read_split(inputs.folder("pairs") / "split.jsonl")
+        document_of = {unit_of(chunk, self.unit): chunk.doc_id for chunk in corpus.values()}
+        trained = {unit_of(corpus[i], self.unit) for i, side in sides.items() if side == "train"}
+        return [p for p in pairs if p.negative in trained and document_of[p.negative] != document_of[p.positive]]
+
     def copies(self, inputs: Inputs) -> dict[str, str]:
         """Equal values for documents with the same text."""
         texts: dict[str, list[str]] = {}
@@ -116,9 +124,17 @@ class GenerativeTraining(ExamplesPart):
         excluded = evaluated_keys(self.evaluated) | {query_key(q.text) for q in inputs.train_queries().values()}
         if judged is None:
             qrels = {q: {unit_of(corpus[i], self.unit): g for i, g in grades.items()} for q, grades in qrels.items()}
-        qrels = {q: grades for q, grades in qrels.items() if query_key(queries[q].text) not in excluded}
+        known = known_ids(corpus)
+        qrels = {
+            q: grades
+            for q, grades in qrels.items()
+            if query_key(queries[q].text) not in excluded and any(g > 0 and i in known for i, g in grades.items())
+        }
         if not qrels:
-            raise InputError("generative.validation: no query to choose by; raise split.dev, or give data")
+            raise InputError(
+                "generative.validation: no query to choose by: all are compared on or trained on, or their documents"
+                " are not in the corpus; give other data, or raise split.dev"
+            )
         by_document = bool(judged) or self.unit == "document"
         task = Task(corpus, {q: queries[q] for q in qrels}, qrels, "validation", by_document)
         return task.sample(self.validation.queries, self.seed)
@@ -132,7 +148,7 @@ def trained_on(part: GenerativeTraining, inputs: Inputs, model: GenerativeModel)
 
 def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     identifiers, settings = identifiers_of(inputs), part.settings
-    tokenizer = load_causal_lm(settings.base)[1]
+    tokenizer = load_tokenizer(settings.base)
     name_tokens(tokenizer, new_tokens(tokenizer, identifiers))
     room = prompt_room(identifiers, tokenizer, settings.max_tokens, "generative")
     contexts, queries = part.contexts(inputs, tokenizer, room), part.queries(inputs)
@@ -200,6 +216,7 @@ def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resou
         part.seed,
         part.copies(inputs),
     )
+    pairs = part.without_siblings(pairs, inputs)
     firsts = {(q.key, q.document) for q in queries if ranked[q.key][:1] == [q.document]}
     counts = {"queries": len(ranked), "first": len(firsts), "pairs": len(pairs)}
     if not pairs:

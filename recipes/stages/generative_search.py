@@ -88,13 +88,16 @@ def diagnose(part: GenerativeDiagnosis, inputs: Inputs, folder: Folder, resource
     for what, examples in zip(("pieces", "queries"), trained_on(part.training, inputs, model), strict=True):
         chosen = sorted(examples, key=lambda e: drawn(part.seed, what, e.key, e.document))[:MOST_TEXTS]
         with resources.progress(f"remembering {what}", len(chosen)) as advance:
-            run = search_identifiers(model, {e.key: e.text for e in chosen}, progress=advance)
-        runs.append((run, {e.key: e.document for e in chosen}))
+            # a query of several documents is an example of each
+            named = {f"{n}": e for n, e in enumerate(chosen)}
+            run = search_identifiers(model, {n: e.text for n, e in named.items()}, progress=advance)
+        runs.append((run, {n: e.document for n, e in named.items()}))
     looked_for = {document for _, positives in runs for document in positives.values()}
     first, among = remembered(*runs[0])
     run = read_run(inputs.folder("after") / "after.trec", task.queries, task.known)
     memory = Memory(
         texts=len(runs[0][1]),
+        trained=part.training.settings.context,
         first=first,
         found=among,
         documents=len(looked_for),

@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from sharpen.evaluation.beir import Corpus, Query, read_corpus, read_queries, write_qrels, write_queries
+from sharpen.evaluation.beir import (
+    Corpus,
+    Query,
+    read_corpus,
+    read_qrels,
+    read_queries,
+    write_qrels,
+    write_queries,
+)
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
@@ -16,6 +25,7 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.training import ReplaySettings
 from sharpen.sdg.filters.base import FilterResult, filter_queries
 from sharpen.sdg.filters.settings import FiltersSettings
+from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.mixing import labelled_for_training, mix_labelled
 from sharpen.sdg.queries import LABELLED
@@ -23,6 +33,7 @@ from sharpen.sdg.rejections import count_reasons, write_rejections
 from sharpen.sdg.replay import replayed, unchanged
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import (
+    SPLITS,
     SplitName,
     Splits,
     SplitSettings,
@@ -79,7 +90,10 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     filtered = filter_queries(generated, corpus, part.filters.in_order(), resources)
     bundles = bundles_of(generated)  # whether or not their query passed the filters
     known = _known_splits(part.replay)
-    splits: Splits = on_main(lambda: split_with_settings(filtered.kept, corpus, part.split, part.seed, bundles, known))
+    known_queries = _known_queries(part)
+    splits: Splits = on_main(
+        lambda: split_with_settings(filtered.kept, corpus, part.split, part.seed, bundles, known, known_queries)
+    )
     filtered.passed["split"] = dict(Counter(q.metadata["strategy"] for _, members in splits.items() for q in members))
     _check_splits(part, splits, filtered, len(generated))
     real = labelled_for_training(labelled, splits.sides)
@@ -97,6 +111,18 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
 
 def _known_splits(replay: ReplaySettings | None) -> dict[str, SplitName | None] | None:
     return read_split(Path(replay.run) / "pairs" / "split.jsonl") if replay else None
+
+
+def _known_queries(part: PairsStage) -> dict[str, SplitName] | None:
+    """Of the earlier run, where queries are divided and not documents."""
+    if part.replay is None or part.split.by == "document":
+        return None
+    folder = Path(part.replay.run) / "pairs"
+    queries, sides = read_queries(folder / "queries.jsonl"), {}
+    for name in SPLITS:
+        with suppress(InputError):  # no query is in this split
+            sides |= {query_key(queries[q].text): name for q in read_qrels(folder / "qrels" / f"{name}.tsv")}
+    return sides
 
 
 def _replayed(part: PairsStage, replay: ReplaySettings, train: list[Query], corpus: Corpus) -> list[Query]:

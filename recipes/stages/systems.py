@@ -93,4 +93,4 @@ def _rerank(part: SystemsStage, inputs: Inputs, resources: Resources) -> Rerank 
     return rerank
 
 
-STAGE = Stage("systems", 2, SystemsStage, measure_systems, shared=True)
+STAGE = Stage("systems", 3, SystemsStage, measure_systems, shared=True)

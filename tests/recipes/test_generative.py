@@ -131,11 +131,38 @@ def test_what_does_not_fit(recipe_file, tmp_path, more, message):
         load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path, **more)])
 
 
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.data=null", "split={by: query, dev: 0.3}"], "generative.validation: the generated queries of"),
+        (["split={by: query, dev: 0}"], "split.dev is 0"),
+        (
+            ["split={by: query, dev: 0.3}", "generative.validation.data={data}", "generative.validation.split=test"],
+            "end",
+        ),
+    ],
+)
+def test_what_is_compared_on_chooses_nothing(recipe_file, tmp_path, dataset, overrides, message):
+    overrides = [override.replace("{data}", str(dataset)) for override in overrides]
+    with pytest.raises(InputError, match=message):
+        load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path, validation={"k": 1}), *overrides])
+
+
+def test_without_bm25_and_without_texts(recipe_file, tmp_path):
+    more = _part(tmp_path, context=False, epochs=2, identifiers={"kind": "atomic"})
+    run = _run(recipe_file, tmp_path, more, "evaluation.bm25=false")
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert set(metrics["systems"]) == {"base encoder", "generative + base"} and not metrics["memory"]["trained"]
+    assert "It was not trained on its documents" in metrics["why"]
+    assert "the recipe trains none" in (run / "report.md").read_text()
+
+
 def test_settings_without_effect_are_refused(recipe_file, tmp_path):
     for override, message in (
         ("training.loss=gist", r"training\.loss: has no effect"),
         ("reranker={base: 'packaged:tiny-bert'}", "--rerank"),
         ("negatives.per_query=3", r"negatives\.per_query: has no effect"),
+        ("evaluation.others=[{data: scifact}]", "nothing to measure elsewhere"),
     ):
         with pytest.raises(InputError, match=message):
             load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path), override])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sharpen.evaluation.beir import Document, Query, text_key
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.sdg.filters.round_trip import RoundTrip
+from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.splitting import (
     SplitSettings,
     near_duplicate_documents,
@@ -154,6 +155,14 @@ def test_by_query_each_hangs_on_its_text_alone_and_what_was_harvested_is_trained
     assert set(side) == set(texts) and harvested in splits.train and not splits.rejected
     alone = split_with_settings(queries[:1], corpus, settings, seed)
     assert [name for name, members in alone.items() if members] == [side[texts[0]]]
+
+
+def test_by_query_those_of_an_earlier_run_stay_on_their_side():
+    queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(40)]
+    known = dict.fromkeys(map(query_key, (q.text for q in queries[:30])), "train")
+    settings = SplitSettings(by="query", dev=0, test=0.5)
+    splits = split_with_settings(queries, {"d": Document("d", "text")}, settings, 1, known_queries=known)
+    assert splits.test and {q.id for q in splits.test} <= {q.id for q in queries[30:]}
 
 
 def test_by_document_the_fingerprint_is_as_it_was():

@@ -106,16 +106,13 @@ def train_preference(
     if not pairs:
         raise InputError(f"{PART}: there are no pairs; the model ranks every query's document first, or lacks queries")
     processes = processes_of_batch(PART, settings.batch_size)
-    if settings.batch_size % (settings.mini_batch_size * processes):
-        raise InputError(
-            f"{PART}.mini_batch_size: {settings.batch_size} pairs are no multiple of {settings.mini_batch_size} in each"
-            f" of {processes} processes; lower it"
-        )
     transformers.set_seed(seed)
     first = load_generative(retriever)
     adapters = prepare_weights(first.model, settings, PART)
     dataset = tokenized_pairs(pairs, first)
-    batch = settings.mini_batch_size * processes
+    of_process = settings.batch_size // processes
+    # the largest part of it that has no more pairs than mini_batch_size
+    batch = processes * max(n for n in range(1, settings.mini_batch_size + 1) if of_process % n == 0)
     # several mini-batches of each process are one batch
     steps = settings.model_copy(update={"accumulate": settings.accumulate * (settings.batch_size // batch)})
     sampler = GlobalBatchSampler(len(dataset), batch, processes, seed, settings.epochs)

@@ -81,7 +81,7 @@ class PreferenceSettings(GenerativeOptimization):
     dropout: Dropout | None = Field(0.0, description="null: the model's own.")
     batch_size: Count = Field(64, description="Pairs of a batch, over all processes together.")
     mini_batch_size: Count = Field(
-        8, description="Pairs that go through the model at a time, in each process; batch_size is a multiple of it."
+        8, description="Pairs that go through the model at a time, at most, in each process."
     )
     beta: Annotated[float, Field(gt=0)] = Field(0.5, description="How near the model stays to the first stage's.")
     alpha: Weight = Field(1.0, description="Weight of the likelihood of the right identifier.")
@@ -97,8 +97,6 @@ class PreferenceSettings(GenerativeOptimization):
 
     @model_validator(mode="after")
     def _sizes_fit(self):
-        if self.batch_size % self.mini_batch_size:
-            raise ValueError(f"mini_batch_size: {self.batch_size} pairs are no multiple of {self.mini_batch_size}")
         if self.top_k > self.beams:
             raise ValueError(f"top_k: {self.top_k} of {self.beams} beams; raise beams")
         return self

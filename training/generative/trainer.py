@@ -59,7 +59,7 @@ def train_generative(
         retriever = train_generative(texts, queries, identifiers, settings, output="retriever")
     """
     run, output = run or TrainingRun(), Path(output)
-    context = context if settings.context else ()
+    texts, context = texts_by_document(context), context if settings.context else ()
     for example in (*context, *queries):
         if example.document not in identifiers:
             raise InputError(f"{example.key}: its document {example.document!r} has no identifier")
@@ -74,7 +74,7 @@ def train_generative(
     if any(row.source == "atomic" for row in identifiers.values()):
         if settings.lora:
             raise InputError(f"{PART}.lora: atomic identifiers are new tokens, which need all weights; leave out lora")
-        add_atomic_tokens(model, tokenizer, identifiers, texts_by_document(context))
+        add_atomic_tokens(model, tokenizer, identifiers, texts)
     room = prompt_room(identifiers, tokenizer, settings.max_tokens, PART)
     check_positions(model, settings)
     check_loss(model, settings.pack, PART)
