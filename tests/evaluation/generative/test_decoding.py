@@ -29,7 +29,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative import search
 from sharpen.evaluation.generative.decoding import beam_search, can_share
 from sharpen.evaluation.generative.trie import Trie
-from sharpen.sdg.llm.embedded import locate_llm
+from sharpen.evaluation.packaged_llms import locate_llm
 
 VOCABULARY = 50
 END = 49

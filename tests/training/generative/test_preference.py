@@ -147,7 +147,11 @@ def test_the_best_state_by_a_score_is_kept(first, tmp_path):
 def test_errors(first, tmp_path, monkeypatch):
     for pairs, options, message in (
         ([], {}, "there are no pairs"),
-        (PAIRS, {"learning_rate": 1e30, "epochs": 2}, r"^preference: .* not a number .*preference\.learning_rate"),
+        (
+            PAIRS,
+            {"learning_rate": 1e30, "epochs": 2},
+            r"^generative\.preferences: .* not a number .*preferences\.learning_rate",
+        ),
     ):
         with pytest.raises(InputError, match=message):
             train_preference(first, pairs, settings_of(**options), tmp_path / "m", 1)

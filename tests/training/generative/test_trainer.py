@@ -146,7 +146,7 @@ def test_adapters_are_trained_and_merged(tmp_path, base, targets):
 
 def test_numbers_that_are_none_keep_the_last_checkpoint(tmp_path, base):
     settings = settings_of(base, learning_rate=1e30, epochs=4, checkpoint_steps=1, warmup=0.5)
-    with pytest.raises(InputError, match=r"^training: .* not a number .*; lower training\.learning_rate"):
+    with pytest.raises(InputError, match=r"^generative: .* not a number .*; lower generative\.learning_rate"):
         train_generative([], QUERIES, IDENTIFIERS, settings, tmp_path / "m", 1, TrainingRun(tmp_path / "work"))
     assert not (tmp_path / "m").exists()
 
@@ -170,10 +170,10 @@ def test_errors(tmp_path, base):
         (TEXTS, [], IDENTIFIERS, {"context": False}, "no examples to train on"),
         ([], [Example("a", "none", "query", "q")], IDENTIFIERS, {}, "q: its document 'none' has no identifier"),
         ([], QUERIES, same, {}, "are the same tokens"),
-        ([], QUERIES, IDENTIFIERS, {"max_tokens": 18}, r"training\.max_tokens: the identifier of"),
+        ([], QUERIES, IDENTIFIERS, {"max_tokens": 18}, r"generative\.max_tokens: the identifier of"),
         ([], QUERIES, IDENTIFIERS, {"max_tokens": 300}, "positions for 128 tokens"),
         ([], QUERIES, IDENTIFIERS, {"lora": LoraSettings(targets=("lm_head",))}, "output layer"),
-        ([], QUERIES, IDENTIFIERS, {"lora": LoraSettings(targets=("none",))}, r"training\.lora"),
+        ([], QUERIES, IDENTIFIERS, {"lora": LoraSettings(targets=("none",))}, r"generative\.lora"),
     ):
         with pytest.raises(InputError, match=message):
             train_generative(texts, queries, given, settings_of(base, **options), tmp_path / "m", 1)
