@@ -143,6 +143,15 @@ def fuse(runs: Sequence[Run], k: int = 60) -> Run:
     return fused
 
 
+def first(run: Run, depth: int) -> Run:
+    """The ``depth`` best documents of each query, best first.
+
+    >>> first({"q": {"a": 1.0, "b": 3.0, "c": 2.0}}, 2)
+    {'q': {'b': 3.0, 'c': 2.0}}
+    """
+    return {q: {d: scores[d] for d in ranking(scores)[:depth]} for q, scores in run.items()}
+
+
 def to_documents(run: Run, corpus: Corpus) -> Run:
     """Rank documents by their best chunk (MaxP); where nothing was cut the run stays as it is."""
     by_document: Run = {}

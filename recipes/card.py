@@ -2,45 +2,70 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.evaluation.encoders.packaged import LICENCES, PACKAGED
+from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.training import TrainingPart
 from sharpen.sdg.strategies.settings import asks_llm
 
+SHARPEN = "[sharpen](recipe.yaml)"
+
 
 def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Comparison]) -> str:
     """A README.md for the model's folder, with the metadata that hubs read."""
     recipe = run.recipe
     licence = base_licence(recipe.training.base)
-    return f"---\n{_metadata(run, comparison, licence).to_yaml()}\n---\n" + "\n".join(
+    use = [
+        "```python",
+        "from sentence_transformers import SentenceTransformer",
+        'model = SentenceTransformer("this folder")',
+        *_encoding(recipe),
+        "```",
+    ]
+    return card_page(
+        _metadata(run, comparison, licence),
+        [f"# {recipe.name}", "", f"`{recipe.training.base}`, tuned with {SHARPEN} for one collection of documents."],
+        comparison,
+        _facts(run, comparison, licence),
+        use,
+        difference_table("on other collections", others) if others else [],
+    )
+
+
+def card_page(
+    metadata: ModelCardData,
+    opening: Sequence[str],
+    comparison: Comparison,
+    facts: Mapping[str, str],
+    use: Sequence[str],
+    more: Sequence[str] = (),
+) -> str:
+    """The page of a model of any kind. ``opening``: its name, and what it is. ``use``: how it is loaded or searched
+    with. ``more``: a table behind that of the verdict."""
+    return f"---\n{metadata.to_yaml()}\n---\n" + "\n".join(
         [
-            f"# {recipe.name}",
-            "",
-            f"`{recipe.training.base}`, tuned with [sharpen](recipe.yaml) for one collection of documents.",
+            *opening,
             "",
             sentence(comparison),
             "",
             *markdown_table(comparison),
             "",
-            *([*difference_table("on other collections", others), ""] if others else []),
+            *([*more, ""] if more else []),
             "| | |",
             "| --- | --- |",
-            *(f"| {name} | {value} |" for name, value in _facts(run, comparison, licence).items()),
+            *(f"| {name} | {value} |" for name, value in facts.items()),
             "",
             "The recipe with every default is beside this page in `recipe.yaml`; `sharpen run recipe.yaml` repeats it.",
             "",
-            "```python",
-            "from sentence_transformers import SentenceTransformer",
-            'model = SentenceTransformer("this folder")',
-            *_encoding(recipe),
-            "```",
+            *use,
             "",
             "The licences of the base and of the language model hold for what was made with them.",
             "",
@@ -62,6 +87,10 @@ def base_licence(base: str) -> str | None:
     """As the base's own card says it; None where it does not."""
     if base in LICENCES:
         return LICENCES[base]
+    if base.startswith(PACKAGED) and (llm := PACKAGED_LLMS.get(base.removeprefix(PACKAGED))):
+        return llm.licence
+    if base.endswith(".gguf"):  # there is no card beside it
+        return None
     card = Path(resolve_encoder(base)) / "README.md"
     if not card.is_file():
         return None

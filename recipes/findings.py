@@ -57,9 +57,7 @@ def retriever_findings(run: FinishedRun, task: Task) -> Findings:
     sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)
-    if ages := run.by_age(task):
-        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
-        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
+    add_ages(run, task, sections, metrics)
     if elsewhere := _elsewhere(run, others):
         sections["On other collections"] = elsewhere
     lines = [NOTHING_AT_HAND] if run.recipe.evaluation.others and not others else []
@@ -74,6 +72,13 @@ def retriever_findings(run: FinishedRun, task: Task) -> Findings:
         lines.append("\n" + systems.plain())
     card = model_card(run, comparison, others)
     return Findings(comparison, metrics, sections, card, [reranking] if reranking else [], others, lines)
+
+
+def add_ages(run: FinishedRun, task: Task, sections: Sections, metrics: dict[str, Any]) -> None:
+    """Of a run that goes on from an earlier one: what became of old documents, and of new ones."""
+    if ages := run.by_age(task):
+        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
+        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
 
 
 def _elsewhere(run: FinishedRun, others: Mapping[str, Comparison]) -> list[str]:

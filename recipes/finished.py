@@ -6,7 +6,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from sharpen.evaluation.beir import read_corpus
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.recipes.engine import Manifests
@@ -71,7 +70,7 @@ class FinishedRun:
         replay = self.recipe.replay
         if replay is None:
             return {}
-        old = unchanged(task.corpus, read_corpus(Path(replay.run) / "corpus" / "corpus.jsonl"))
+        old = unchanged(task.corpus, Inputs.of_earlier(replay).corpus())
         changed = {d.doc_id if task.by_document else i for i, d in task.corpus.items() if i not in old}
         are_old = {q for q, grades in task.qrels.items() if not any(g > 0 and i in changed for i, g in grades.items())}
         parts = {"there before": are_old, "new or changed": task.qrels.keys() - are_old}

@@ -2,27 +2,25 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCardData
+
 from sharpen.evaluation.datasets import Task
-from sharpen.evaluation.encoders.packaged import PACKAGED
 from sharpen.evaluation.generative.analysis import Memory
 from sharpen.evaluation.metrics import PRIMARY
-from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 from sharpen.evaluation.report.comparison import (
     Comparison,
     code,
     difference_table,
     markdown_row,
-    markdown_table,
-    sentence,
 )
 from sharpen.evaluation.significance import estimate
-from sharpen.recipes.findings import Findings
+from sharpen.recipes.card import SHARPEN, base_licence, card_page
+from sharpen.recipes.findings import Findings, add_ages
 from sharpen.recipes.finished import FinishedRun
-from sharpen.recipes.inputs import DIAGNOSIS
+from sharpen.recipes.report import Sections
 from sharpen.recipes.stages.generative_search import MOST_TEXTS, SYSTEMS_COMPARED
 
 NAMES = ("base encoder", "generative retriever")
@@ -38,9 +36,9 @@ def generative_findings(run: FinishedRun, task: Task) -> Findings:
     compared = run.compare(
         task, ("before", "before"), ("after", "after"), bm25=run.inputs.scores("before", "bm25"), names=NAMES
     )
-    memory = Memory.model_validate_json((run.inputs.folder("diagnosis") / DIAGNOSIS).read_text(encoding="utf-8"))
+    memory = Memory.model_validate(run.inputs.diagnosis())
     beside = _beside(run, task)
-    sections = {
+    sections: Sections = {
         "Beside other systems": _systems_table(run, task, beside),
         "What the model remembers": _memory(memory),
         "Training in two stages": _stages(run),
@@ -49,14 +47,13 @@ def generative_findings(run: FinishedRun, task: Task) -> Findings:
         "systems": {name: c.model_dump(mode="json") for name, c in beside.items()},
         "memory": memory.model_dump(mode="json"),
     }
-    if ages := run.by_age(task):
-        sections["On documents that were there before, and on new ones"] = difference_table("documents", ages)
-        metrics["documents"] = {name: c.model_dump(mode="json") for name, c in ages.items()}
+    add_ages(run, task, sections, metrics)
     lines = []
     if compared.verdict != "better":
-        sections["Why"] = [why(memory)]
-        metrics["why"] = why(memory)
-        lines = ["\n" + why(memory).replace("**", "").replace("`", "")]
+        reason = why(memory)
+        sections["Why"] = [reason]
+        metrics["why"] = reason
+        lines = ["\n" + reason.replace("**", "").replace("`", "")]
     return Findings(compared, metrics, sections, _card(run, compared, memory), lines=lines)
 
 
@@ -159,43 +156,18 @@ def _stages(run: FinishedRun) -> list[str]:
 
 
 def _card(run: FinishedRun, comparison: Comparison, memory: Memory) -> str:
-    generative = run.recipe.generative
-    counts = json.loads((run.inputs.folder("identifiers") / "manifest.json").read_text(encoding="utf-8"))["counts"]
-    return "\n".join(
-        [
-            "---",
-            "library_name: transformers",
-            "tags: [generative-retrieval, sharpen]",
-            "---",
-            f"# {run.recipe.name}",
-            "",
-            f"`{generative.base}`, tuned with [sharpen](recipe.yaml) to write the identifier of the document that"
-            " answers a query.",
-            "",
-            sentence(comparison),
-            "",
-            *markdown_table(comparison),
-            "",
-            "| | |",
-            "| --- | --- |",
-            f"| base | `{generative.base}`, licence: {_licence(generative.base)} |",
-            f"| documents | {Path(run.recipe.corpus.source).name}, {counts['identifiers']:,} identifiers of kind"
-            f" {generative.identifiers.kind} |",
-            f"| remembered | {memory.first:.1%} of the pieces of its documents |",
-            f"| compared on | {comparison.queries:,} {comparison.queries_of} |",
-            "",
-            "`identifiers.jsonl` has the identifiers; a search writes nothing else:",
-            "",
-            "```bash",
-            "sharpen evaluate generative:this-folder --data my/questions",
-            "```",
-            "",
-            "The licences of the base and of the language model that wrote the queries hold for what was made of them.",
-            "",
-        ]
+    generative, name = run.recipe.generative, run.recipe.name
+    number, kind = run.manifests["identifiers"]["counts"]["identifiers"], generative.identifiers.kind
+    facts = {
+        "base": f"`{generative.base}`, licence: {base_licence(generative.base) or 'see there'}",
+        "documents": f"{Path(run.recipe.corpus.source).name}, {number:,} identifiers of kind {kind}",
+        "remembered": f"{memory.first:.1%} of the pieces of its documents",
+        "compared on": f"{comparison.queries:,} {comparison.queries_of}",
+    }
+    what = (
+        f"`{generative.base}`, tuned with {SHARPEN} to write the identifier of the document that answers a query; they"
+        " are in `identifiers.jsonl`, and a search writes nothing else."
     )
-
-
-def _licence(base: str) -> str:
-    packaged = PACKAGED_LLMS.get(base.removeprefix(PACKAGED)) if base.startswith(PACKAGED) else None
-    return packaged.licence if packaged else "see there"
+    use = ["```bash", "sharpen evaluate generative:this-folder --data my/questions", "```"]
+    metadata = ModelCardData(library_name="transformers", tags=["generative-retrieval", "sharpen"])
+    return card_page(metadata, [f"# {name}", "", what], comparison, facts, use)

@@ -6,11 +6,12 @@ import json
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, read_corpus, read_qrels, read_queries
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
 from sharpen.evaluation.systems import Systems
+from sharpen.recipes.schema.training import ReplaySettings
 from sharpen.sdg.negatives.record import Negative, read_negatives
 
 MANIFEST = "manifest.json"
@@ -31,6 +32,11 @@ class Inputs:
     run: Path
     stages: Collection[str] | None = None
     cache: dict[Any, Any] = field(default_factory=dict, compare=False)
+
+    @classmethod
+    def of_earlier(cls, replay: ReplaySettings) -> Self:
+        """Those of the run that a recipe goes on from."""
+        return cls(Path(replay.run))
 
     def folder(self, stage: str) -> Path:
         if self.stages is not None and stage not in self.stages:

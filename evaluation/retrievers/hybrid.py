@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from sharpen.evaluation.beir import Run
 from sharpen.evaluation.retrievers.base import Retriever
-from sharpen.evaluation.runs import fuse, ranking
+from sharpen.evaluation.runs import first, fuse
 
 
 class Hybrid:
@@ -28,5 +28,4 @@ class Hybrid:
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """Return the ``k`` best documents of each query."""
-        fused = fuse([r.search(queries, max(k, self._depth)) for r in self._retrievers])
-        return {q: {d: scores[d] for d in ranking(scores)[:k]} for q, scores in fused.items()}
+        return first(fuse([r.search(queries, max(k, self._depth)) for r in self._retrievers]), k)

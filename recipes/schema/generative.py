@@ -10,14 +10,13 @@ from sharpen.recipes.schema.training import ReplaySettings
 from sharpen.sdg.identifiers.settings import IdentifierSettings
 from sharpen.training.generative.settings import GenerativeSettings, HitSettings, PreferenceSettings
 
-HARD = "question_answer"
-
 
 class PreferencesPart(PreferenceSettings):
     """The second stage: the model's own mistakes, on queries that the first has not seen."""
 
     strategies: Annotated[tuple[str, ...], Field(min_length=1)] = Field(
-        (HARD,), description="Names of the strategies whose queries train the second stage, and not the first."
+        ("question_answer",),
+        description="Names of the strategies whose queries train the second stage, and not the first.",
     )
 
 

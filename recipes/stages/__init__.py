@@ -28,13 +28,12 @@ from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
 from sharpen.recipes.stages.elsewhere import Elsewhere
 from sharpen.training.trainer import processes_of_batch
 
+_OF_BOTH = (corpus.STAGE, BEFORE, queries.STAGE, pairs.STAGE)
+"""What comes before a learner, whichever it is."""
 STAGES: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        corpus.STAGE,
-        BEFORE,
-        queries.STAGE,
-        pairs.STAGE,
+        *_OF_BOTH,
         negatives.STAGE,
         reranker.STAGE,
         teacher.STAGE,
@@ -50,10 +49,7 @@ STAGES: dict[str, Stage] = {
 GENERATIVE: dict[str, Stage] = {
     stage.name: stage
     for stage in (
-        corpus.STAGE,
-        BEFORE,
-        queries.STAGE,
-        pairs.STAGE,
+        *_OF_BOTH,
         identifiers.STAGE,
         generative.TRAINING,
         generative.MODEL,

@@ -10,9 +10,9 @@ from typing import ClassVar, Literal, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from sharpen.evaluation.beir import read_corpus
 from sharpen.evaluation.datasets import Task, known_ids, read_judged
 from sharpen.evaluation.files import InputError, link_or_copy
+from sharpen.evaluation.generative.identifiers import Identifiers
 from sharpen.evaluation.generative.model import GenerativeModel, load_generative, load_tokenizer
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.processes import process_state
@@ -64,21 +64,23 @@ class ExamplesPart(StagePart):
             seed=recipe.seed,
         )
 
-    def contexts(self, inputs: Inputs, tokenizer: PreTrainedTokenizerBase, max_tokens: int) -> list[Example]:
+    def contexts(
+        self, inputs: Inputs, identifiers: Identifiers, tokenizer: PreTrainedTokenizerBase, max_tokens: int
+    ) -> list[Example]:
         """The documents' texts, each with its document (Context2ID)."""
         corpus = inputs.corpus()
-        examples = context_examples(corpus, identifiers_of(inputs), tokenizer, max_tokens)
+        examples = context_examples(corpus, identifiers, tokenizer, max_tokens)
         if self.replay is None:
             return examples
-        old = unchanged(corpus, read_corpus(Path(self.replay.run) / "corpus" / "corpus.jsonl"))
+        old = unchanged(corpus, Inputs.of_earlier(self.replay).corpus())
         new = {unit_of(corpus[i], self.unit) for i in corpus if i not in old}
         known, added = ([e for e in examples if (e.document in new) is is_new] for is_new in (False, True))
         return replay(known, added, self.replay.fraction, self.seed)
 
-    def queries(self, inputs: Inputs, second: bool = False) -> list[Example]:
+    def queries(self, inputs: Inputs, identifiers: Identifiers, second: bool = False) -> list[Example]:
         """The queries of the first stage, or of the ``second``, each with every document that answers (Query2ID)."""
         chosen = [q for q in inputs.train_queries().values() if (q.metadata["strategy"] in self.second) is second]
-        return query_examples(chosen, inputs.corpus(), identifiers_of(inputs))
+        return query_examples(chosen, inputs.corpus(), identifiers)
 
     def without_siblings(self, pairs: list[PreferencePair], inputs: Inputs) -> list[PreferencePair]:
         """Without negatives that are another chunk of the positive's document, or that are held out."""
@@ -142,8 +144,8 @@ class GenerativeTraining(ExamplesPart):
 
 def trained_on(part: GenerativeTraining, inputs: Inputs, model: GenerativeModel) -> tuple[list[Example], ...]:
     """What a model was trained on: texts of documents, and queries of both stages."""
-    queries = [example for second in (False, True) for example in part.queries(inputs, second)]
-    return part.contexts(inputs, model.tokenizer, model.max_tokens), queries
+    queries = [example for second in (False, True) for example in part.queries(inputs, model.identifiers, second)]
+    return part.contexts(inputs, model.identifiers, model.tokenizer, model.max_tokens), queries
 
 
 def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
@@ -151,33 +153,30 @@ def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: R
     tokenizer = load_tokenizer(settings.base)
     name_tokens(tokenizer, new_tokens(tokenizer, identifiers))
     room = prompt_room(identifiers, tokenizer, settings.max_tokens, "generative")
-    contexts, queries = part.contexts(inputs, tokenizer, room), part.queries(inputs)
-    if part.validation and (number := len(part.task(inputs).qrels)) < FEW_QUERIES:
+    contexts, queries = part.contexts(inputs, identifiers, tokenizer, room), part.queries(inputs, identifiers)
+    task = part.task(inputs) if part.validation else None
+    if task and (number := len(task.qrels)) < FEW_QUERIES:
         resources.warn(
             f"generative.validation: {number} queries choose the state that is kept, which is hardly better than"
             " chance; raise split.dev, give data, or leave validation out"
         )
     with resources.progress("training", 0) as advance, tracked(settings.trackers, inputs.run, "training"):
-        run = TrainingRun(
-            work=folder.work,
-            progress=shown(advance),
-            validation=_validation(part, inputs, partial(GenerativeModel, tokenizer=tokenizer, max_tokens=room)),
-        )
+        retriever_of = partial(GenerativeModel, tokenizer=tokenizer, identifiers=identifiers, max_tokens=room)
+        validation = _validation(part, task, retriever_of) if task else None
+        run = TrainingRun(work=folder.work, progress=shown(advance), validation=validation)
         result = train_generative(contexts, queries, identifiers, settings, folder.path, part.seed, run)
     counts = {"contexts": len(contexts) if settings.context else 0, "queries": len(queries)}
     return counts | record(folder.path, result, result.triplets, 0)
 
 
-def _validation(part: GenerativeTraining, inputs: Inputs, of: Callable[..., GenerativeModel]) -> Validation | None:
-    """HIT@k among all identifiers. ``of``: makes a retriever of a model and identifiers."""
-    if part.validation is None:
-        return None
-    task, metric, identifiers = part.task(inputs), part.validation.metric, identifiers_of(inputs)
+def _validation(
+    part: GenerativeTraining, task: Task, retriever_of: Callable[[PreTrainedModel], GenerativeModel]
+) -> Validation:
+    """HIT@k among all identifiers."""
+    metric, beams = part.validation.metric, max(part.settings.beams, part.validation.k)
 
     def score(model: PreTrainedModel) -> float:
-        retriever = Generative(
-            of(model, identifiers=identifiers), task.corpus, max(part.settings.beams, part.validation.k)
-        )
+        retriever = Generative(retriever_of(model), task.corpus, beams)
         return fmean(evaluate(task.qrels, search_task(task, retriever), [metric])[metric].values())
 
     return Validation(metric, score, part.validation.evaluations, part.validation.patience, later=True)
@@ -203,7 +202,8 @@ def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resou
     first = inputs.folder("training")
     if part.settings is None or part.settings.negatives == "none":
         return _as_trained(first, folder.path)
-    queries, model = part.queries(inputs, second=True), load_generative(first)
+    model = load_generative(first)
+    queries = part.queries(inputs, model.identifiers, second=True)
     with resources.progress("searching", len(queries)) as advance:
         rankings = search_identifiers(model, {q.key: q.text for q in queries}, part.settings.beams, progress=advance)
     ranked = {key: ranking(scores) for key, scores in rankings.items()}

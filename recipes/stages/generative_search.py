@@ -14,7 +14,7 @@ from sharpen.evaluation.metrics import METRICS, evaluate
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, search_task
 from sharpen.evaluation.retrievers.generative import Generative, search_identifiers
-from sharpen.evaluation.runs import fuse, ranking, read_run, write_run
+from sharpen.evaluation.runs import first, fuse, read_run, write_run
 from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import DIAGNOSIS, Inputs
 from sharpen.recipes.schema.recipe import Recipe
@@ -54,18 +54,14 @@ def search(part: GenerativeAfter, inputs: Inputs, folder: Folder, resources: Res
     for name, file in (("base", "before"), ("bm25", "bm25")):
         if (path := inputs.folder("before") / f"{file}.trec").exists():
             runs[name] = read_run(path, task.queries, task.known)
-    for first, second in (("base", "bm25"), ("after", "bm25"), ("after", "base")):
-        if first in runs and second in runs:
-            runs[f"{first}-{second}"] = _first(fuse([runs[first], runs[second]]))
+    for one, other in (("base", "bm25"), ("after", "bm25"), ("after", "base")):
+        if one in runs and other in runs:
+            runs[f"{one}-{other}"] = first(fuse([runs[one], runs[other]]), RUN_DEPTH)
     if process_state().is_main_process:
         for name, run in runs.items():
             write_run(folder.path / f"{name}.trec", run, tag=name)
             write_json(folder.path / f"{name}.json", evaluate(task.qrels, run, GENERATIVE_METRICS))
     return {"queries": len(task.qrels), "documents": len(model.identifiers)}
-
-
-def _first(run: Run) -> Run:
-    return {q: {d: scores[d] for d in ranking(scores)[:RUN_DEPTH]} for q, scores in run.items()}
 
 
 class GenerativeDiagnosis(ComparisonPart):
@@ -93,12 +89,12 @@ def diagnose(part: GenerativeDiagnosis, inputs: Inputs, folder: Folder, resource
             run = search_identifiers(model, {n: e.text for n, e in named.items()}, progress=advance)
         runs.append((run, {n: e.document for n, e in named.items()}))
     looked_for = {document for _, positives in runs for document in positives.values()}
-    first, among = remembered(*runs[0])
+    at_once, among = remembered(*runs[0])
     run = read_run(inputs.folder("after") / "after.trec", task.queries, task.known)
     memory = Memory(
         texts=len(runs[0][1]),
         trained=part.training.settings.context,
-        first=first,
+        first=at_once,
         found=among,
         documents=len(looked_for),
         unreached=unreached([i for i in model.identifiers if i in looked_for], runs),

@@ -4,18 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, ClassVar, Literal, Self
 
-from sharpen.evaluation.beir import (
-    Corpus,
-    Query,
-    read_corpus,
-    read_qrels,
-    read_queries,
-    write_qrels,
-    write_queries,
-)
+from sharpen.evaluation.beir import Corpus, Query, read_queries, write_qrels, write_queries
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
@@ -110,23 +101,23 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
 
 
 def _known_splits(replay: ReplaySettings | None) -> dict[str, SplitName | None] | None:
-    return read_split(Path(replay.run) / "pairs" / "split.jsonl") if replay else None
+    return read_split(Inputs.of_earlier(replay).folder("pairs") / "split.jsonl") if replay else None
 
 
 def _known_queries(part: PairsStage) -> dict[str, SplitName] | None:
     """Of the earlier run, where queries are divided and not documents."""
     if part.replay is None or part.split.by == "document":
         return None
-    folder = Path(part.replay.run) / "pairs"
-    queries, sides = read_queries(folder / "queries.jsonl"), {}
+    earlier, sides = Inputs.of_earlier(part.replay), {}
+    queries = earlier.queries()
     for name in SPLITS:
         with suppress(InputError):  # no query is in this split
-            sides |= {query_key(queries[q].text): name for q in read_qrels(folder / "qrels" / f"{name}.tsv")}
+            sides |= {query_key(queries[q].text): name for q in earlier.qrels(name)}
     return sides
 
 
 def _replayed(part: PairsStage, replay: ReplaySettings, train: list[Query], corpus: Corpus) -> list[Query]:
-    old = unchanged(corpus, read_corpus(Path(replay.run) / "corpus" / "corpus.jsonl"))
+    old = unchanged(corpus, Inputs.of_earlier(replay).corpus())
     if all(i in old for query in train for i in query.metadata["positives"]):
         raise InputError(
             f"replay: no query that is trained on is of a document that is new or has changed since"
