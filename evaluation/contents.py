@@ -38,9 +38,10 @@ class Contents:
         finally:
             _current.reset(token)
 
-    def find(self, name: str, compute: Callable[[], Any], of_machine: bool) -> Any:
-        self._times[name] += 1
-        key = name if self._times[name] == 1 else f"{name} ({self._times[name]})"
+    def find(self, kind: str, name: Any, compute: Callable[[], Any], of_machine: bool) -> Any:
+        key = f"{kind} {Path(name).name if isinstance(name, str) else name}"
+        self._times[key] += 1
+        key = key if self._times[key] == 1 else f"{key} ({self._times[key]})"
         if of_machine and self.moved and key in self.known:
             self.taken[key] = self.known[key]
             return self.taken[key]
@@ -51,6 +52,13 @@ class Contents:
                 raise
             self.moved, self.taken[key] = True, self.known[key]
         return self.taken[key]
+
+
+class Names(Contents):
+    """In which everything stands for itself by its name, so that nothing has to be there."""
+
+    def find(self, kind: str, name: Any, compute: Callable[[], Any], of_machine: bool) -> Any:
+        return f"{kind} {name}"
 
 
 def content(kind: str, name: Any, compute: Callable[[], Any], of_machine: bool = False) -> Any:
@@ -68,5 +76,4 @@ def content(kind: str, name: Any, compute: Callable[[], Any], of_machine: bool =
     'a sum'
     """
     contents = _current.get()
-    last = Path(name).name if isinstance(name, str) else str(name)
-    return compute() if contents is None else contents.find(f"{kind} {last}", compute, of_machine)
+    return compute() if contents is None else contents.find(kind, name, compute, of_machine)

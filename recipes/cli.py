@@ -301,13 +301,22 @@ def compare(
         ),
     ],
     overrides: Overrides = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="Print what would run, what of it is shared and what is done; run nothing.")
+    ] = False,
+    jobs: Annotated[
+        int, typer.Option(min=1, help="Runs at a time, each with a GPU of its own or a share of the cores.")
+    ] = 1,
 ) -> None:
     """Run all arms of a comparison with all seeds, at equal numbers of triplets, and say which differ from the
     baseline."""
     _quiet_libraries()
-    from sharpen.recipes.study import compare_arms
+    from sharpen.recipes.study import compare_arms, show_plan
 
-    compare_arms(study, Console(), overrides or [])
+    if plan:
+        show_plan(study, Console(), overrides or [])
+    else:
+        compare_arms(study, Console(), overrides or [], jobs)
 
 
 @app.command()

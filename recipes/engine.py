@@ -136,17 +136,17 @@ def run_stages(
     return manifests
 
 
-def made_stages(run: Run) -> set[str]:
-    """The stages that would be reused."""
+def made_stages(folder: Path, stages: Sequence[tuple[Stage, StagePart]]) -> set[str]:
+    """Those of a run's stages that would be reused."""
     manifests: Manifests = {}
     moved = False
-    for stage, part in run.stages:
+    for stage, part in stages:
         if set(part.reads()) <= manifests.keys():
             try:
-                fingerprint, moved = fingerprint_here(run.folder, stage, part, manifests, moved)
+                fingerprint, moved = fingerprint_here(folder, stage, part, manifests, moved)
             except (InputError, OSError):  # it was never made, and cannot be
                 continue
-            if manifest := _up_to_date(run.folder / stage.name, fingerprint["sha256"]):
+            if manifest := _up_to_date(folder / stage.name, fingerprint["sha256"]):
                 manifests[stage.name] = manifest
     return set(manifests)
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,12 @@ class LoadedRecipe:
 
     path: Path
     recipe: Recipe
-    resolved_yaml: str
+    values: Mapping[str, Any]
+
+    @cached_property
+    def resolved_yaml(self) -> str:
+        """Written when it is asked for, as that takes longer than all else."""
+        return dump_yaml(self.values)
 
 
 def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> LoadedRecipe:
@@ -76,7 +82,7 @@ def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> Loaded
     except ValidationError as error:
         raise InputError("\n".join(explain(places, e) for e in _telling(error))) from None
     recipe = _locate_files(recipe, path.parent, {assignment.partition("=")[0] for assignment in assignments})
-    return LoadedRecipe(path, recipe, dump_yaml(restore(recipe.model_dump(mode="json"), raw)))
+    return LoadedRecipe(path, recipe, restore(recipe.model_dump(mode="json"), raw))
 
 
 def _telling(error: ValidationError) -> list[dict]:

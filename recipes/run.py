@@ -87,7 +87,7 @@ def _check(recipe: Recipe, run: Run, given: Collection[str]) -> None:
     try:
         check_recipe(recipe, left)
     except InputError:
-        if not (made := made_stages(run)):
+        if not (made := made_stages(run.folder, run.stages)):
             raise
         check_recipe(recipe, left - made)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import shutil
+from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -17,41 +17,28 @@ from rich.console import Console
 
 from sharpen.evaluation.arms import ArmResult, ArmRun, arm_results, arms_table
 from sharpen.evaluation.datasets import load_task
-from sharpen.evaluation.files import InputError, slug, write_json, write_text
+from sharpen.evaluation.files import InputError, write_json, write_text
 from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.report.charts import arms_chart
 from sharpen.evaluation.significance import Groups
 from sharpen.recipes.engine import Run, run_stages
 from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
-from sharpen.recipes.load import LoadedRecipe, Override, load_recipe
 from sharpen.recipes.run import prepare_run, run_recipe
-from sharpen.recipes.schema.evaluation import AT_HAND
+from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.rows import triplets_of
-from sharpen.recipes.study_file import Study, read_study, study_name, with_prepared
+from sharpen.recipes.study_file import Study, read_study
+from sharpen.recipes.study_plan import StageKey, made_of, print_plan, stage_keys
+from sharpen.recipes.study_runs import StudyRun, prepared_runs, runs_of
+from sharpen.recipes.study_workers import Task, run_tasks, worker_pool
 from sharpen.sdg.negatives.record import fraction_filtered
 
 WEIGHTS = ("training", "model", "reranker")
 """Stages whose folders hold models, which a study would fill a disk with."""
 QUIET = Console(quiet=True)
-
-
-@dataclass(frozen=True, eq=False)
-class StudyRun:
-    """One run of a study: an arm on a dataset with a seed. ``dataset``: as it is shown."""
-
-    arm: str
-    dataset: str
-    seed: int
-    loaded: LoadedRecipe
-    folder: Path
-
-    @cached_property
-    def digest(self) -> str:
-        """What the scores depend on: the stages with what their parts stand for."""
-        parts = [(stage.name, stage.version, part.fingerprint()) for stage, part in stages_of(self.loaded.recipe)]
-        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+_cache: dict[Any, Any] = {}
+"""What this process's runs leave in memory."""
 
 
 class StudyScores(BaseModel):
@@ -74,84 +61,62 @@ class StudyScores(BaseModel):
         return ArmRun(**self.model_dump(exclude={"digest", "available"}))
 
 
-def compare_arms(path: Path, console: Console, more: Sequence[str] = ()) -> list[ArmResult]:
+def compare_arms(path: Path, console: Console, more: Sequence[str] = (), jobs: int = 1) -> list[ArmResult]:
     """Run what is not done of a study, print its table and write ``comparison.md``, ``comparison.json`` and
     ``comparison.svg`` into its folder.
 
     Stages that runs have in common are done once. A run that is done stays so: a killed study goes on where it was.
-    ``more``: overrides for all runs. Raises ``InputError`` for a file, a recipe or data that is not as it should be,
-    before anything runs.
+    ``more``: overrides for all runs. ``jobs``: runs at a time, each in a process with a GPU of its own or a share of
+    the cores; one of them at a time asks an LLM, so that none asks what another one has asked. Raises ``InputError``
+    for a file, a recipe or data that is not as it should be, before anything runs.
     """
     study = read_study(path)
-    runner = _Runner(study, path, console, runs_of(study, path, more), prepared_runs(study, path, more))
+    runner = _Runner(study, path, console, runs_of(study, path, more), prepared_runs(study, path, more), jobs)
+    _cache.clear()
     runner.check()
     runner.prepare()
-    done: dict[str, dict[str, list[ArmRun]]] = {arm: {} for arm in study.arms}
-    for seed in study.seeds:
-        for run, scores in runner.run_seed(seed):
-            done[run.arm].setdefault(run.dataset, []).append(scores.as_arm_run())
-            before, after = (fmean(side.values()) for side in (scores.before, scores.after))
-            console.print(
-                f"{run.dataset}, seed {seed}, {run.arm}: {PRIMARY} {before:.4f} before, {after:.4f} after,"
-                f" {scores.triplets:,} triplets",
-                highlight=False,
-                soft_wrap=True,
-            )
+    done: dict[StudyRun, ArmRun] = {}
+    with worker_pool(jobs) as pool:
+        for seed in study.seeds:
+            for run, scores in runner.run_seed(seed, pool):
+                done[run] = scores.as_arm_run()
+                before, after = (fmean(side.values()) for side in (scores.before, scores.after))
+                console.print(
+                    f"{run.dataset}, seed {seed}, {run.arm}: {PRIMARY} {before:.4f} before, {after:.4f} after,"
+                    f" {scores.triplets:,} triplets",
+                    highlight=False,
+                    soft_wrap=True,
+                )
+    by_arm: dict[str, dict[str, list[ArmRun]]] = {arm: {} for arm in study.arms}
+    for run in runner.runs:  # in the order of the file, whichever ended first
+        by_arm[run.arm].setdefault(run.dataset, []).append(done[run])
     groups = {run.dataset: _groups(run) for run in reversed(runner.runs)}
-    results = arm_results(done, groups, study.baseline)
+    results = arm_results(by_arm, groups, study.baseline)
     _write(study, results, runner.runs[0].folder.parents[1], console)
     return results
 
 
-def runs_of(study: Study, path: Path, more: Sequence[str] = ()) -> list[StudyRun]:
-    """Every run, dataset by dataset and seed by seed. Raises ``InputError`` that names the arm."""
-    runs = []
-    for dataset, prepared in zip(study.datasets or {"": ()}, prepared_runs(study, path, more), strict=True):
-        for seed in study.seeds:
-            for arm, overrides in study.arms.items():
-                given = [*with_prepared(overrides, prepared.folder), f"seed={seed}"]
-                runs.append(_run(study, path, (arm, dataset, seed), [*given, *more], f"{slug(arm, 'arm')}-{seed}"))
-    return runs
+def show_plan(path: Path, console: Console, more: Sequence[str] = ()) -> None:
+    """Print what a study runs: its stages as a tree with their numbers, and a table of what is shared, done and left.
 
-
-def prepared_runs(study: Study, path: Path, more: Sequence[str] = ()) -> list[StudyRun]:
-    """What runs before the arms of each dataset, with the first seed; nothing of it has to be run where the study does
-    not say so."""
-    overrides = study.prepare.overrides if study.prepare else ()
-    seed = study.seeds[0]
-    return [
-        _run(study, path, ("prepared", dataset, seed), [*overrides, f"seed={seed}", *more], "prepared")
-        for dataset in study.datasets or {"": ()}
-    ]
-
-
-def _run(study: Study, path: Path, place: tuple[str, str, int], overrides: Sequence[Override], folder: str) -> StudyRun:
-    arm, dataset, seed = place
-    near = path.parent / study.recipe
-    file = str(near) if near.is_file() else study.recipe
-    all_overrides = [*study.overrides, *study.datasets.get(dataset, ()), *overrides, f"name={study_name(path)}"]
-    try:
-        loaded = load_recipe(file, all_overrides)
-        if [other.data for other in loaded.recipe.evaluation.others] == [AT_HAND]:
-            # a study's table has nothing of it, and every arm would take as long
-            loaded = load_recipe(file, [*all_overrides, "evaluation.others=[]"])
-    except InputError as error:
-        raise InputError(f"{path}: {arm}{f', {dataset}' if dataset else ''}: {error}") from None
-    recipe = loaded.recipe
-    shown = dataset or Path(recipe.evaluation.data or "generated").name
-    return StudyRun(arm, shown, seed, loaded, Path(recipe.runs) / recipe.name / slug(shown, "arm") / folder)
+    Models and datasets need not be here. Raises ``InputError`` for a file or a recipe that is not as it should be.
+    """
+    study = read_study(path)
+    runs = runs_of(study, path, more)
+    done = {run: made_of(run, _kept_scores(run) is not None) for run in runs if run.folder.exists()}
+    print_plan(path, runs, done, console)
 
 
 @dataclass
 class _Runner:
-    """Runs a study's runs, sharing what is in memory and on the disk."""
+    """Runs a study's runs, sharing what is on the disk."""
 
     study: Study
     path: Path
     console: Console
     runs: list[StudyRun]
     prepared: list[StudyRun]
-    cache: dict[Any, Any] = field(default_factory=dict)
+    jobs: int = 1
 
     def check(self) -> None:
         """Raise ``InputError`` for what can be known beforehand."""
@@ -174,71 +139,122 @@ class _Runner:
         """Run what comes before the arms; only then is all there that arms name."""
         for run in self.prepared if self.study.prepare else ():
             self._say(f"preparing {run.dataset}")
-            run_stages(self._prepare(run), until=self.study.prepare.until)
+            run_stages(_prepare(run, self._siblings), until=self.study.prepare.until)
         for run in self.runs:
             if run.seed == self.study.seeds[0]:
                 check_recipe(run.loaded.recipe)
 
-    def run_seed(self, seed: int) -> Iterator[tuple[StudyRun, StudyScores]]:
+    def run_seed(self, seed: int, pool: ProcessPoolExecutor | None) -> Iterator[tuple[StudyRun, StudyScores]]:
         """The runs of one seed, with what each scored."""
-        runs = [run for run in self.runs if run.seed == seed]
+        runs = [run for arm in self.study.arms for run in self.runs if run.seed == seed and run.arm == arm]
         kept = {run: _kept_scores(run) for run in runs}
         available = {run: scores.available for run, scores in kept.items() if scores}
+        stages = {run: stage_keys(run) for run in runs}
         if len(available) < len(runs):
             # all are mined before any is trained, to know how many rows there are for each
-            available = {run: self._mine(run) for run in runs}
-        earlier_arm: list[StudyRun] = []
-        for arm in self.study.arms:
-            of_arm = [run for run in runs if run.arm == arm]
-            for run in of_arm:
-                least = min(rows for other, rows in available.items() if other.dataset == run.dataset)
-                recipe = run.loaded.recipe
-                equal = self.study.equal_triplets and not recipe.training.candidates and not recipe.generative
-                number = least if equal else available[run]
-                scores = kept[run]
-                if scores is None or scores.triplets != number:
-                    scores = self._train(run, number, available[run])
+            available = self._mine_all([run for run in self.runs if run in stages], stages, pool)
+        tasks = []
+        for run in runs:
+            least = min(rows for other, rows in available.items() if other.dataset == run.dataset)
+            recipe = run.loaded.recipe
+            equal = self.study.equal_triplets and not recipe.training.candidates and not recipe.generative
+            number = least if equal else available[run]
+            if (scores := kept[run]) and scores.triplets == number:
                 yield run, scores
-            # an arm that differs in what comes after the training takes the model of the one before it
-            self._remove_weights(earlier_arm)
-            earlier_arm = of_arm
-        self._remove_weights(earlier_arm)
+            else:
+                makes = frozenset(stages[run][name].key for name in WEIGHTS if name in stages[run])
+                tasks.append(Task(run, (self._siblings, number, available[run]), makes))
+        yield from self._train_all(tasks, pool)
 
-    def _mine(self, run: StudyRun) -> int:
-        self._say(f"mining {run.dataset}, seed {run.seed}, {run.arm}")
-        prepared, recipe = self._prepare(run), run.loaded.recipe
-        until = "pairs" if recipe.generative else "teacher" if recipe.training.candidates else "negatives"
-        manifests = run_stages(prepared, until=until)
-        if recipe.generative:  # every query is an example, and so are the documents' texts
-            rows = manifests[until]["counts"]["train"]
-        elif recipe.training.candidates:
-            rows = manifests[until]["counts"]["training_lists"]
-        else:
-            rows = len(triplets_of(recipe, prepared.inputs(), recipe.negatives.per_query, recipe.training.triplets)[0])
-        if not rows:
-            manifest = run.folder / until / "manifest.json"
-            raise InputError(f"{run.arm}, seed {run.seed}: no row to train on is left; see {manifest}")
-        return rows
+    def _mine_all(
+        self,
+        runs: Sequence[StudyRun],
+        stages: dict[StudyRun, dict[str, StageKey]],
+        pool: ProcessPoolExecutor | None,
+    ) -> dict[StudyRun, int]:
+        """How many rows to train on each run has."""
+        times = Counter(stage.key for run in runs for stage in stages[run].values())
+        tasks, shared = [], {}
+        for run in runs:
+            names = list(stages[run])
+            names = names[: names.index(_mined_until(run.loaded.recipe)) + 1]
+            common = [name for name in names if times[stages[run][name].key] > 1]
+            if pool and common:  # the others wait for what they share, and not for all that the first one mines
+                shared.setdefault(stages[run][common[-1]].key, self._mining(run, stages[run], common))
+            tasks.append(self._mining(run, stages[run], names))
+        done = run_tasks([*shared.values(), *tasks], _mine, pool, self.jobs, partial(self._say_run, "mining"))
+        return {task.run: rows for task, rows in done if rows is not None}
 
-    def _train(self, run: StudyRun, number: int, available: int) -> StudyScores:
-        self._say(f"running {run.dataset}, seed {run.seed}, {run.arm}")
-        recipe = run.loaded.recipe
-        if number < available:
-            recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"triplets": number})})
-        loaded = LoadedRecipe(run.loaded.path, recipe, run.loaded.resolved_yaml)
-        run_recipe(loaded, QUIET, self._prepare(run, recipe))
-        return _keep_scores(run, number, available)
+    def _mining(self, run: StudyRun, stages: dict[str, StageKey], names: Sequence[str]) -> Task:
+        made = [stages[name] for name in names]
+        asks = frozenset(stage.key for stage in made if stage.asks)
+        return Task(run, (self._siblings, names[-1]), frozenset(stage.key for stage in made), asks)
 
-    def _prepare(self, run: StudyRun, recipe: Any = None) -> Run:
-        siblings = [other.folder for other in (*self.prepared, *self.runs)]
-        return prepare_run(recipe or run.loaded.recipe, QUIET, run.folder, siblings, self.cache)
+    def _train_all(
+        self, tasks: Sequence[Task], pool: ProcessPoolExecutor | None
+    ) -> Iterator[tuple[StudyRun, StudyScores]]:
+        left = Counter(key for task in tasks for key in task.makes)
+        finished: list[Task] = []
+        for task, scores in run_tasks(tasks, _train, pool, self.jobs, partial(self._say_run, "running")):
+            yield task.run, scores
+            left.subtract(task.makes)
+            finished.append(task)
+            # one that differs in what comes after the training takes the model of the one before it
+            for other in [t for t in finished if not any(left[key] for key in t.makes)]:
+                self._remove_weights(other.run)
+                finished.remove(other)
 
-    def _remove_weights(self, runs: Sequence[StudyRun]) -> None:
-        for folder in (run.folder / name for run in runs for name in WEIGHTS if not self.study.keep_models):
-            shutil.rmtree(folder, ignore_errors=True)
+    @property
+    def _siblings(self) -> list[Path]:
+        return [other.folder for other in (*self.prepared, *self.runs)]
+
+    def _remove_weights(self, run: StudyRun) -> None:
+        for name in WEIGHTS if not self.study.keep_models else ():
+            shutil.rmtree(run.folder / name, ignore_errors=True)
+
+    def _say_run(self, what: str, run: StudyRun) -> None:
+        self._say(f"{what} {run.dataset}, seed {run.seed}, {run.arm}")
 
     def _say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _mined_until(recipe: Recipe) -> str:
+    """The stage after which it is known how many rows there are."""
+    if recipe.training.candidates and not recipe.generative:
+        return "teacher"
+    return "negatives" if recipe.mines else "pairs"
+
+
+def _prepare(run: StudyRun, siblings: Sequence[Path], recipe: Recipe | None = None) -> Run:
+    return prepare_run(recipe or run.loaded.recipe, QUIET, run.folder, siblings, _cache)
+
+
+def _mine(run: StudyRun, siblings: Sequence[Path], until: str) -> int | None:
+    """Run its stages until this one; the number of rows that it can be trained on, if that is known then."""
+    prepared, recipe = _prepare(run, siblings), run.loaded.recipe
+    manifests = run_stages(prepared, until=until)
+    if until != _mined_until(recipe):
+        return None
+    if recipe.generative:  # every query is an example, and so are the documents' texts
+        rows = manifests[until]["counts"]["train"]
+    elif recipe.training.candidates:
+        rows = manifests[until]["counts"]["training_lists"]
+    else:
+        rows = len(triplets_of(recipe, prepared.inputs(), recipe.negatives.per_query, recipe.training.triplets)[0])
+    if not rows:
+        manifest = run.folder / until / "manifest.json"
+        raise InputError(f"{run.arm}, seed {run.seed}: no row to train on is left; see {manifest}")
+    return rows
+
+
+def _train(run: StudyRun, siblings: Sequence[Path], number: int, available: int) -> StudyScores:
+    """Run it to its end on ``number`` of the rows ``available``."""
+    recipe = run.loaded.recipe
+    if number < available:
+        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"triplets": number})})
+    run_recipe(replace(run.loaded, recipe=recipe), QUIET, _prepare(run, siblings, recipe))
+    return _keep_scores(run, number, available)
 
 
 def _keep_scores(run: StudyRun, number: int, available: int) -> StudyScores:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from sharpen.evaluation.contents import content
 from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, PrecisionSetting
 from sharpen.evaluation.settings import UNHASHED, BaseName, Count, EncoderName, Fraction, RerankerBaseName, Settings
 
@@ -259,15 +260,15 @@ class HeldOutSettings(Settings):
 
     def fingerprint(self) -> Any:
         """As of all settings, and the sums of the files that ``data`` stands for."""
-        return super().fingerprint() | {"files": self._files()}
+        files = content(f"held out {self.split}", self.data, self._files) if self.data else {}
+        return super().fingerprint() | {"files": files}
 
     def check(self) -> None:
         """Raise ``InputError`` if the files that ``data`` stands for are not there."""
-        self._files()
+        if self.data:
+            self._files()
 
     def _files(self) -> dict[str, str]:
-        if self.data is None:
-            return {}
         from sharpen.evaluation.datasets import judged_files
         from sharpen.evaluation.files import InputError, sha256_file
 

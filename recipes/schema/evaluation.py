@@ -32,6 +32,13 @@ class OtherPart(Settings):
     )
 
 
+class ReservedPart(Settings):
+    """Judged queries of another set."""
+
+    data: str = Field(description="As evaluation.data.")
+    split: str = Field("test", description="qrels/<split>.tsv of data.")
+
+
 class EvaluationPart(Settings):
     data: str | None = Field(
         None,
@@ -69,8 +76,16 @@ class EvaluationPart(Settings):
             " elsewhere. Default: [{data: at_hand}]; [] or null: none."
         ),
     )
+    reserved: tuple[ReservedPart, ...] = Field(
+        (),
+        description=(
+            "Further sets whose queries are not trained on or chosen by, as those of data: sets that the same model is"
+            " compared on in other runs. sharpen compare names those of all its datasets, so that they share a"
+            " training."
+        ),
+    )
 
-    @field_validator("others", mode="before")
+    @field_validator("others", "reserved", mode="before")
     @classmethod
     def _null_is_none(cls, value: Any) -> Any:
         return () if value is None else value

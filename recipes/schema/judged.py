@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from sharpen.evaluation.contents import content
 from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.evaluation.settings import Settings
+
+if TYPE_CHECKING:
+    from sharpen.recipes.schema.recipe import Recipe
 
 
 class Judged(Settings):
@@ -44,3 +47,32 @@ class Judged(Settings):
         from sharpen.evaluation.datasets import read_judged
 
         read_judged(self.data, self.split)
+
+
+class Evaluated(Settings):
+    """What a recipe compares on at the end, or another arm of the same study: nothing is trained on these queries or
+    chosen by them, under whatever name they come."""
+
+    judged: tuple[Judged, ...] = ()
+
+    @classmethod
+    def of(cls, recipe: Recipe) -> Self:
+        part = recipe.evaluation
+        # in an order of their own: whichever of a study's sets is compared on, the training is the same
+        named = {(other.data, other.split): other for p in (part, *part.reserved) if (other := Judged.of(p))}
+        return cls(judged=tuple(named[key] for key in sorted(named)))
+
+    def fingerprint(self) -> Any:
+        """One set stands for itself."""
+        found = [judged.fingerprint() for judged in self.judged]
+        return found if len(found) > 1 else found[0] if found else None
+
+    def texts(self) -> list[str]:
+        """The queries' texts. Raises ``InputError`` as ``read_judged`` does."""
+        return [text for judged in self.judged for text in judged.texts()]
+
+    def keys(self) -> set[str]:
+        """What the queries are recognised by, whatever their IDs."""
+        from sharpen.sdg.filters.text import query_key
+
+        return {query_key(text) for text in self.texts()}

@@ -11,9 +11,8 @@ from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import Settings
 from sharpen.evaluation.systems import MOST_CHOOSING, Choosing
 from sharpen.recipes.inputs import Inputs
-from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.judged import Evaluated, Judged
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages.validating import evaluated_keys
 from sharpen.sdg.harvesting import VERBATIM
 from sharpen.sdg.queries import query_key
 
@@ -23,7 +22,7 @@ class ChoosingPart(Settings):
     them, else those that are trained on. ``evaluated``: what is compared on at the end; none of it chooses."""
 
     validation: Judged | None
-    evaluated: Judged | None
+    evaluated: Evaluated
     dev: bool
     seed: int
 
@@ -31,7 +30,7 @@ class ChoosingPart(Settings):
     def of(cls, recipe: Recipe) -> Self:
         return cls(
             validation=Judged.of(recipe.training.validation),
-            evaluated=Judged.of(recipe.evaluation),
+            evaluated=Evaluated.of(recipe),
             dev=recipe.evaluation.data is not None or recipe.generated_split != "dev",
             seed=recipe.seed,
         )
@@ -39,7 +38,7 @@ class ChoosingPart(Settings):
     def task(self, inputs: Inputs, trained: Queries | None = None) -> Choosing:
         """The queries, in the run's corpus. ``trained``: those that a model was trained on, which do not choose it
         under whatever name they come. Raises ``InputError`` if there is none, and as the readers do."""
-        excluded = evaluated_keys(self.evaluated)
+        excluded = self.evaluated.keys()
         if self.validation:
             excluded |= {query_key(query.text) for query in (trained or {}).values()}
         known = known_ids(inputs.corpus())

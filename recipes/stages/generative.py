@@ -21,12 +21,11 @@ from sharpen.evaluation.retrievers.generative import Generative, search_identifi
 from sharpen.evaluation.runs import ranking
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import MANIFEST, TRAINING_LOG, Inputs
-from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.judged import Evaluated, Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.training import ReplaySettings
 from sharpen.recipes.stages.identifiers import identifiers_of, unit_of
 from sharpen.recipes.stages.tracking import record, shown, tracked
-from sharpen.recipes.stages.validating import evaluated_keys
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.replay import unchanged
 from sharpen.sdg.resources import Resources
@@ -106,7 +105,7 @@ class GenerativeTraining(ExamplesPart):
     settings: GenerativeSettings
     validation: HitSettings | None
     judged: Judged | None
-    evaluated: Judged | None
+    evaluated: Evaluated
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -116,14 +115,14 @@ class GenerativeTraining(ExamplesPart):
             settings=GenerativeSettings.of_fields(part),
             validation=part.validation,
             judged=Judged.of(part.validation),
-            evaluated=Judged.of(recipe.evaluation),
+            evaluated=Evaluated.of(recipe),
         )
 
     def task(self, inputs: Inputs) -> Task:
         """The queries to choose by, at most so many. Raises ``InputError`` if there is none."""
         corpus, judged = inputs.corpus(), self.judged
         queries, qrels = read_judged(judged.data, judged.split) if judged else (inputs.queries(), inputs.qrels("dev"))
-        excluded = evaluated_keys(self.evaluated) | {query_key(q.text) for q in inputs.train_queries().values()}
+        excluded = self.evaluated.keys() | {query_key(q.text) for q in inputs.train_queries().values()}
         if judged is None:
             qrels = {q: {unit_of(corpus[i], self.unit): g for i, g in grades.items()} for q, grades in qrels.items()}
         known = known_ids(corpus)

@@ -15,7 +15,7 @@ from sharpen.evaluation.retrievers.shared import SharedSearch
 from sharpen.evaluation.scorers import BM25_SCORER
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
-from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.judged import Evaluated, Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.generated import GeneratedQueries
 from sharpen.sdg.labelled import LabelledQueries, LabelledSettings, read_labelled
@@ -41,7 +41,7 @@ class QueriesStage(StagePart):
     llm: LLMSettings | None
     labelled: LabelledSettings | None
     labelled_files: Judged | None
-    evaluated: Judged | None
+    evaluated: Evaluated
     encoder: Encoder | None
     seed: int
 
@@ -52,7 +52,7 @@ class QueriesStage(StagePart):
             llm=recipe.llm if recipe.asks_for_queries else None,
             labelled=recipe.labelled,
             labelled_files=Judged.of(recipe.labelled),
-            evaluated=Judged.of(recipe.evaluation) if recipe.labelled else None,
+            evaluated=Evaluated.of(recipe) if recipe.labelled else Evaluated(),
             encoder=recipe.training.encoder
             if recipe.asks_for_queries and (recipe.queries.select == "coverage" or recipe.queries.needs_base)
             else None,
@@ -126,7 +126,7 @@ def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
     """The real queries to train on, without those that are compared on. Raises ``InputError`` if none is left."""
     if part.labelled is None:
         return LabelledQueries()
-    return read_labelled(part.labelled, corpus, part.evaluated.texts() if part.evaluated else ())
+    return read_labelled(part.labelled, corpus, part.evaluated.texts())
 
 
 def _generate(

@@ -7,7 +7,7 @@ from typing import Self
 from sharpen.evaluation.datasets import read_judged
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.inputs import Inputs
-from sharpen.recipes.schema.judged import Judged
+from sharpen.recipes.schema.judged import Evaluated, Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.filters.text import query_key
 from sharpen.training.settings import ValidationSettings
@@ -20,7 +20,7 @@ class ValidationPart(Settings):
 
     settings: ValidationSettings
     judged: Judged | None
-    evaluated: Judged | None
+    evaluated: Evaluated
     seed: int
 
     @classmethod
@@ -28,9 +28,7 @@ class ValidationPart(Settings):
         settings = recipe.training.validation
         if settings is None:
             return None
-        return cls(
-            settings=settings, judged=Judged.of(settings), evaluated=Judged.of(recipe.evaluation), seed=recipe.seed
-        )
+        return cls(settings=settings, judged=Judged.of(settings), evaluated=Evaluated.of(recipe), seed=recipe.seed)
 
     def task(self, inputs: Inputs) -> SmallTask:
         """The queries, with the few documents that they are searched in. Raises ``InputError`` as the readers do."""
@@ -39,13 +37,6 @@ class ValidationPart(Settings):
         else:
             queries, qrels = inputs.queries(), inputs.qrels("dev")
         # under whatever name they come: what is compared on at the end or trained on is nothing to choose by
-        keys = evaluated_keys(self.evaluated) | {query_key(q.text) for q in inputs.train_queries().values()}
+        keys = self.evaluated.keys() | {query_key(q.text) for q in inputs.train_queries().values()}
         exclude = {q for q in qrels if query_key(queries[q].text) in keys}
         return small_task(inputs.corpus(), queries, qrels, self.settings, exclude, self.seed)
-
-
-def evaluated_keys(judged: Judged | None) -> set[str]:
-    """What the queries that a recipe compares on are recognised by, whatever their IDs."""
-    if judged is None:
-        return set()
-    return {query_key(text) for text in judged.texts()}
