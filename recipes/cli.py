@@ -151,6 +151,32 @@ def inspect(
 
 
 @app.command()
+def negatives(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/scifact.")],
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write negatives into this CSV file, to be labelled.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="Negatives of each miner on the sheet.")] = 100,
+    labels: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A person's labelled sheet; may be given again.")
+    ] = None,
+) -> None:
+    """Have people look at a run's negatives: too easy, hard, or answers after all, by miner.
+
+    Example: sharpen negatives runs/scifact --sheet sheet.csv, then sharpen negatives runs/scifact --labels anna.csv
+    --labels ben.csv
+    """
+    from sharpen.recipes.audit import make_sheet, show_labels
+
+    if (sheet is None) == (not labels):
+        raise typer.BadParameter("give --sheet FILE to write one, or --labels FILE to read labelled ones")
+    if sheet:
+        make_sheet(run, sheet, number, Console())
+    else:
+        show_labels(run, labels, Console())
+
+
+@app.command()
 def diagnose(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")],
     against: Annotated[
