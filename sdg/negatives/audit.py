@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 
+from scipy import stats
+
 from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.files import InputError, atomic_file
 from sharpen.evaluation.significance import Estimate, estimate
@@ -119,7 +121,7 @@ def audit(labels: Iterable[Mapping[str, str]], negatives: Iterable[Negative], se
     for miner, rows in by_miner.items():
         groups = {key: row.query_id for key, row in rows.items()}
         fractions[miner] = {
-            label: estimate({key: votes[key][label] / votes[key].total() for key in rows}, seed, groups)
+            label: _fraction({key: votes[key][label] / votes[key].total() for key in rows}, groups, seed)
             for label in LABELS
         }
     alpha = nominal_alpha(list(votes.values())) if len(people) > 1 else None
@@ -147,6 +149,16 @@ def nominal_alpha(votes: Iterable[Mapping[str, int]]) -> float | None:
         for counts in pairable
     )
     return 1 - (number - 1) * observed / by_chance
+
+
+def _fraction(values: Mapping[str, float], groups: Mapping[str, str], seed: int) -> Estimate:
+    found = estimate(values, seed, groups)
+    if len(set(values.values())) > 1 or found.value not in (0, 1):
+        return found
+    # where all are alike, drawing from them tells nothing: the exact interval of as many queries
+    number = len(set(groups.values()))
+    exact = stats.binomtest(round(found.value * number), number).proportion_ci(method="exact")
+    return Estimate(value=found.value, interval=(float(exact.low), float(exact.high)))
 
 
 def _cell(text: str) -> str:

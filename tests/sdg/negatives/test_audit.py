@@ -62,6 +62,7 @@ def test_labels_give_fractions_by_miner_and_agreement(tmp_path):
     found = audit(read_sheets([anna, ben], ROWS).values(), ROWS)
     assert found.items == {"bm25": 6, "llm": 6}
     assert found.fractions["bm25"]["hard"].value == 1
+    assert found.fractions["bm25"]["hard"].interval == pytest.approx((0.5407, 1), abs=1e-4)  # six of six queries
     assert found.fractions["llm"]["too easy"].value == pytest.approx(5.5 / 6)  # two people share one item
     low, high = found.fractions["llm"]["too easy"].interval
     assert 0.5 < low < 5.5 / 6 < high <= 1
