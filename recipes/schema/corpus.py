@@ -29,7 +29,11 @@ class CorpusPart(ReadingSettings):
         ),
     )
     documents: Count | None = Field(
-        None, description="At most so many documents, drawn by their IDs, to try a recipe on a part. null: all."
+        None,
+        description=(
+            "At most so many documents, to try a recipe on a part: those that evaluation.data judges first, all else"
+            " drawn by ID. null: all."
+        ),
     )
     chunk: ChunkSettings | None = Field(ChunkSettings(), description="null: documents are not cut.")
 

@@ -10,12 +10,15 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sharpen.evaluation.beir import Corpus, write_corpus
 from sharpen.evaluation.contents import content
+from sharpen.evaluation.datasets import known_ids, read_judged
 from sharpen.evaluation.files import write_jsonl
+from sharpen.evaluation.ids import KnownIds
 from sharpen.evaluation.languages import LANGUAGE, find_languages, language_of
 from sharpen.evaluation.models import ProgressBar, no_progress
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import SKIPPED, Inputs
 from sharpen.recipes.schema.corpus import CorpusPart
+from sharpen.recipes.schema.judged import Judged
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.chunking import chunk_with, token_counter
 from sharpen.sdg.documents import ReadingLog, read_documents
@@ -30,16 +33,22 @@ WORRYING = 0.05
 
 
 class CorpusStage(StagePart):
+    """``tokenizer``: the encoder whose tokens are counted. ``judged``: whose documents are in a part of the corpus
+    first, as there would be next to nothing to compare on; None where the corpus is whole."""
+
     corpus: CorpusPart
     runs: str
     tokenizer: str
-    """The encoder whose tokens are counted."""
+    judged: Judged | None
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
         chunk = recipe.corpus.chunk
         return cls(
-            corpus=recipe.corpus, runs=recipe.runs, tokenizer=(chunk and chunk.tokenizer) or recipe.training.base
+            corpus=recipe.corpus,
+            runs=recipe.runs,
+            tokenizer=(chunk and chunk.tokenizer) or recipe.training.base,
+            judged=Judged.of(recipe.evaluation) if recipe.corpus.documents else None,
         )
 
     def token_counter(self) -> TokenCounter | None:
@@ -53,7 +62,17 @@ class CorpusStage(StagePart):
             from sharpen.evaluation.encoders.tokenizer import tokenizer_digest  # loads torch
 
             parts["tokenizer"] = content("tokenizer", self.tokenizer, lambda: tokenizer_digest(self.tokenizer))
-        return parts
+        return parts | ({"judged": self.judged.fingerprint()} if self.judged else {})
+
+    def part_of(self, documents: Corpus) -> Corpus:
+        """So many documents as are asked for, in their order: judged ones first, all else drawn by ID."""
+        judged: set[str] = set()
+        if self.judged:
+            known, (_, qrels) = KnownIds(known_ids(documents)), read_judged(self.judged.data, self.judged.split)
+            judged = {known.find(i) for grades in qrels.values() for i in grades}
+        order = sorted(documents, key=lambda i: (i not in judged, drawn(0, "corpus", i)))
+        kept = set(order[: self.corpus.documents])
+        return {i: document for i, document in documents.items() if i in kept}
 
 
 def make_corpus(part: CorpusStage, _inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
@@ -94,8 +113,7 @@ def cut_corpus(
     settings = part.corpus
     documents = read_documents(settings.source, Path(part.runs), settings.reading(), log, progress)
     if settings.documents:
-        kept = set(sorted(documents, key=lambda i: drawn(0, "corpus", i))[: settings.documents])
-        documents = {i: document for i, document in documents.items() if i in kept}
+        documents = part.part_of(documents)
     documents = with_languages(documents, settings.language)
     return documents if settings.chunk is None else chunk_with(settings.chunk, documents, count or part.token_counter())
 

@@ -46,14 +46,17 @@ def test_a_recipe_may_fix_the_language(tmp_path, more):
     assert counts["chunks"] >= counts["documents"] == 3
 
 
-def test_a_part_of_the_documents_is_compared_on_what_it_has(recipe_file, tmp_path):
-    arguments = ("run", str(recipe_file), "llm=null", "queries={strategies: [{kind: harvested}]}", "corpus.documents=7")
+@pytest.mark.parametrize("number", [4, 7])
+def test_a_part_of_the_documents_has_the_judged_ones_first_and_is_compared_on_them(number, recipe_file, tmp_path):
+    arguments = ("run", str(recipe_file), "llm=null", "queries={strategies: [{kind: harvested}]}")
+    arguments += (f"corpus.documents={number}",)
     result = sharpen(*arguments, "filters={}", "--until", "before", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     before = tmp_path / "runs" / "topics" / "before"
     found = {line.split()[2] for line in (before / "before.trec").read_text().splitlines()}
     corpus = read_corpus(tmp_path / "runs" / "topics" / "corpus" / "corpus.jsonl")
-    assert found == set(corpus) and len(corpus) == 7
+    assert found == set(corpus) and len(corpus) == number
     queries = json.loads((before / "before.json").read_text())["ndcg@10"]
     judged = {"bread", "bicycle", "tomato", "glacier", "coffee", "chess"}
+    assert len(judged & set(corpus)) == min(number, 6)
     assert set(queries) == {f"t-{i}" for i in judged & set(corpus)}
