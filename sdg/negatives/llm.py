@@ -22,7 +22,7 @@ from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
 from sharpen.sdg.negatives.pool import NegativesExample, read_negatives_pool
 from sharpen.sdg.negatives.record import PassageProblem, RejectedPassage
-from sharpen.sdg.prompts import template
+from sharpen.sdg.prompts import render, template, users_template
 from sharpen.sdg.rejections import answer_problem
 
 if TYPE_CHECKING:
@@ -54,12 +54,25 @@ class LLMMiner(MinerSettings):
         None, description="Of examples and sampling; null: that of the queries, or of the mining in Python."
     )
     llm: LLMSettings | None = Field(None, description="Who writes, if it is another than the recipe's llm.")
+    prompt_file: Annotated[str | None, FILE] = Field(
+        None,
+        description=(
+            "A Jinja template of one's own in place of sharpen's prompt (sdg/prompts/negatives.j2), with its variables:"
+            " query, positive, examples, count, words, language, chat. The answer is JSON or a passage a line."
+        ),
+    )
+
+    def fingerprint(self) -> Any:
+        """A template of one's own stands in it only where there is one."""
+        return {key: value for key, value in super().fingerprint().items() if key != "prompt_file" or value is not None}
 
     def check(self) -> None:
         """Raise ``InputError`` if the pool or what the LLM needs is not there, or if the pool has a bad row."""
         super().check()
         if self.pool:
             read_negatives_pool(Path(self.pool))
+        if self.prompt_file:
+            NegativePrompt(self).render((), "a query", "a passage")
 
     def prompt(self, llm: LLMSettings) -> NegativePrompt:
         """How ``llm`` is asked, with the pool read.
@@ -153,7 +166,7 @@ class NegativePrompt:
         """
         examples = self.draw(seed)
         ahead = None
-        if warm_up and not self.chat:
+        if warm_up and not self.chat and not self.settings.prompt_file:
             ahead = Request(self.render(examples), False, {"max_tokens": 1, "temperature": 0.0})
         requests = []
         for query in queries:
@@ -187,7 +200,10 @@ class NegativePrompt:
         shown = first_words(positive, limit) or self.settings.sees_positive
         values = {"examples": rows, "query": query, "positive": shown, "count": count, "words": limit}
         values["language"] = "" if language == ENGLISH else language_name(language)
-        return template("negatives.j2").render(**values, chat=self.chat).strip()
+        values["chat"] = self.chat
+        if path := self.settings.prompt_file:
+            return render(users_template(path), path, **values).strip()
+        return template("negatives.j2").render(**values).strip()
 
     def parameters(self, seed: str) -> dict[str, Any]:
         """Of the sampling; by chat with the JSON schema of the answer."""

@@ -154,3 +154,41 @@ def test_a_bad_pool_is_refused_with_its_line(pool, text, message):
 def test_a_pool_that_is_not_there_is_named(tmp_path):
     with pytest.raises(InputError, match=r"pool: .*none\.yaml: no such file"):
         LLMMiner(pool=str(tmp_path / "none.yaml")).check()
+
+
+def test_a_template_of_ones_own_takes_the_place_of_the_prompt(corpus, tmp_path):
+    path = tmp_path / "wording.j2"
+    path.write_text(
+        "{{ count }} wrong answers, please{% if positive %}, unlike {{ positive }}{% endif %}: {{ query }}\n"
+    )
+    llm = RecordedLLM(
+        [_first_answer(corpus), Answer('["Ice is what water becomes in winter, outside and inside."]', "stop")]
+    )
+    miner = LLMMiner(negatives=4, words=3, prompt_file=str(path), sees_positive=False)
+    miner.check()
+    miner.mine(QUERIES, corpus, 4, RecordedResources(llm), 13)
+    assert [request.prompt for request in llm.requests] == [
+        "4 wrong answers, please: how long does dough rest",
+        "4 wrong answers, please: ice",
+    ]
+    assert "prompt_file" not in LLMMiner().fingerprint()
+    first = miner.fingerprint()
+    path.write_text("{{ count }} answers: {{ query }}")
+    assert miner.fingerprint() != first
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{% if query %}\n{{ query }", "wording.j2, line 2"),
+        ("{{ question }}", "'question' is undefined; there are chat, count, examples"),
+        ("{{ ().__class__.__bases__[0].__subclasses__() }}", "wording.j2: access to attribute"),
+    ],
+)
+def test_a_bad_template_is_told_before_anything_is_asked(tmp_path, text, said):
+    path = tmp_path / "wording.j2"
+    path.write_text(text)
+    with pytest.raises(InputError, match=said):
+        LLMMiner(prompt_file=str(path)).check()
+    with pytest.raises(InputError, match="gone"):
+        LLMMiner(prompt_file=str(tmp_path / "gone.j2")).check()
