@@ -42,15 +42,19 @@ def mix_labelled(
     return [query for query in [*labelled, *generated] if query.id in chosen]
 
 
-def labelled_for_training(labelled: Sequence[Query], sides: Mapping[str, str | None]) -> list[Query]:
-    """Labelled queries with those of their positives that are in train; queries with none are left out.
+def labelled_of_split(labelled: Sequence[Query], sides: Mapping[str, str | None], split: str = "train") -> list[Query]:
+    """Labelled queries with those of their positives that are in a split; queries with none are left out. Of held-out
+    splits those have all their positives there, as a query is in one of them only.
 
     >>> query = Query("q", "text", {"positives": ["a", "b"]})
-    >>> labelled_for_training([query], {"a": "dev", "b": "train"})[0].metadata
+    >>> labelled_of_split([query], {"a": "dev", "b": "train"})[0].metadata
     {'positives': ['b']}
+    >>> labelled_of_split([query], {"a": "dev", "b": "train"}, "dev")
+    []
     """
-    return [
-        replace(query, metadata=query.metadata | {"positives": ids})
-        for query in labelled
-        if (ids := [doc_id for doc_id in query.metadata["positives"] if sides[doc_id] == "train"])
-    ]
+    found = []
+    for query in labelled:
+        ids = [doc_id for doc_id in query.metadata["positives"] if sides[doc_id] == split]
+        if ids and (split == "train" or len(ids) == len(query.metadata["positives"])):
+            found.append(replace(query, metadata=query.metadata | {"positives": ids}))
+    return found

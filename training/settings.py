@@ -244,7 +244,7 @@ class HeldOutSettings(Settings):
         None,
         description=(
             "Queries and qrels, as in evaluation. null: the generated queries of the documents that split.dev holds"
-            " out."
+            " out; labelled ones where labelled.fraction is 1."
         ),
     )
     split: str = Field("train", description="qrels/<split>.tsv of data.")

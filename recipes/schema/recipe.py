@@ -199,13 +199,8 @@ def _validation_fits(recipe: Recipe) -> Iterator[str]:
 
 
 def _generated_validation_fits(recipe: Recipe, name: str) -> Iterator[str]:
-    if not recipe.generates:
-        yield f"{name}.validation: without data it takes generated queries, and labelled.fraction is 1; give data"
     if not recipe.split.dev:
-        yield (
-            f"{name}.validation: without data it takes the generated queries that split.dev holds out, and split.dev"
-            " is 0"
-        )
+        yield (f"{name}.validation: without data it takes the queries that split.dev holds out, and split.dev is 0")
     if recipe.evaluation.data is None and (recipe.evaluation.split == "dev" or not recipe.split.test):
         yield (
             f"{name}.validation: the generated queries of split.dev are compared on at the end; give split.test a"

@@ -18,7 +18,7 @@ from sharpen.sdg.filters.base import FilterResult, filter_queries
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.llm.settings import LLMSettings
-from sharpen.sdg.mixing import labelled_for_training, mix_labelled
+from sharpen.sdg.mixing import labelled_of_split, mix_labelled
 from sharpen.sdg.queries import LABELLED
 from sharpen.sdg.rejections import count_reasons, write_rejections
 from sharpen.sdg.replay import replayed, unchanged
@@ -87,7 +87,9 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     )
     filtered.passed["split"] = dict(Counter(q.metadata["strategy"] for _, members in splits.items() for q in members))
     _check_splits(part, splits, filtered, len(generated))
-    real = labelled_for_training(labelled, splits.sides)
+    real = labelled_of_split(labelled, splits.sides)
+    if part.fraction == 1:  # there are no generated ones to hold out
+        splits.dev, splits.test = (labelled_of_split(labelled, splits.sides, name) for name in ("dev", "test"))
     available = len(real) + len(splits.train)
     splits.train = mix_labelled(real, splits.train, part.fraction or 0.0, part.filters.max_queries, part.seed)
     _check_train(part, splits, labelled, real, available, resources)
@@ -181,10 +183,11 @@ def _counts(
     counts["rejected"] = count_reasons([*filtered.rejected, *splits.rejected])
     if part.fraction is not None:
         counts["labelled_in_train"] = sum(q.metadata["strategy"] == LABELLED for q in splits.train)
-        counts["labelled_held_out"] = len(labelled) - len(real)
+        held_out = len(splits.dev) + len(splits.test) if part.fraction == 1 else 0
+        counts["labelled_held_out"] = len(labelled) - len(real) - held_out
     if not_drawn := available - len(splits.train):
         counts["not_drawn"] = not_drawn
     return counts
 
 
-STAGE = Stage("pairs", 5, PairsStage, make_pairs, shared=True)
+STAGE = Stage("pairs", 6, PairsStage, make_pairs, shared=True)

@@ -175,6 +175,23 @@ def test_labelled_queries_alone_need_no_llm(place):
     assert result.returncode == 0, result.stderr
     counts = json.loads((folder / "runs" / "own-labels" / "pairs" / "manifest.json").read_text())["counts"]
     assert counts["train"] == 2 == counts["labelled_in_train"]  # the six others are evaluated on
+    held_out = sharpen(
+        "run",
+        str(recipe_file),
+        "name=own-labels-held-out",
+        llm,
+        f"labelled={{data: {other}, fraction: 1}}",
+        "split={dev: 0.5, near_duplicates: null}",
+        "training.validation={evaluations: 1}",
+        "training.batch_size=1",
+        "seed=4",
+        "--until",
+        "pairs",
+        cwd=folder,
+    )
+    assert held_out.returncode == 0, held_out.stderr
+    counts = json.loads((folder / "runs" / "own-labels-held-out" / "pairs" / "manifest.json").read_text())["counts"]
+    assert counts["train"] + counts["dev"] == 2 and counts["dev"] == 1 and counts["labelled_held_out"] == 0
     assert (
         "calls"
         in sharpen("estimate", str(recipe_file), llm, f"labelled={{data: {other}, fraction: 1}}", cwd=folder).stdout

@@ -8,7 +8,7 @@ import pytest
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.labelled import LabelledSettings, label_queries, read_labelled
-from sharpen.sdg.mixing import labelled_for_training, mix_labelled
+from sharpen.sdg.mixing import labelled_of_split, mix_labelled
 
 CORPUS = {
     "whole": Document("whole", "beans are soaked"),
@@ -67,5 +67,5 @@ def test_real_and_generated_queries_are_mixed_at_a_ratio(real, generated, fracti
 
 def test_positives_that_are_held_out_are_none_in_training():
     queries = [Query(name, "x", {"positives": ids}) for name, ids in {"a": ["1", "2"], "b": ["2"]}.items()]
-    (kept,) = labelled_for_training(queries, {"1": "train", "2": "dev"})
+    (kept,) = labelled_of_split(queries, {"1": "train", "2": "dev"})
     assert (kept.id, kept.metadata["positives"]) == ("a", ["1"])
