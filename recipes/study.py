@@ -162,9 +162,10 @@ class _Runner:
             if (scores := kept[run]) and scores.triplets == number:
                 yield run, scores
             else:
-                makes = frozenset(stages[run][name].key for name in WEIGHTS if name in stages[run])
-                tasks.append(Task(run, (self._siblings, number, available[run]), makes))
-        yield from self._train_all(tasks, pool)
+                names = list(stages[run])
+                after_mining = names[names.index(_mined_until(recipe)) + 1 :]
+                tasks.append(_task(run, stages[run], after_mining, (self._siblings, number, available[run])))
+        yield from self._train_all(tasks, stages, pool)
 
     def _mine_all(
         self,
@@ -180,29 +181,29 @@ class _Runner:
             names = names[: names.index(_mined_until(run.loaded.recipe)) + 1]
             common = [name for name in names if times[stages[run][name].key] > 1]
             if pool and common:  # the others wait for what they share, and not for all that the first one mines
-                shared.setdefault(stages[run][common[-1]].key, self._mining(run, stages[run], common))
-            tasks.append(self._mining(run, stages[run], names))
+                until = stages[run][common[-1]].key
+                shared.setdefault(until, _task(run, stages[run], common, (self._siblings, common[-1])))
+            tasks.append(_task(run, stages[run], names, (self._siblings, names[-1])))
         done = run_tasks([*shared.values(), *tasks], _mine, pool, self.jobs, partial(self._say_run, "mining"))
         return {task.run: rows for task, rows in done if rows is not None}
 
-    def _mining(self, run: StudyRun, stages: dict[str, StageKey], names: Sequence[str]) -> Task:
-        made = [stages[name] for name in names]
-        asks = frozenset(stage.key for stage in made if stage.asks)
-        return Task(run, (self._siblings, names[-1]), frozenset(stage.key for stage in made), asks)
-
     def _train_all(
-        self, tasks: Sequence[Task], pool: ProcessPoolExecutor | None
+        self,
+        tasks: Sequence[Task],
+        stages: dict[StudyRun, dict[str, StageKey]],
+        pool: ProcessPoolExecutor | None,
     ) -> Iterator[tuple[StudyRun, StudyScores]]:
-        left = Counter(key for task in tasks for key in task.makes)
-        finished: list[Task] = []
+        weights = {task.run: [stages[task.run][n].key for n in WEIGHTS if n in stages[task.run]] for task in tasks}
+        left = Counter(key for keys in weights.values() for key in keys)
+        finished: list[StudyRun] = []
         for task, scores in run_tasks(tasks, _train, pool, self.jobs, partial(self._say_run, "running")):
             yield task.run, scores
-            left.subtract(task.makes)
-            finished.append(task)
+            left.subtract(weights[task.run])
+            finished.append(task.run)
             # one that differs in what comes after the training takes the model of the one before it
-            for other in [t for t in finished if not any(left[key] for key in t.makes)]:
-                self._remove_weights(other.run)
-                finished.remove(other)
+            for run in [run for run in finished if not any(left[key] for key in weights[run])]:
+                self._remove_weights(run)
+                finished.remove(run)
 
     @property
     def _siblings(self) -> list[Path]:
@@ -217,6 +218,11 @@ class _Runner:
 
     def _say(self, sentence: str) -> None:
         self.console.print(sentence, highlight=False, soft_wrap=True)
+
+
+def _task(run: StudyRun, stages: dict[str, StageKey], names: Sequence[str], arguments: tuple[Any, ...]) -> Task:
+    made = [stages[name] for name in names]
+    return Task(run, arguments, frozenset(s.key for s in made), frozenset(s.key for s in made if s.asks))
 
 
 def _mined_until(recipe: Recipe) -> str:

@@ -15,6 +15,7 @@ import pytest
 from rich.console import Console
 
 from sharpen.recipes.load import FOLDER
+from sharpen.recipes.study import _task
 from sharpen.recipes.study_file import read_study
 from sharpen.recipes.study_plan import executions, plan_table, plan_tree, print_plan, stage_keys
 from sharpen.recipes.study_runs import runs_of
@@ -67,6 +68,15 @@ def test_a_plan_is_a_tree_in_which_what_looks_alike_is_in_one_line(capsys):
     assert "negatives × 2  2 arms, 2 datasets, 1 seed" in shown and "after × 4" in shown
     assert {name: stage.asks for name, stage in stage_keys(runs[0]).items() if stage.asks} == {}
     assert [name for name, stage in stage_keys(runs[1]).items() if stage.asks] == ["negatives"]
+
+
+def test_an_llm_that_is_asked_after_the_mining_is_asked_by_one_run_at_a_time():
+    path = FOLDER / "studies" / "generative" / "identifiers.yaml"
+    study = read_study(path)
+    run = next(r for r in runs_of(study.model_copy(update={"seeds": (13,)}), path) if r.arm.startswith("keywords"))
+    stages = stage_keys(run)
+    task = _task(run, stages, ["identifiers", "training"], ())
+    assert task.asks == {stages["identifiers"].key} < task.makes
 
 
 @pytest.mark.parametrize("seed", range(5))
