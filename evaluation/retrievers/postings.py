@@ -10,6 +10,7 @@ from __future__ import annotations
 import shutil
 from array import array
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,15 +56,17 @@ def build_postings(
     documents that are counted at once; it does not change the result.
 
     >>> postings = build_postings([["ice", "flows"], ["ice"]], k1=0.9, b=0.4)
-    >>> postings.rows, postings.scores.toarray().round(3).tolist()
+    >>> dict(postings.rows), postings.scores.toarray().round(3).tolist()
     ({'ice': 0, 'flows': 1}, [[0.091, 0.102], [0.346, 0.0]])
     """
-    rows: dict[str, int] = {}
+    rows: defaultdict[str, int] = defaultdict()
+    rows.default_factory = rows.__len__  # a new word gets the next number
     lengths = array("q")
     shards = [
         _kept(counted, folder / f"shard-{n}" if folder else None)
         for n, counted in enumerate(_shards(texts, rows, lengths, shard))
     ]
+    rows.default_factory = None
     joined = _joined(shards, len(rows), np.asarray(lengths), (k1, b), folder, shard)
     if not folder:
         return Postings(rows, _csr(*joined, len(lengths)))
@@ -137,11 +140,12 @@ def _bytes(word: str) -> bytes:
     return word.encode("utf-8", "surrogatepass")
 
 
-def _shards(texts: Iterable[Sequence[str]], rows: dict[str, int], lengths: array, size: int) -> Iterator[_Shard]:
-    """Counts of so many words at once. Adds new words to ``rows``, and the length of each document to ``lengths``."""
+def _shards(texts: Iterable[Sequence[str]], rows: Mapping[str, int], lengths: array, size: int) -> Iterator[_Shard]:
+    """Counts of so many words at once. ``rows`` numbers the words as they come; the length of each document is added to
+    ``lengths``."""
     words, first = array("i"), 0
     for text in texts:
-        words.extend([rows.setdefault(word, len(rows)) for word in text])
+        words.extend(map(rows.__getitem__, text))
         lengths.append(len(text))
         if len(words) >= size:
             yield _counted(words, first, lengths, len(rows))
