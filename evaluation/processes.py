@@ -87,8 +87,8 @@ class SharedRows:
 
     >>> shared = SharedRows((2, 3))
     >>> shared.values[:] = 1
-    >>> shared.exchange(np.arange(2)).sum()
-    np.float32(6.0)
+    >>> float(shared.exchange(np.arange(2)).sum())
+    6.0
     """
 
     def __init__(self, shape: tuple[int, ...]) -> None:

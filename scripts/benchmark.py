@@ -8,7 +8,7 @@
     python scripts/benchmark.py evaluation    # BEIR's search, pytrec_eval                about 4 minutes
     python scripts/benchmark.py generative    # transformers' generate, GENRE's trie      about 5 minutes
     python scripts/benchmark.py corpora       # no peer: growth with the corpus           about 2 minutes
-    python scripts/benchmark.py scale         # bm25s, faiss, mine_hard_negatives         about 3 minutes
+    python scripts/benchmark.py scale         # bm25s, faiss, mine_hard_negatives         about 6 minutes
 
 The times are those of the default sizes on two AVX2 cores; options make them larger. Each prints a Markdown table whose
 heading names the CPU, a row as soon as it is measured, with ratios to the peer: above 1, sharpen is faster. Datasets

@@ -56,8 +56,8 @@ def build_postings(
     documents that are counted at once; it does not change the result.
 
     >>> postings = build_postings([["ice", "flows"], ["ice"]], k1=0.9, b=0.4)
-    >>> dict(postings.rows), postings.scores.toarray().round(3).tolist()
-    ({'ice': 0, 'flows': 1}, [[0.091, 0.102], [0.346, 0.0]])
+    >>> dict(postings.rows), [[f"{score:.3f}" for score in row] for row in postings.scores.toarray()]
+    ({'ice': 0, 'flows': 1}, [['0.090', '0.102'], ['0.343', '0.000']])
     """
     rows: defaultdict[str, int] = defaultdict()
     rows.default_factory = rows.__len__  # a new word gets the next number

@@ -2,16 +2,16 @@
 
     python scripts/benchmark.py scale [--sizes 10000 --sizes 100000 --sizes 1000000] [--encoder packaged:tiny-bert]
 
-Writes a corpus of made-up passages (about 60 words, as frequent as in any language; one in twenty a near-duplicate of
+Writes a corpus of made-up passages (60 words, as frequent as in any language; one in twenty a near-duplicate of
 another) and reads, cuts and splits it, builds the index of BM25 and searches it, encodes, searches embeddings exactly,
 and mines negatives and writes them. Each step is a process of its own; its memory is the most that this process and its
-children had together, with what the step was given. Vectors that are searched are drawn at random. An encoder encodes
---sample passages, and its seconds are extrapolated, which the table says; by default the encoder is a random vector of
-each token and encodes them all. Peers, where they are installed: the index and the search of bm25s, IndexFlatIP of
-faiss, and mine_hard_negatives of sentence-transformers. The last column is the growth of the seconds for ten times the
-passages: 10 is linear. Small sizes say little, as what a step loads is counted too.
+children had together, with what the step was given. Vectors that are searched are drawn at random. An --encoder encodes
+--sample passages, and its seconds are extrapolated, which is said below the table; by default the encoder is a random
+vector of each token and encodes them all. Peers: the index and the search of bm25s, IndexFlatIP of faiss, and
+mine_hard_negatives of sentence-transformers. The last column is the growth of the seconds for ten times the passages:
+10 is linear. Small sizes say little of it, as what a step loads is counted, too. --step chooses steps by name.
 
-About 3 minutes on two AVX2 cores; a size of 1,000,000 takes some 30 more, and 20 GiB of memory.
+About 6 minutes on two AVX2 cores; a size of 1,000,000 takes some 40 more.
 """
 
 from __future__ import annotations
@@ -79,6 +79,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Measured:
+    """``gib``: the most memory of a step's processes together."""
+
     seconds: float
     gib: float
 
