@@ -46,25 +46,7 @@ TOP = 100
 MADE_UP = 300_000
 """Different words; a corpus has those of them that come up."""
 SYLLABLES = ["ve", "la", "mo", "sa", "be", "ki", "tu", "ro", "ne", "fi"]
-FREQUENT = [
-    "the",
-    "of",
-    "and",
-    "to",
-    "in",
-    "a",
-    "is",
-    "that",
-    "for",
-    "it",
-    "as",
-    "was",
-    "with",
-    "be",
-    "by",
-    "on",
-    "not",
-]
+FREQUENT = ["the", "of", "and", "to", "in", "a", "is", "that", "for", "it", "as", "was", "with", "be", "by", "on"]
 """So that the passages are in a language, and BM25 has stop words to leave out."""
 
 
