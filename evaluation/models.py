@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -79,6 +80,7 @@ class Models:
     training, in place of the base. ``precision``: of cross-encoders. ``cache``: indexes and scores in memory; several
     ``Models`` with the same dict share them. ``remember_scores``: keep the scores of models, too, as the arms of a
     study ask for many of the same. ``scorers``: further ones, by the names that ``score`` and mixtures have for them.
+    ``indexes``: a folder in which BM25's indexes are kept, for other processes and later runs (None: in memory).
     """
 
     base: Encoder | None = None
@@ -88,10 +90,13 @@ class Models:
     cache: dict[Any, Any] = field(default_factory=dict)
     remember_scores: bool = False
     scorers: Mapping[str, PairScorer] = field(default_factory=dict)
+    indexes: Path | None = None
 
     def with_current(self, model: SentenceTransformer) -> Models:
-        """The same, with the model in training in place of the base. Nothing computed by it is kept."""
-        return replace(self, current=model, cache={})
+        """The same, with the model in training in place of the base. Nothing computed by it is kept;
+        indexes of BM25 are."""
+        cache = {key: kept for key, kept in self.cache.items() if key[0] == BM25_SCORER}
+        return replace(self, current=model, cache=cache)
 
     def need_base(self) -> Encoder:
         """The base. Raises ``InputError`` if there is none."""
@@ -136,15 +141,21 @@ class Models:
         for approximate in (False, True):
             self.cache.pop(("index", encoder.model_dump_json(), approximate), None)
 
+    def bm25(self, corpus: Corpus, language: str | None = None) -> BM25:
+        """The index of ``corpus`` by BM25, with ``language`` as it takes it. The last one stays in memory; with
+        ``indexes``, each is built once, by whichever process asks first."""
+        key = (BM25_SCORER, language)
+        known, index = self.cache.get(key, (None, None))
+        if known is not corpus:
+            index = BM25(corpus, language=language, indexes=self.indexes)
+            self.cache[key] = corpus, index
+        return index
+
     def corpus_scorer(self, scorer: str, corpus: Corpus) -> CorpusScorer:
         """What scores all documents: BM25, the base, or another bi-encoder. Raises ``InputError`` for what cannot be
         loaded."""
         if scorer == BM25_SCORER:
-            known, index = self.cache.get(BM25_SCORER, (None, None))
-            if known is not corpus:
-                index = BM25(corpus)
-                self.cache[BM25_SCORER] = corpus, index
-            return index
+            return self.bm25(corpus)
         return self.index(corpus, None if scorer == BASE else self._encoder(scorer))
 
     def fused(self, weights: Mapping[str, float], corpus: Corpus, unit: str | None = None) -> Fused:

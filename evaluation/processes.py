@@ -1,16 +1,28 @@
-"""Processes of ``accelerate launch``, and the threads of one."""
+"""Processes of ``accelerate launch``, the threads of one, and the memory that they share."""
 
 from __future__ import annotations
 
+import os
+import tempfile
+import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import psutil
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
+from threadpoolctl import threadpool_limits
+
+SHARED_FROM = 2**24
+"""Bytes of an array from which it is one file that all processes map."""
+THREADS = "OMP_NUM_THREADS"
 
 
 def process_state() -> PartialState:
@@ -18,7 +30,10 @@ def process_state() -> PartialState:
 
     The time-out is long because all processes wait while the first one asks an LLM.
     """
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
+    state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
+    if state.num_processes > 1:
+        _share_cores(_local_processes(state), state.is_main_process)
+    return state
 
 
 def on_main(function: Callable[[], Any]) -> Any:
@@ -62,6 +77,93 @@ def end_processes() -> None:
     if state.num_processes > 1:
         state.wait_for_everyone()
         state.destroy_process_group()
+
+
+class SharedRows:
+    """A float32 array of which each process computes some rows, and all get all.
+
+    A large one is a file without a name that the processes of one machine map, so that it is in memory once and not
+    once for each of them; of several machines, and where there is no room for the file, the rows are sent.
+
+    >>> shared = SharedRows((2, 3))
+    >>> shared.values[:] = 1
+    >>> float(shared.exchange(np.arange(2)).sum())
+    6.0
+    """
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._shape, self._file = shape, None
+        state = process_state()
+        size = 4 * int(np.prod(shape))
+        if state.num_processes > 1 and size >= SHARED_FROM and _local_processes(state) == state.num_processes:
+            path = on_main(lambda: _reserved(size))
+            if path:
+                self._file = path.open("r+b")
+                state.wait_for_everyone()
+                if state.is_main_process:
+                    path.unlink()  # the file is there as long as it is open
+        self.values = np.empty(shape, dtype=np.float32) if self._file is None else self._mapped("r+")
+
+    def exchange(self, rows: np.ndarray) -> np.ndarray:
+        """The whole array, once all processes have computed their ``rows`` of it, and call this. What one of them
+        writes into it then, it alone sees."""
+        if self._file is not None:
+            process_state().wait_for_everyone()
+            self.values = self._mapped("c")
+            self._file.close()
+        elif process_state().num_processes > 1:
+            for other_rows, other_values in gather_object([(rows, self.values[rows])]):
+                self.values[other_rows] = other_values
+        return self.values
+
+    def _mapped(self, mode: str) -> np.ndarray:
+        return np.asarray(np.memmap(self._file, dtype=np.float32, mode=mode, shape=self._shape))
+
+
+def _reserved(size: int) -> Path | None:
+    """A new file for so many bytes; None where there is no room for it."""
+    descriptor, name = tempfile.mkstemp(prefix="sharpen-", suffix=".shared")
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # or a full disk would end the process when it writes
+    except (OSError, AttributeError):
+        Path(name).unlink()
+        return None
+    finally:
+        os.close(descriptor)
+    return Path(name)
+
+
+def _local_processes(state: PartialState) -> int:
+    return int(os.environ.get("LOCAL_WORLD_SIZE", state.num_processes))
+
+
+@cache
+def _share_cores(processes: int, is_main: bool) -> None:
+    """Give each process of this machine its part of the cores, where the launcher has set one thread for each because
+    the user has said nothing."""
+    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads //= processes
+    if threads < 2 or os.environ.get(THREADS) != "1" or _user_set_threads():
+        return
+    torch.set_num_threads(threads)
+    threadpool_limits(threads)
+    os.environ[THREADS] = str(threads)  # of libraries that are loaded later
+    if is_main:
+        warnings.warn(
+            f"accelerate launch has set one thread for each process ({THREADS}=1); {threads} are used, this machine's"
+            f" cores divided by its processes ({processes}); set {THREADS} to choose another number",
+            stacklevel=3,
+        )
+
+
+def _user_set_threads() -> bool:
+    """Whether the launcher was told how many; what it sets for its processes does not show in itself."""
+    try:
+        launcher = psutil.Process().parent()
+        said = " ".join(launcher.cmdline()).replace("-", "_")
+        return THREADS in launcher.environ() or "num_cpu_threads_per_process" in said
+    except (psutil.Error, AttributeError):
+        return True
 
 
 @contextmanager

@@ -90,7 +90,7 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
             strategies,
             seed=recipe.queries_seed,
             documents=chosen,
-            labelled=labelled_queries(part, corpus).kept[:documents],
+            labelled=labelled_queries(part, corpus, resources).kept[:documents],
         )
         spending = f" {llm.spending}." if llm else ""
     harvested = {strategy.name for strategy in strategies if not asks_llm(strategy)}

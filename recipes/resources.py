@@ -26,11 +26,19 @@ from sharpen.sdg.llm.settings import JOURNAL, LLM
 from sharpen.sdg.reranking.reranker import llm_scorers
 from sharpen.sdg.resources import Resources
 
+INDEXES = ".indexes"
+"""Of a run's folder: indexes that its stages and processes share. They can be made again at any time."""
+
 
 def resources_of(
-    recipe: Recipe, console: Console, cache: dict | None = None, remember_scores: bool = False
+    recipe: Recipe,
+    console: Console,
+    cache: dict | None = None,
+    remember_scores: bool = False,
+    folder: Path | None = None,
 ) -> Resources:
-    """The resources of a recipe's run. ``cache``: what earlier runs of this program left in memory."""
+    """The resources of a recipe's run. ``cache``: what earlier runs of this program left in memory. ``folder``: the
+    run's, in which indexes are kept (default: in memory)."""
     progress, journal = partial(show_progress, console), Path(recipe.runs) / JOURNAL
 
     def warn(sentence: str) -> None:
@@ -44,6 +52,7 @@ def resources_of(
         cache={} if cache is None else cache,
         remember_scores=remember_scores,
         scorers=llm_scorers(llm, recipe.llm_reranker, progress, warn) if llm else {},
+        indexes=folder / INDEXES if folder else None,
     )
     return Resources(models, recipe.llm, journal, progress, warn)
 

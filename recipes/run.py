@@ -45,8 +45,9 @@ def prepare_run(
     over where they are the same. ``cache``: what earlier runs of this program left in memory.
     """
     cache = {} if cache is None else cache
-    resources = resources_of(recipe, console, cache, remember_scores=bool(siblings))
-    return Run(folder or Path(recipe.runs) / recipe.name, stages_of(recipe), resources, console, siblings, cache)
+    folder = folder or Path(recipe.runs) / recipe.name
+    resources = resources_of(recipe, console, cache, remember_scores=bool(siblings), folder=folder)
+    return Run(folder, stages_of(recipe), resources, console, siblings, cache)
 
 
 def run_part(loaded: LoadedRecipe, console: Console, until: str, start: str | None = None) -> Run:

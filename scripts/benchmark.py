@@ -8,6 +8,7 @@
     python scripts/benchmark.py evaluation    # BEIR's search, pytrec_eval                about 4 minutes
     python scripts/benchmark.py generative    # transformers' generate, GENRE's trie      about 5 minutes
     python scripts/benchmark.py corpora       # no peer: growth with the corpus           about 2 minutes
+    python scripts/benchmark.py scale         # bm25s, faiss, mine_hard_negatives         about 6 minutes
 
 The times are those of the default sizes on two AVX2 cores; options make them larger. Each prints a Markdown table whose
 heading names the CPU, a row as soon as it is measured, with ratios to the peer: above 1, sharpen is faster. Datasets
@@ -17,11 +18,11 @@ are found by name as everywhere: in the folders of $SHARPEN_DATA, in ./data, or 
 from __future__ import annotations
 
 import typer
-from benchmarks import corpora, encoding, evaluation, generation, generative, methods, mining, training
+from benchmarks import corpora, encoding, evaluation, generation, generative, methods, mining, scale, training
 from benchmarks.common import as_help
 
 app = typer.Typer(help=as_help(__doc__), no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-for module in (encoding, training, methods, mining, generation, generative, evaluation, corpora):
+for module in (encoding, training, methods, mining, generation, generative, evaluation, corpora, scale):
     app.command(module.__name__.rpartition(".")[2], help=as_help(module.__doc__))(module.main)
 
 if __name__ == "__main__":

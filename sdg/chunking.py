@@ -129,7 +129,8 @@ def token_counter(tokenizer: str) -> TokenCounter:
 def _by_tokens(settings: ChunkSettings, count: TokenCounter) -> Callable[[Document], Sequence[Span]]:
     def cut(document: Document) -> Sequence[Span]:
         # a title is read with every chunk; one that leaves too little room for the text is cut off itself
-        limit = max(settings.limit - count.special - count(document.title), settings.limit // 2)
+        of_title = count(document.title) if document.title else 0
+        limit = max(settings.limit - count.special - of_title, settings.limit // 2)
         most = settings.sentences_per_chunk
         if count.tally(document.text) <= limit and not most:
             return ()

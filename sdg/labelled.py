@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
@@ -13,6 +13,9 @@ from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import UNHASHED, Settings
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.strategies.settings import LABELLED
+
+if TYPE_CHECKING:
+    from sharpen.sdg.resources import Resources
 
 PREFIX = "labelled-"
 """Before the IDs of labelled queries, so that none is a generated query's."""
@@ -56,8 +59,15 @@ class LabelledQueries:
         return {"without_document": self.without_document, "evaluated_on": self.evaluated_on}
 
 
-def label_queries(queries: Queries, qrels: Qrels, corpus: Corpus, evaluated: Iterable[str] = ()) -> LabelledQueries:
+def label_queries(
+    queries: Queries,
+    qrels: Qrels,
+    corpus: Corpus,
+    evaluated: Iterable[str] = (),
+    resources: Resources | None = None,
+) -> LabelledQueries:
     """Real queries as training takes them. ``evaluated``: texts of queries that are evaluated on, which are left out.
+    ``resources``: whose index of BM25 is taken.
 
     A label of a document that was cut goes to the chunk that BM25 ranks first for the query, or to its first chunk.
     IDs get the prefix ``labelled-``.
@@ -78,7 +88,7 @@ def label_queries(queries: Queries, qrels: Qrels, corpus: Corpus, evaluated: Ite
     }
     chosen = {q: ids for q, ids in relevant.items() if ids and query_key(queries[q].text) not in excluded}
     cut = {q: queries[q].text for q, ids in chosen.items() if any(d not in corpus for d in ids)}
-    run = _search(cut, corpus)
+    run = _search(cut, corpus, resources)
 
     def chunk_for(query_id: str, doc_id: str) -> str:
         if doc_id in corpus:
@@ -93,13 +103,18 @@ def label_queries(queries: Queries, qrels: Qrels, corpus: Corpus, evaluated: Ite
     return LabelledQueries(kept, without, len(qrels) - without - len(kept))
 
 
-def read_labelled(settings: LabelledSettings, corpus: Corpus, evaluated: Collection[str] = ()) -> LabelledQueries:
-    """The labelled queries that ``settings`` name. Raises ``InputError`` if none is left."""
+def read_labelled(
+    settings: LabelledSettings,
+    corpus: Corpus,
+    evaluated: Collection[str] = (),
+    resources: Resources | None = None,
+) -> LabelledQueries:
+    """The labelled queries that ``settings`` name, as of ``label_queries``. Raises ``InputError`` if none is left."""
     from sharpen.evaluation.datasets import known_ids, read_judged
 
     known = None if settings.unknown_documents == "drop" else known_ids(corpus)
     queries, qrels = read_judged(settings.data, settings.split, known)
-    labelled = label_queries(queries, qrels, corpus, evaluated)
+    labelled = label_queries(queries, qrels, corpus, evaluated, resources)
     if not labelled.kept:
         raise InputError(
             f"labelled: {settings.data}, split {settings.split}: no query is left of {len(qrels)}:"
@@ -109,10 +124,11 @@ def read_labelled(settings: LabelledSettings, corpus: Corpus, evaluated: Collect
     return labelled
 
 
-def _search(texts: dict[str, str], corpus: Corpus) -> Run:
+def _search(texts: dict[str, str], corpus: Corpus, resources: Resources | None) -> Run:
     if not texts:
         return {}
     from sharpen.evaluation.retrievers.base import RUN_DEPTH
     from sharpen.evaluation.retrievers.bm25 import BM25
 
-    return BM25(corpus).search(texts, min(len(corpus), 10 * RUN_DEPTH))
+    index = resources.models.bm25(corpus) if resources else BM25(corpus)
+    return index.search(texts, min(len(corpus), 10 * RUN_DEPTH))

@@ -14,7 +14,17 @@ from typer.testing import CliRunner
 
 SCRIPTS = Path(__file__).parents[1] / "scripts"
 PROGRAMS = sorted(path.name for path in SCRIPTS.glob("*.py"))
-SUBCOMMANDS = ("encoding", "training", "methods", "mining", "generation", "generative", "evaluation", "corpora")
+SUBCOMMANDS = (
+    "encoding",
+    "training",
+    "methods",
+    "mining",
+    "generation",
+    "generative",
+    "evaluation",
+    "corpora",
+    "scale",
+)
 
 
 @pytest.fixture

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
 
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
@@ -42,21 +44,23 @@ class GlobalBatchSampler(DefaultBatchSampler):
         return [batch[rank :: self._processes] for rank in range(self._processes)] if batch else []
 
     def _batches(self, rows: int, seed: int, epochs: int) -> Iterator[list[int]]:
-        waiting: list[int] = []
+        waiting: deque[int] = deque()
         for epoch in range(epochs):
             order = list(range(rows))
             random.Random(f"{seed}/{epoch}").shuffle(order)
-            waiting += order
+            waiting.extend(order)
             while waiting:
-                batch, later = self._take(waiting)
+                batch, passed_over = self._take(waiting)
                 if len(batch) < self._global_size and epoch + 1 < epochs:
                     break
-                waiting = later
+                for _ in range(len(batch) + len(passed_over)):  # only these are moved, and not all that wait
+                    waiting.popleft()
+                waiting.extendleft(reversed(passed_over))
                 yield batch
 
-    def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
-        """The next batch, and the rows that go on waiting, in their order."""
-        return waiting[: self._global_size], waiting[self._global_size :]
+    def _take(self, waiting: Iterable[int]) -> tuple[list[int], list[int]]:
+        """The next batch, and the rows before its last one that are not in it; both in their order."""
+        return list(islice(waiting, self._global_size)), []
 
 
 class NoFalseNegativesSampler(GlobalBatchSampler):
@@ -74,21 +78,22 @@ class NoFalseNegativesSampler(GlobalBatchSampler):
         for t in triplets:
             positives.setdefault(t.query_id, set()).add(texts[t.positive_id])
         self._positives = [positives[t.query_id] for t in triplets]
-        self._documents = [{texts[t.positive_id], *(texts[i] for i in t.negative_ids)} for t in triplets]
+        # a set for each row would take five times the memory
+        self._documents = [(texts[t.positive_id], *(texts[i] for i in t.negative_ids)) for t in triplets]
         super().__init__(len(triplets), batch_size, processes, seed, epochs)
 
-    def _take(self, waiting: list[int]) -> tuple[list[int], list[int]]:
+    def _take(self, waiting: Iterable[int]) -> tuple[list[int], list[int]]:
         batch: list[int] = []
-        later: list[int] = []
+        passed_over: list[int] = []
         positives: set[str] = set()
         documents: set[str] = set()
-        for position, row in enumerate(waiting):
-            if len(batch) == self._global_size:
-                return batch, later + waiting[position:]
-            if self._positives[row] & documents or self._documents[row] & positives:
-                later.append(row)
+        for row in waiting:
+            if not documents.isdisjoint(self._positives[row]) or not positives.isdisjoint(self._documents[row]):
+                passed_over.append(row)
                 continue
             batch.append(row)
-            positives |= self._positives[row]
-            documents |= self._documents[row]
-        return batch, later
+            if len(batch) == self._global_size:
+                break
+            positives.update(self._positives[row])
+            documents.update(self._documents[row])
+        return batch, passed_over

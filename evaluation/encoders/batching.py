@@ -58,13 +58,6 @@ def report_lengths(what: What, texts: int, truncated: list[int], limit: float | 
         report_truncations([Truncation(what, texts, len(truncated), max(truncated), int(limit))])
 
 
-def exchange_rows(values: np.ndarray, rows: np.ndarray) -> None:
-    """Send ``values[rows]``, which this process computed, to the others, and fill in what they computed."""
-    if process_state().num_processes > 1:
-        for other_rows, other_values in gather_object([(rows, values[rows])]):
-            values[other_rows] = other_values
-
-
 class TokenisedInputs:
     """Texts, or pairs of texts, the longest first, as a model reads them.
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 
-from sharpen.evaluation.encoders.batching import exchange_rows, report_lengths, rows_of_process, run_batches
+from sharpen.evaluation.encoders.batching import report_lengths, rows_of_process, run_batches
 from sharpen.evaluation.encoders.committee import Committee, committee_scores, shared_progress
 from sharpen.evaluation.encoders.openvino import openvino_forward
 from sharpen.evaluation.encoders.precision import in_precision
@@ -18,6 +18,7 @@ from sharpen.evaluation.encoders.routes import has_routes
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.soundness import check_finite, embed
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import SharedRows
 from sharpen.evaluation.truncation import What
 
 
@@ -36,16 +37,17 @@ def encode(
     ``prompt`` is put before every text. ``batch_size``: texts at once (default: 256; on a CPU, 8 and as many more as
     make about 3,000 tokens). ``precision``: what the model computes in; on a CPU, many texts are encoded by OpenVINO
     where it is installed, and by torch otherwise. Texts are taken in order of length, so that a batch has little
-    padding. Under ``accelerate launch`` every process encodes a part of the texts, and all processes get all vectors.
-    ``progress`` is called with the number of texts of each finished batch. ``what``: under this name it is reported if
-    texts are longer than the model reads (see ``collect_truncations``). A text of which no token is left has zeros.
-    Raises ``InputError`` for a model with a route for each side (``route_of`` gives one) and for vectors that are not
-    finite.
+    padding. Under ``accelerate launch`` every process encodes a part of the texts, and all processes get all vectors,
+    those of one machine in the same memory. ``progress`` is called with the number of texts of each finished batch.
+    ``what``: under this name it is reported if texts are longer than the model reads (see ``collect_truncations``). A
+    text of which no token is left has zeros. Raises ``InputError`` for a model with a route for each side (``route_of``
+    gives one) and for vectors that are not finite.
     """
     if has_routes(model):
         raise InputError("the model encodes queries and documents by different routes; give encode one, by route_of")
     rows_here = rows_of_process(texts)
-    vectors = np.empty((len(texts), model.get_embedding_dimension()), dtype=np.float32)
+    shared = SharedRows((len(texts), model.get_embedding_dimension()))
+    vectors = shared.values
     model.eval()
     compiled = openvino_forward(model, texts, prompt, precision)
 
@@ -57,7 +59,7 @@ def encode(
 
     with nullcontext() if compiled else in_precision(model, precision):
         truncated = run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
-    exchange_rows(vectors, rows_here)
+    vectors = shared.exchange(rows_here)
     report_lengths(what, len(texts), truncated, model.max_seq_length)
     check_finite(vectors, texts)
     return vectors
@@ -84,7 +86,8 @@ def score_pairs(
     if model.num_labels != 1:
         raise InputError(f"a reranker gives one score, and this model has {model.num_labels} outputs")
     rows_here = rows_of_process(pairs)
-    scores = np.empty(len(pairs), dtype=np.float32)
+    shared = SharedRows((len(pairs),))
+    scores = shared.values
 
     def compute(rows: np.ndarray, features: dict[str, Any]) -> None:
         scores[rows] = model(features)["scores"].float().flatten().cpu().numpy()
@@ -92,7 +95,7 @@ def score_pairs(
     model.eval()
     with in_precision(model, precision):
         truncated = run_batches(model, pairs, rows_here, compute, batch_size, progress)
-    exchange_rows(scores, rows_here)
+    scores = shared.exchange(rows_here)
     report_lengths("pairs", len(pairs), truncated, model.max_seq_length)
     check_finite(scores, pairs)
     return scores.tolist()

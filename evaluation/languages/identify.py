@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 
 import regex
@@ -140,11 +141,12 @@ def find_languages(documents: Corpus | Sequence[Document], sample: int | None = 
     >>> find_languages([Document(i, text) for i, text in texts.items()])
     {'a': 'de', 'b': 'de'}
     """
-    documents = list(documents.values() if isinstance(documents, Mapping) else documents)
-    if sample and len(documents) > sample:
-        drawn = find_languages(documents[:: len(documents) // sample])
+    each = documents.values() if isinstance(documents, Mapping) else documents
+    if sample and len(each) > sample:
+        drawn = find_languages(list(islice(each, 0, None, len(each) // sample)))
         if len(only := set(drawn.values())) == 1:
-            return dict.fromkeys((document.id for document in documents), only.pop())
+            return dict.fromkeys((document.id for document in each), only.pop())
+    documents = list(each)
     found = {d.id: str(d.metadata[LANGUAGE]) for d in documents if d.metadata.get(LANGUAGE)}
     unclear: dict[str, Identified | None] = {}
     for document in documents:

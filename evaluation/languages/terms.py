@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 
 import regex
@@ -91,28 +91,38 @@ class Analyzer:
     def __init__(self, language: str | None) -> None:
         self.language = language
         self._stop_words = _stop_words(language)
-        self._stemmer = Stemmer.Stemmer(_SNOWBALL[language]) if language in _SNOWBALL else None
+        # without a cache of its own, which would only be emptied again and again: known words do not come here twice
+        self._stemmer = Stemmer.Stemmer(_SNOWBALL[language], 0) if language in _SNOWBALL else None
         self._size = None
         if language and not self._stemmer and language not in _WHOLE_WORDS:
             self._size = GRAM_KOREAN if language == "ko" else GRAM
-        self._known: dict[str, tuple[str, ...]] = {}
+        self._known = _Known(self._make)
 
     def terms(self, text: str) -> list[str]:
         """The terms of a text, in their order."""
-        return [term for word in _words(text) for term in self._of(word)]
-
-    def _of(self, word: str) -> tuple[str, ...]:
-        known = self._known.get(word)
-        if known is None:
-            known = self._known[word] = () if word in self._stop_words else tuple(self._make(word))
-        return known
+        known = self._known
+        return [term for word in _words(text) for term in known[word]]
 
     def _make(self, word: str) -> Iterable[str]:
+        if word in self._stop_words:
+            return ()
         if self._stemmer:
             return (self._stemmer.stemWord(word),)
         if self._size is None or len(word) <= self._size or word.isdecimal():
             return (word,)
         return (word[i : i + self._size] for i in range(len(word) - self._size + 1))
+
+
+class _Known(dict[str, tuple[str, ...]]):
+    """Words with what was made of them; of a new one that is made first. Looking up the others needs no call."""
+
+    def __init__(self, make: Callable[[str], Iterable[str]]) -> None:
+        super().__init__()
+        self._make = make
+
+    def __missing__(self, word: str) -> tuple[str, ...]:
+        made = self[word] = tuple(self._make(word))
+        return made
 
 
 def _words(text: str) -> Iterator[str]:

@@ -1,27 +1,30 @@
 """Search by words.
 
-The index is that of ``bm25s``; the search is our product of sparse matrices, which looks only at documents that share a
-word with the query. Measured with 1,000 queries on SciFact (5,183 documents), 2 cores, the 100 best: 0.12 to 0.20
-seconds here, 0.17 to 0.27 by ``bm25s.BM25.retrieve`` and its result as a run; the 1,000 best: 0.42 to 0.56, and 0.50 to
-0.69. Its numba backend takes 0.11 for the 100 best, after ten seconds of compiling.
+The index has the scores of ``bm25s``, bit for bit, and is built shard by shard (see ``postings``); the search is our
+product of sparse matrices, which looks only at documents that share a word with the query. Measured with 1,000 queries
+on SciFact (5,183 documents), 2 cores, the 100 best: 0.12 to 0.20 seconds here, 0.17 to 0.27 by ``bm25s.BM25.retrieve``
+and its result as a run; the 1,000 best: 0.42 to 0.56, and 0.50 to 0.69. Its numba backend takes 0.11 for the 100 best,
+after ten seconds of compiling.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from heapq import nlargest
+from importlib.metadata import version
 from itertools import pairwise
+from pathlib import Path
 
-import bm25s
 import numpy as np
-from bm25s.tokenization import Tokenized
 from rank_bm25 import BM25Okapi
 from scipy.sparse import csr_array
 
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.languages import Analyzer, find_languages, identify
 from sharpen.evaluation.retrievers.base import Advance
+from sharpen.evaluation.retrievers.postings import build_postings, kept_postings
 
 NO_LANGUAGE = "none"
 """Words as they are: no stemming, no stop words."""
@@ -29,6 +32,8 @@ SAMPLE = 200
 """Documents that are looked at for their language, where no metadata says it."""
 MOST_SCORES = 8_000_000
 """Of a block of queries with all documents that have one of their words: about 100 MB."""
+INDEX_VERSION = 1
+"""Of what is kept on disk: to be raised when the same documents would give other words or scores."""
 
 
 class BM25:
@@ -37,7 +42,9 @@ class BM25:
     ``k1`` 0.9 and ``b`` 0.4 are Anserini's, which BEIR's published BM25 uses. What counts as a word and what is left of
     it follows from the language of each document (``languages.Analyzer``), which is that of its metadata or else found
     from its text; a query is taken to be in one of the documents' languages. ``language``: one for all, as a two-letter
-    code; ``"none"``: words as they are.
+    code; ``"none"``: words as they are. ``indexes``: a folder of indexes; one of the same texts and settings that is
+    there is mapped, which all processes share, and else it is built, by the first process that asks, and kept there
+    (default: in memory). The documents are read one after the other, so a ``corpus`` may be any mapping, as of a file.
 
     >>> from sharpen.evaluation.beir import Document
     >>> corpus = {"a": Document("a", "Bake the bread."), "b": Document("b", "Ice flows downhill.")}
@@ -47,26 +54,32 @@ class BM25:
 
     name = "bm25"
 
-    def __init__(self, corpus: Corpus, k1: float = 0.9, b: float = 0.4, language: str | None = None) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        k1: float = 0.9,
+        b: float = 0.4,
+        language: str | None = None,
+        indexes: Path | None = None,
+    ) -> None:
         self.ids = list(corpus)
         languages = [language] * len(corpus) if language else list(find_languages(corpus, SAMPLE).values())
         self._analyzers = {code: Analyzer(None if code == NO_LANGUAGE else code) for code in dict.fromkeys(languages)}
-        contents = zip(languages, (document.content for document in corpus.values()), strict=True)
-        self._build([self._analyzers[code].terms(text) for code, text in contents], k1, b)
-
-    def _build(self, terms: list[list[str]], k1: float, b: float) -> None:
-        self._rows: dict[str, int] = {}
-        tokens = _tokenized(terms)
-        if not tokens.vocab:  # stop words and signs only; bm25s would raise
-            return
-        index = bm25s.BM25(k1=k1, b=b, method="lucene")
-        index.index(tokens, show_progress=False)
-        by_word = index.scores
-        # a row for each word with the score that it gives each document
-        self._scores = csr_array(
-            (by_word["data"], by_word["indices"], by_word["indptr"]), shape=(len(by_word["indptr"]) - 1, len(self.ids))
+        terms = (
+            self._analyzers[code].terms(document.content)
+            for code, document in zip(languages, corpus.values(), strict=True)
         )
-        self._rows = index.vocab_dict
+        if indexes is None:
+            self._build(terms, k1, b)
+        else:
+            postings = kept_postings(
+                indexes, _key(corpus, languages, k1, b), lambda folder: build_postings(terms, k1, b, folder)
+            )
+            self._rows, self._scores = postings.rows, postings.scores
+
+    def _build(self, terms: Iterable[list[str]], k1: float, b: float) -> None:
+        postings = build_postings(terms, k1, b)
+        self._rows, self._scores = postings.rows, postings.scores
 
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Documents that share no word with the query are left out."""
@@ -90,7 +103,8 @@ class BM25:
                 yield np.zeros((len(block), len(self.ids)), dtype=np.float32)
 
     def _known_words(self, texts: Sequence[str]) -> list[list[int]]:
-        return [[self._rows[word] for word in row if word in self._rows] for row in self._terms(texts)]
+        rows = (map(self._rows.get, terms) for terms in self._terms(texts))
+        return [[row for row in of_text if row is not None] for of_text in rows]
 
     def _products(self, words: list[list[int]]) -> csr_array:
         """Queries by documents: one product of sparse matrices for all."""
@@ -138,10 +152,15 @@ class BM25:
         return self._analyzers[found.language if found else next(iter(self._analyzers))]
 
 
-def _tokenized(terms: list[list[str]]) -> Tokenized:
-    vocabulary: dict[str, int] = {}
-    ids = [[vocabulary.setdefault(term, len(vocabulary)) for term in row] for row in terms]
-    return Tokenized(ids=ids, vocab=vocabulary)
+def _key(corpus: Corpus, languages: Sequence[str], k1: float, b: float) -> str:
+    """The name of an index: a hash of the texts and of all that makes words and scores of them."""
+    made_by = [f"{package} {version(package)}" for package in ("bm25s", "PyStemmer")]  # stop words and stems
+    digest = hashlib.blake2b(repr((INDEX_VERSION, made_by, k1, b)).encode(), digest_size=16)
+    for code, document in zip(languages, corpus.values(), strict=True):
+        text = document.content.encode("utf-8", "surrogatepass")
+        digest.update(b"%s %d " % (code.encode(), len(text)))
+        digest.update(text)
+    return f"bm25-{digest.hexdigest()}"
 
 
 class RankBM25(BM25):
@@ -149,7 +168,8 @@ class RankBM25(BM25):
 
     name = "rank_bm25"
 
-    def _build(self, terms: list[list[str]], k1: float, b: float) -> None:
+    def _build(self, terms: Iterable[list[str]], k1: float, b: float) -> None:
+        terms = list(terms)
         self._scale = k1 + 1  # a factor of Okapi's that Lucene leaves out, as it changes no ranking
         self._okapi = _OkapiAsLucene(terms, k1=k1, b=b) if any(terms) else None
 

@@ -8,6 +8,8 @@ from copy import copy
 
 import faiss
 import numpy as np
+import torch
+from accelerate.utils import gather_object
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Run
@@ -16,11 +18,14 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.routes import prompt_of, route_of
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.soundness import check_vectors, probe
+from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Advance
 from sharpen.evaluation.truncation import Truncation, collect_truncations
 
 CELLS_SEARCHED = 32
 """Of an approximate index, for each query."""
+QUERIES_AT_ONCE = 512
+"""On a GPU: with a block of 262,144 vectors, 0.5 GiB of products."""
 
 
 class Dense:
@@ -75,7 +80,7 @@ class Dense:
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
         vectors, left_out = self.encode_queries(list(queries.values()), progress), self._without_token
-        scores, rows = nearest(vectors, self.vectors, k + len(left_out), self._approximate)
+        scores, rows = self._nearest(vectors, k + len(left_out))
         found = zip(rows.tolist(), scores.tolist(), vectors.any(axis=1).tolist(), strict=True)
         return {
             q: dict([(self.ids[r], s) for r, s in zip(row, score, strict=True) if r >= 0 and r not in left_out][:k])
@@ -83,6 +88,19 @@ class Dense:
             else {}
             for q, (row, score, has_token) in zip(queries, found, strict=True)
         }
+
+    def _nearest(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """``nearest``, of which every process of ``accelerate launch`` searches with a part of the queries."""
+        state = process_state()
+        shape = (len(vectors), min(k, len(self.vectors)))
+        here = np.arange(len(vectors))[state.process_index :: state.num_processes]
+        scores, rows = nearest(vectors[here], self.vectors, k, self._approximate)
+        if state.num_processes == 1:
+            return scores, rows
+        all_scores, all_rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
+        for other, *found in gather_object([(here, scores, rows)]):
+            all_scores[other], all_rows[other] = found
+        return all_scores, all_rows
 
     def _warn(self, corpus: Corpus) -> None:
         if not self._without_token:
@@ -144,21 +162,49 @@ def similarities(
 def nearest(
     queries: np.ndarray, vectors: np.ndarray, k: int, approximate: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The ``k`` rows of ``vectors`` with the largest inner products with each query, by FAISS.
+    """The ``k`` rows of ``vectors`` with the largest inner products with each query.
 
-    Both are float32 of shape (rows, dimension). Returns products and row numbers of shape (len(queries), k), best
-    first, -1 where there are no more. Exact, in blocks, so that no matrix of all products is in memory; ``approximate``
-    searches 32 of about 4 * sqrt(len(vectors)) cells.
+    Both are float32 of shape (rows, dimension), and may be mapped files. Returns products and row numbers of shape
+    (len(queries), k), best first, -1 where there are no more. Exact, in blocks, so that no matrix of all products is in
+    memory: on all cores by FAISS, on a GPU by torch where there is one. ``approximate`` searches 32 of about
+    4 * sqrt(len(vectors)) cells, by FAISS.
 
     >>> nearest(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), k=1)[1].tolist()
     [[0], [1]]
     """
     k = min(k, len(vectors))
+    if not approximate and (device := process_state().device).type == "cuda":
+        return nearest_by_torch(queries, vectors, k, device)
     if not approximate:
         return faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(vectors), k, faiss.METRIC_INNER_PRODUCT)
     cells = cell_index(vectors, CELLS_SEARCHED)
     cells.add(vectors)
     return cells.search(queries, k)
+
+
+def nearest_by_torch(
+    queries: np.ndarray, vectors: np.ndarray, k: int, device: torch.device, block: int = 2**18
+) -> tuple[np.ndarray, np.ndarray]:
+    """``nearest`` on a device, which holds ``block`` of the vectors at once and the best of all before them.
+
+    >>> eye = np.eye(3, dtype=np.float32)
+    >>> nearest_by_torch(eye, eye, 1, torch.device("cpu"), block=2)[1].tolist()
+    [[0], [1], [2]]
+    """
+    asked = torch.from_numpy(np.ascontiguousarray(queries)).to(device)
+    best = torch.empty(len(queries), 0, device=device), torch.empty(len(queries), 0, dtype=torch.int64, device=device)
+    for start in range(0, len(vectors), block):
+        part = torch.from_numpy(np.array(vectors[start : start + block], dtype=np.float32)).to(device)
+        found = [_top(of_block @ part.T, k) for of_block in asked.split(QUERIES_AT_ONCE)]
+        scores, rows = (torch.cat(columns) for columns in zip(*found, strict=True))
+        both = torch.cat([best[0], scores], dim=1), torch.cat([best[1], rows + start], dim=1)
+        scores, places = _top(both[0], k)
+        best = scores, both[1].gather(1, places)
+    return best[0].cpu().numpy(), best[1].cpu().numpy()
+
+
+def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
+    return tuple(scores.topk(min(k, scores.shape[1])))
 
 
 def cell_index(sample: np.ndarray, cells_searched: int) -> faiss.Index:

@@ -16,7 +16,6 @@ from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, search_task
-from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.retrievers.reranked import Reranked
@@ -175,11 +174,11 @@ class RerankedStage(ComparisonPart):
     def first(self, inputs: Inputs, models: Models, task: Task) -> Retriever:
         """Whose best documents are put in order."""
         if self.first_stage == "bm25":
-            return BM25(task.corpus)
+            return models.bm25(task.corpus)
         tuned = self.tuned.index(inputs, models, task.corpus, self.approximate)
         if self.first_stage == "retriever":
             return tuned
-        bm25 = models.corpus_scorer(BM25_SCORER, task.corpus)
+        bm25 = models.bm25(task.corpus)
         return Fused({RETRIEVER: tuned, BM25_SCORER: bm25}, {BM25_SCORER: self.bm25_weight})
 
 
@@ -192,7 +191,7 @@ def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: R
     counts = part.score("before", index_of, task, folder)
     counts["precision"] = precision_digest(part.encoder.precision)
     if part.bm25:
-        _score(folder.path, "bm25", BM25(task.corpus), task)
+        _score(folder.path, "bm25", resources.models.bm25(task.corpus), task)
     return counts
 
 

@@ -83,7 +83,7 @@ def _make(
     documents: list[Document],
     base: Retriever | None = None,
 ) -> Counts:
-    labelled = labelled_queries(part, inputs.corpus())
+    labelled = labelled_queries(part, inputs.corpus(), resources)
     counts: Counts = {"asked": 0, "kept": 0, "rejected": {}}
     generated = GeneratedQueries()
     if part.queries:
@@ -122,11 +122,11 @@ def strategies_of(
     return strategies
 
 
-def labelled_queries(part: QueriesStage, corpus: Corpus) -> LabelledQueries:
+def labelled_queries(part: QueriesStage, corpus: Corpus, resources: Resources | None = None) -> LabelledQueries:
     """The real queries to train on, without those that are compared on. Raises ``InputError`` if none is left."""
     if part.labelled is None:
         return LabelledQueries()
-    return read_labelled(part.labelled, corpus, part.evaluated.texts())
+    return read_labelled(part.labelled, corpus, part.evaluated.texts(), resources)
 
 
 def _generate(

@@ -91,7 +91,8 @@ class RoundTrip(Settings):
         if self.retriever in ("bm25", "fused"):
             from sharpen.evaluation.retrievers.bm25 import BM25
 
-            runs.append(BM25(corpus).search(texts, depth))
+            index = resources.models.bm25(corpus) if resources else BM25(corpus)
+            runs.append(index.search(texts, depth))
         if self.needs_base:
             runs.append(resources.models.index(corpus).search(texts, depth))
         return fuse(runs) if len(runs) > 1 else runs[0]

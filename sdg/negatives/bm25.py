@@ -37,10 +37,13 @@ class BM25Miner(MinerSettings):
     )
 
     def mine(
-        self, queries: Sequence[Query], corpus: Corpus, depth: int, resources: Resources, seed: int
+        self, queries: Sequence[Query], corpus: Corpus, depth: int, resources: Resources | None, seed: int
     ) -> MiningResult:
         """The ``depth`` best documents of each query; those that share no word with it are left out."""
         from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
 
-        index = (BM25 if self.backend == "bm25s" else RankBM25)(corpus, language=self.language)
+        if self.backend == "rank_bm25":
+            index = RankBM25(corpus, language=self.language)
+        else:
+            index = resources.models.bm25(corpus, self.language) if resources else BM25(corpus, language=self.language)
         return MiningResult(index.search({q.id: q.text for q in queries}, depth))

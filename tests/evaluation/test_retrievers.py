@@ -10,7 +10,7 @@ from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16, in_precision
 from sharpen.evaluation.retrievers.bm25 import BM25
-from sharpen.evaluation.retrievers.dense import Dense, nearest
+from sharpen.evaluation.retrievers.dense import Dense, nearest, nearest_by_torch
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import fuse, ranking
@@ -102,6 +102,9 @@ def test_nearest_is_exact_or_almost():
     products = queries @ vectors.T
     assert np.allclose(scores, -np.sort(-products, axis=1)[:, :10], atol=1e-5)
     assert np.allclose(np.take_along_axis(products, rows, axis=1), scores, atol=1e-5)
+    by_torch = nearest_by_torch(queries, vectors, 10, torch.device("cpu"), block=37)  # as on a GPU
+    assert np.array_equal(by_torch[1], rows) and np.allclose(by_torch[0], scores, atol=1e-5)
+    assert nearest_by_torch(queries[:0], vectors, 10, torch.device("cpu"))[1].shape == (0, 10)
     _, approximate = nearest(queries, vectors, 10, approximate=True)
     assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), approximate.tolist(), strict=True)]) > 0.95
     assert np.array_equal(approximate, nearest(queries, vectors, 10, approximate=True)[1])

@@ -1,3 +1,5 @@
+import random
+import time
 from collections import Counter
 from itertools import chain
 
@@ -6,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sharpen.evaluation.beir import Document, text_key
-from sharpen.training.samplers import NoFalseNegativesSampler
+from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
 from sharpen.training.triplets import Triplet
 
 ids = st.integers(0, 14).map(lambda n: f"d{n}")
@@ -49,6 +51,51 @@ def test_one_and_two_processes_have_the_same_batches_and_epochs_differ():
     assert [sorted(batch) for batch in one] == [sorted(a + b) for a, b in zip(*[iter(two)] * 2, strict=True)]
     first, second = list(one)[:4], list(one)[4:]
     assert first != second and sorted(chain(*first)) == sorted(chain(*second)) == list(range(64))
+
+
+@given(
+    st.lists(
+        st.builds(Triplet, st.integers(0, 9).map(lambda n: f"q{n}"), ids, st.tuples(ids)), min_size=1, max_size=30
+    ),
+    st.sampled_from([2, 4, 8]),
+    st.integers(1, 3),
+)
+def test_batches_are_those_of_the_plain_walk_through_all_rows_that_wait(triplets, batch_size, epochs):
+    texts = {i: document.copy_key for i, document in CORPUS.items()}
+    positives: dict[str, set[str]] = {}
+    for t in triplets:
+        positives.setdefault(t.query_id, set()).add(texts[t.positive_id])
+    documents = [{texts[i] for i in (t.positive_id, *t.negative_ids)} for t in triplets]
+    batches, waiting = [], []
+    for epoch in range(epochs):
+        order = list(range(len(triplets)))
+        random.Random(f"1/{epoch}").shuffle(order)
+        waiting = waiting + order
+        while waiting:
+            batch: list[int] = []
+            left: list[int] = []
+            for row in waiting:
+                known = positives[triplets[row].query_id]
+                of_batch = set().union(*(documents[other] for other in batch))
+                answers = set().union(*(positives[triplets[other].query_id] for other in batch))
+                if len(batch) < batch_size and not known & of_batch and not documents[row] & answers:
+                    batch.append(row)
+                else:
+                    left.append(row)
+            if len(batch) < batch_size and epoch + 1 < epochs:
+                break
+            waiting = left
+            batches.append(batch)
+    assert list(NoFalseNegativesSampler(triplets, CORPUS, batch_size, 1, 1, epochs)) == batches
+
+
+def test_ten_times_the_rows_take_ten_times_as_long():
+    def seconds(rows: int) -> float:
+        start = time.process_time()
+        GlobalBatchSampler(rows, batch_size=2, processes=1, seed=1)
+        return time.process_time() - start
+
+    assert seconds(60_000) < 30 * min(seconds(6_000) for _ in range(3))  # a copy of all that wait: 100 times
 
 
 def test_accelerate_hands_out_every_batch_also_the_short_ones():
