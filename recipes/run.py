@@ -38,15 +38,17 @@ def prepare_run(
     folder: Path | None = None,
     siblings: Sequence[Path] = (),
     cache: dict[Any, Any] | None = None,
+    indexes: Path | None = None,
 ) -> Run:
     """A recipe's run, ready for ``run_stages``.
 
     ``folder``: where it is (default: as the recipe says). ``siblings``: folders of other runs, whose stages are taken
-    over where they are the same. ``cache``: what earlier runs of this program left in memory.
+    over where they are the same. ``cache``: what earlier runs of this program left in memory. ``indexes``: in
+    whose folder indexes are kept (default: in the run's).
     """
     cache = {} if cache is None else cache
     folder = folder or Path(recipe.runs) / recipe.name
-    resources = resources_of(recipe, console, cache, remember_scores=bool(siblings), folder=folder)
+    resources = resources_of(recipe, console, cache, remember_scores=bool(siblings), folder=indexes or folder)
     return Run(folder, stages_of(recipe), resources, console, siblings, cache)
 
 

@@ -233,7 +233,8 @@ def _mined_until(recipe: Recipe) -> str:
 
 
 def _prepare(run: StudyRun, siblings: Sequence[Path], recipe: Recipe | None = None) -> Run:
-    return prepare_run(recipe or run.loaded.recipe, QUIET, run.folder, siblings, _cache)
+    of_study = run.folder.parents[1]  # whose runs search the same corpora
+    return prepare_run(recipe or run.loaded.recipe, QUIET, run.folder, siblings, _cache, of_study)
 
 
 def _mine(run: StudyRun, siblings: Sequence[Path], until: str) -> int | None:
