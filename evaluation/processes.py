@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -18,6 +19,8 @@ def process_state() -> PartialState:
 
     The time-out is long because all processes wait while the first one asks an LLM.
     """
+    # under FSDP, all but the first process would load models without their weights, and encode with what lay there
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
 
 
