@@ -14,6 +14,7 @@ from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.checks import check_base
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder, model_digest
+from sharpen.evaluation.encoders.precision import in_precision
 from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 from sharpen.evaluation.retrievers.dense import Dense
 from tests.support.tiny_lms import KINDS, language_model
@@ -117,6 +118,16 @@ def test_a_folder_keeps_the_pooling_that_it_names(tmp_path):
     mean = SentenceTransformer(modules=[transformer, Pooling(transformer.get_embedding_dimension(), "mean")])
     mean.save_pretrained(str(tmp_path / "mean"), create_model_card=False)
     assert load_encoder(str(tmp_path / "mean"))[1].pooling_mode == "mean"
+
+
+def test_in_bf16_the_angles_of_positions_far_into_a_text_stay(tmp_path):
+    model = load_encoder(str(language_model(tmp_path / "lm")), device="cpu")
+    rotary, positions = model[0].auto_model.rotary_emb, torch.arange(1500)[None]
+    with torch.inference_mode():
+        expected = rotary(torch.zeros(1), positions)[0]
+        with in_precision(model, "bf16"):
+            assert model[0].auto_model.layers[0].mlp.up_proj.weight.dtype == torch.bfloat16
+            torch.testing.assert_close(rotary(torch.zeros(1), positions)[0], expected)
 
 
 @pytest.mark.slow
