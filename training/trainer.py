@@ -138,7 +138,8 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             trainer.check()
-            trainer.whole_model().to(device)
+            trainer.whole_model()
+        setup.model.to(device)  # while weights are shared out, it is on the CPU
         last_step = kept_step = trainer.state.global_step
         if validation and trainer.state.best_global_step:
             kept_step = trainer.state.best_global_step

@@ -1,5 +1,7 @@
 """What larger encoders are trained with: language models as bases, adapters, checkpointing, weights in bf16."""
 
+import itertools
+import random
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +14,8 @@ from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.metrics import mean_primary
+from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import LoraSettings, RetrieverSettings
 from sharpen.training.trainer import TrainingRun
@@ -114,3 +118,26 @@ def test_weights_in_float32_are_what_there_was_before_and_checkpointing_changes_
     assert "weights" not in plain
     assert RetrieverSettings(base="packaged:tiny-bert", gradient_checkpointing=True).fingerprint() == plain
     assert RetrieverSettings(base="packaged:tiny-bert", weights="bf16").fingerprint()["weights"] == "bf16"
+
+
+@pytest.mark.slow
+def test_adapters_on_a_language_model_lift_ndcg_on_queries_that_it_was_not_trained_on(tmp_path):
+    """Each query asks for a document in other words: what these mean must be learnt, and put together anew."""
+    pairs = [(f"a{n}", f"b{n}") for n in range(12)]
+    words = " ".join([WORDS, *itertools.chain(*pairs)])  # the former, as texts of them try an encoder
+    base = language_model(tmp_path / "base", words=words)
+    chosen = random.Random(1).sample(list(itertools.combinations(pairs, 3)), 160)
+    corpus = {f"d{n}": Document(f"d{n}", " ".join(a for a, _ in three)) for n, three in enumerate(chosen)}
+    queries = {i: Query(i, " ".join(b for _, b in reversed(three))) for i, three in zip(corpus, chosen, strict=True)}
+    held_out = {f"d{n}": {f"d{n}": 1} for n in range(40)}
+    rows = [Triplet(i, i, ()) for i in corpus if i not in held_out]
+
+    def ndcg(model: Path) -> float:
+        index = Dense(corpus, str(model), precision="float32")
+        return mean_primary(held_out, index.search({i: queries[i].text for i in held_out}, 10))
+
+    options = OPTIONS | {"batch_size": 24, "epochs": 12, "learning_rate": 1e-2}
+    settings = RetrieverSettings(base=str(base), lora=LoraSettings(rank=8), **options)
+    train_retriever(queries, rows, corpus, settings, tmp_path / "m", 1)
+    before, after = ndcg(base), ndcg(tmp_path / "m")
+    assert before < 0.1 and after > before + 0.2  # measured: 0.01 and 0.36
