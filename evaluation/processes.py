@@ -30,6 +30,8 @@ def process_state() -> PartialState:
 
     The time-out is long because all processes wait while the first one asks an LLM.
     """
+    # under FSDP, all but the first process would load models without their weights, and encode with what lay there
+    os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
     if state.num_processes > 1:
         _share_cores(_local_processes(state), state.is_main_process)

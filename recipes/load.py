@@ -125,7 +125,7 @@ def recipe_files() -> list[Path]:
     return sorted(
         p
         for p in FOLDER.rglob("*.yaml")
-        if p.parent.name != "pools"
+        if p.parent.name not in ("pools", "accelerate")
         and not p.is_relative_to(FOLDER / "parts")
         and p.name != "expected.yaml"
         and p not in comparison_files()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from sharpen.evaluation.encoders.precision import autocast
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.encoders.tokens import is_right_padded_text
+from sharpen.training.sharding import is_sharded
 
 try:
     from sharpen.training.fast_cpu import Replicas, prepared
@@ -51,7 +52,7 @@ class MicroBatches:
         prompts are not mixed, and columns that are more than right-padded token IDs go through as they are.
         """
         on_cpu = next(model.parameters()).device.type == "cpu"
-        runner = self._replicas if self._replicas and on_cpu else self._in_turn
+        runner = self._replicas if self._replicas and on_cpu and not is_sharded(model) else self._in_turn
         parallel = runner.start(model, columns)
         batches: list[Features] = []
         groups = [_Group(columns, members, batches, parallel if on_cpu else None) for members in _compatible(columns)]

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import transformers
 from datasets import Dataset
 from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
@@ -16,7 +17,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sharpen.evaluation.beir import Corpus, Query, list_queries
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.routes import prompt_of
-from sharpen.evaluation.encoders.soundness import check_trainable
+from sharpen.evaluation.encoders.soundness import check_recomputable, check_trainable
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
@@ -86,6 +87,7 @@ def train_retriever(
     setup, adapters = _setup(rows, Texts(queries, corpus), settings, seed, run)
     model = setup.model
     result = fit(_Trainer, SentenceTransformerTrainingArguments, setup)
+    model.float()  # what bf16 would lose of adapters, and of a mixture with the base
     if adapters:
         adapters.merge_and_unload()
     given = {"query": settings.query_prompt, "document": settings.document_prompt}
@@ -130,6 +132,7 @@ def _setup(
     model = _load(settings, settings.base)
     check_trainable(model, settings.base)
     set_dropout(model, settings.dropout)
+    _save_memory(model, settings)
     adapters = add_adapters(model[0].auto_model, settings.lora) if settings.lora else None
     collator = RetrieverCollator(model.preprocess, prompts=_prompts(model, settings, negatives))
     collator.set_texts(texts, model)
@@ -149,6 +152,20 @@ def _setup(
         loss = make_loss(settings, model, lambda: _load(settings, guide), negatives, gather=processes > 1)
         dataset = _dataset(rows, settings, run)
     return TrainingSetup("training", model, loss, dataset, collator, sampler, settings, seed, run), adapters
+
+
+def _save_memory(model: SentenceTransformer, settings: RetrieverSettings) -> None:
+    """Weights in bf16, and gradient checkpointing, as ``settings`` have them. Raises ``InputError`` for a model that
+    has no checkpointing."""
+    if settings.weights == "bf16":
+        for weight in model.parameters():  # not the buffers: rotary positions are too coarse in bf16
+            weight.data = weight.data.to(torch.bfloat16)
+    if settings.gradient_checkpointing:
+        check_recomputable(model, settings.base)
+        inner = model[0].auto_model
+        # its name in transformers 6, and in those before 5.20
+        enable = getattr(inner, "activation_checkpointing_enable", None) or inner.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
 
 
 def _kept_documents_loss(

@@ -69,7 +69,21 @@ class RetrieverSettings(EncoderOptions, Optimization):
     ('mnrl', 20.0, 'query: ')
     """
 
-    base: BaseName = Field(description="The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2.")
+    base: BaseName = Field(
+        description=(
+            "The encoder to start from: a folder, a hub name, or packaged:all-MiniLM-L6-v2. A causal language model, as"
+            " Qwen/Qwen3-Embedding-0.6B or packaged:smollm2-135m-instruct, is one, too: its last token's state is the"
+            " vector, and instructions go into the prompts."
+        )
+    )
+    batch_size: Annotated[int, Field(ge=2)] = Field(
+        32,
+        description=(
+            "Rows of a batch, over all devices together and not for each: of 32, eight GPUs have 4 each. In-batch"
+            " negatives are the documents of the whole batch, on whichever device they are, so that the number of"
+            " devices changes neither the negatives nor the learning rate that fits."
+        ),
+    )
     loss: LossName = Field(
         "mnrl",
         description=(
@@ -127,6 +141,21 @@ class RetrieverSettings(EncoderOptions, Optimization):
         ),
     )
     lora: LoraSettings | None = Field(None, description="Low-rank adapters in place of all weights.")
+    weights: Literal["float32", "bf16"] = Field(
+        "float32",
+        description=(
+            "What weights are kept in. bf16: half the memory. With lora only the frozen ones are, and little is lost;"
+            " without it, steps of less than some 0.4 % of a weight round away: raise learning_rate. A float32 model is"
+            " written."
+        ),
+    )
+    gradient_checkpointing: Annotated[bool, UNHASHED] = Field(
+        False,
+        description=(
+            "Each layer is computed a second time for its gradients, in place of keeping what it needs for them: the"
+            " same weights, a third more time, and memory for far longer texts or larger batches."
+        ),
+    )
     scale: Annotated[float, Field(gt=0)] = Field(
         20.0, description="Inverse temperature: what the loss multiplies the cosine by (20 in sentence-transformers)."
     )
@@ -140,6 +169,21 @@ class RetrieverSettings(EncoderOptions, Optimization):
     def encoder(self) -> Encoder:
         """The base with its options, as everything that loads or encodes takes it."""
         return Encoder(model=self.base, **{name: getattr(self, name) for name in EncoderOptions.model_fields})
+
+    def fingerprint(self) -> Any:
+        """Weights in float32 are what there was before others could be chosen."""
+        values = super().fingerprint()
+        if self.weights == "float32":
+            del values["weights"]
+        return values
+
+    def check(self) -> None:
+        """Raise ``InputError`` as of all settings, and for a base that has no gradient checkpointing."""
+        super().check()
+        if self.gradient_checkpointing:
+            from sharpen.evaluation.encoders.checks import check_recomputable_base  # loads torch
+
+            check_recomputable_base(self.base)
 
     @model_validator(mode="after")
     def _options_fit(self):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -19,14 +19,16 @@ from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.dense import Dense
-from sharpen.training import checkpoints
+from sharpen.training import checkpoints, sharding
+from sharpen.training.launch import check_launch
 from sharpen.training.micro_batches import accelerated
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.settings import Optimization
+from sharpen.training.sharding import will_shard
 from sharpen.training.validation import Validation
 from sharpen.training.vectors import TeacherVectors
 
-WEIGHTS = "model.safetensors"
+WEIGHTS, OPTIMIZER, SCHEDULER = "model.safetensors", "optimizer.pt", "scheduler.pt"
 TeacherScores = Mapping[tuple[str, str], float]
 """(Query ID, document ID) to a score; higher is more relevant."""
 
@@ -118,12 +120,15 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
     ``trainer_type``: a trainer of transformers under ``CheckpointingTrainer``. Raises ``InputError`` as
     ``train_retriever`` does.
     """
+    check_launch([setup.part])
     processes = process_state().num_processes
     if not len(setup.sampler):
         raise InputError(f"{setup.part}: {len(setup.dataset)} rows are too few for {processes} processes")
     steps = -(-len(setup.sampler) // processes // setup.settings.accumulate)
     validation = setup.run.validation
-    with work_folder(setup.run.work) as folder, accelerated(setup.model):
+    device = next(setup.model.parameters()).device
+    faster = nullcontext() if will_shard() else accelerated(setup.model)
+    with work_folder(setup.run.work) as folder, faster:
         last = checkpoints.newest(folder) if process_state().is_main_process else None
         process_state().wait_for_everyone()  # the first one removes what was half-written
         last = last or checkpoints.newest(folder)
@@ -133,6 +138,8 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
         else:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             trainer.check()
+            trainer.whole_model()
+        setup.model.to(device)  # while weights are shared out, it is on the CPU
         last_step = kept_step = trainer.state.global_step
         if validation and trainer.state.best_global_step:
             kept_step = trainer.state.best_global_step
@@ -152,7 +159,10 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
 def _trainer(
     trainer_type: type, arguments_type: type, setup: TrainingSetup, folder: Path, steps: int
 ) -> CheckpointingTrainer:
-    validation = setup.run.validation
+    validation, whole = setup.run.validation, setup.model
+    if will_shard():
+        model, loss = sharding.copied(setup.model, setup.loss)
+        setup = replace(setup, model=model, loss=loss)
     trainer = trainer_type.of(
         setup,
         arguments_type,
@@ -161,12 +171,7 @@ def _trainer(
         eval_dataset=setup.dataset.select(range(1)) if validation else None,
         callbacks=[ProgressCallback(setup.run.progress)],
     )
-    if trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled:
-        raise InputError(
-            f"{setup.part}: FSDP and DeepSpeed are not supported yet, as no process then has all the weights that are"
-            " to be written; launch with DDP (accelerate launch --multi_gpu)"
-        )
-    trainer.prepare(setup.part, validation, folder)
+    trainer.prepare(setup.part, validation, folder, whole)
     if validation and validation.patience:
         trainer.add_callback(transformers.EarlyStoppingCallback(validation.patience))
     trainer.remove_callback(transformers.PrinterCallback)
@@ -232,9 +237,16 @@ class CheckpointingTrainer:
             **others,
         )
 
-    def prepare(self, part: str, validation: Validation | None, folder: Path) -> None:
-        """Before ``train``: the recipe's part, what to validate by, and where checkpoints go."""
-        self._part, self._validation, self._folder = part, validation, folder
+    def create_accelerator_and_postprocess(self) -> None:
+        super().create_accelerator_and_postprocess()
+        self.is_fsdp_enabled = will_shard()  # not as accelerate has it, which shards on no CPU
+
+    def prepare(self, part: str, validation: Validation | None, folder: Path, whole: nn.Module) -> None:
+        """Before ``train``: the recipe's part, what to validate by, where checkpoints go, and the model that gets the
+        weights, which is the trained one if this is not sharded."""
+        self._part, self._validation, self._folder, self._whole = part, validation, folder, whole
+        if self.is_fsdp_enabled:
+            sharding.enable_sharding(self.accelerator, self.model)
         self._bad_step = torch.zeros((), dtype=torch.long, device=self.args.device)
 
     def add_model_card_callback(self, default_args_dict) -> None:
@@ -251,7 +263,7 @@ class CheckpointingTrainer:
         """Raise ``InputError`` if a loss or a weight was not a number."""
         step = int(self._bad_step)
         problem = f"the loss was not a number at step {step}" if step else ""
-        if not problem and not all(p.detach().sum().isfinite() for p in self.model.parameters()):
+        if not problem and not all(sharding.gathered(p.detach().sum()).isfinite() for p in self.model.parameters()):
             problem = f"a weight is not a number after step {self.state.global_step}"
         if problem:
             kept = checkpoints.newest(self._folder) if self.args.save_strategy != "no" else None
@@ -266,13 +278,16 @@ class CheckpointingTrainer:
         super().log(logs, *args, **kwargs)
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
-        name, value = f"eval_{self._validation.metric}", self._validation.score(self.model)
+        model = self.whole_model()
+        home = next(model.parameters()).device
+        name, value = f"eval_{self._validation.metric}", self._validation.score(model.to(self.args.device))
+        model.to(home)
         best = self.state.best_metric
         if best is None or value > best or (value == best and self._validation.later):
             self.state.best_global_step = self.state.global_step
             if self.is_world_process_zero():
                 with checkpoints.disk_errors(self._folder):
-                    checkpoints.save_best(self.model, self._folder, self.state.global_step)
+                    checkpoints.save_best(model, self._folder, self.state.global_step)
         self.log({name: value})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {name: value})
         return {name: value}
@@ -287,15 +302,42 @@ class CheckpointingTrainer:
                 # until now an older checkpoint could have needed them
                 checkpoints.remove_other_best(self._folder, self.state.best_global_step)
 
-    def _save(self, output_dir: str | None = None, state_dict: Any = None) -> None:
-        if not self.args.should_save:
-            return
-        folder = Path(output_dir or self.args.output_dir)
-        folder.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(folder / WEIGHTS))
+    def whole_model(self) -> nn.Module:
+        """The model with all its weights. Every process must call this."""
+        if not sharding.is_sharded(self.model):
+            return self.model
+        sharding.gather_weights(self.model, self._whole)
+        return self._whole
 
-    def _load_from_checkpoint(self, checkpoint_path: str) -> None:
-        load_model(self.model, Path(checkpoint_path) / WEIGHTS)
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        model = self.whole_model()
+        if self.args.should_save:
+            folder = Path(output_dir or self.args.output_dir)
+            folder.mkdir(parents=True, exist_ok=True)
+            save_model(model, str(folder / WEIGHTS))
+
+    def _load_from_checkpoint(self, checkpoint_path: str, _model: nn.Module | None = None) -> None:
+        is_sharded = sharding.is_sharded(self.model)
+        load_model(self._whole if is_sharded else self.model, Path(checkpoint_path) / WEIGHTS)
+        if is_sharded:
+            sharding.scatter_weights(self._whole, self.model)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if not sharding.is_sharded(self.model):
+            return super()._save_optimizer_and_scheduler(output_dir)
+        states = {OPTIMIZER: sharding.optimizer_state(self.optimizer), SCHEDULER: self.lr_scheduler.state_dict()}
+        for name, state in states.items() if self.args.should_save else ():
+            torch.save(state, Path(output_dir) / name)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is None or not sharding.is_sharded(self.model):
+            return super()._load_optimizer_and_scheduler(checkpoint)
+        optimizer, scheduler = (
+            torch.load(Path(checkpoint) / name, map_location="cpu", weights_only=True)
+            for name in (OPTIMIZER, SCHEDULER)
+        )
+        sharding.load_optimizer_state(self.optimizer, optimizer)
+        self.lr_scheduler.load_state_dict(scheduler)
 
 
 class ProgressCallback(transformers.TrainerCallback):

@@ -9,7 +9,7 @@ from sentence_transformers import CrossEncoder
 
 from sharpen.evaluation.encoders.committee import Committee
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
-from sharpen.evaluation.encoders.soundness import check_trainable, probe, probe_cross_encoder
+from sharpen.evaluation.encoders.soundness import check_recomputable, check_trainable, probe, probe_cross_encoder
 from sharpen.evaluation.files import visible_files
 from sharpen.evaluation.processes import process_state
 
@@ -32,6 +32,11 @@ def check_base(name: str) -> None:
         probe(model, name)
 
     _once("base", name, check)
+
+
+def check_recomputable_base(name: str) -> None:
+    """Raise ``InputError`` for an encoder that has no gradient checkpointing."""
+    _once("recomputable base", name, lambda: check_recomputable(load_encoder(name), name))
 
 
 def check_cross_encoder(name: str) -> None:

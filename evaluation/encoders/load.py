@@ -10,10 +10,12 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoConfig
 
 from sharpen.evaluation.encoders.committee import Committee, committee_members
+from sharpen.evaluation.encoders.decoders import make_decoders_ready
 from sharpen.evaluation.encoders.model_files import check_kind, check_model_folder
 from sharpen.evaluation.encoders.packaged import PACKAGED, packaged_encoder
 from sharpen.evaluation.encoders.soundness import make_ready
 from sharpen.evaluation.files import InputError, sha256_tree
+from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 from sharpen.evaluation.processes import process_state
 
 
@@ -34,7 +36,8 @@ def resolve_encoder(name: str) -> str:
 def load_encoder(
     name: str, device: str | None = None, max_seq_length: int | None = None, attention: str | None = None
 ) -> SentenceTransformer:
-    """Load a sentence-transformers model, or any Hugging Face encoder with mean pooling on top.
+    """Load a sentence-transformers model, or any model of transformers with pooling on top: a causal language model's
+    last token (``make_decoders_ready``), and the mean of all others' tokens.
 
     Weights are read from safetensors only (a pickle can run code), and code that a model brings is never run. Of a hub
     model, the commit is loaded that ``model_digest`` names.
@@ -57,6 +60,7 @@ def load_encoder(
             revision=hub_commit(source),
             model_kwargs=arguments,
         )
+        make_decoders_ready(model, name, bare=not _has_modules(source))
     except Exception as error:  # what a file that is not as it should be, or a package that lacks, leads to
         raise _not_loaded("encoder", name, error) from error
     make_ready(model, source, max_seq_length)
@@ -102,10 +106,13 @@ def load_cross_encoder(
 def model_digest(name: str) -> str:
     """What stands for a model in a fingerprint.
 
-    Of a folder: the sum of its files. Of a hub model: its name and commit, as ``hub:<name>@<commit>``, or
-    ``hub:<name>@main`` where the commit is not known, as the model is neither in the cache nor is the hub reachable.
+    Of a folder: the sum of its files; of a packaged LLM: of its file. Of a hub model: its name and commit, as
+    ``hub:<name>@<commit>``, or ``hub:<name>@main`` where the commit is not known, as the model is neither in the cache
+    nor is the hub reachable.
     Raises ``InputError`` as ``resolve_encoder`` does.
     """
+    if llm := PACKAGED_LLMS.get(name.removeprefix(PACKAGED)) if name.startswith(PACKAGED) else None:
+        return llm.sha256
     source = resolve_encoder(name)
     return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}@{hub_commit(source) or 'main'}"
 
@@ -153,6 +160,12 @@ def _cached_folder(source: str) -> Path | None:
     except ValueError:  # no name that the hub could have
         return None
     return next((Path(file).parent for file in files if isinstance(file, str)), None)
+
+
+def _has_modules(source: str) -> bool:
+    """Whether the model's files list its modules, pooling among them."""
+    folder = Path(source) if Path(source).is_dir() else _cached_folder(source)
+    return folder is not None and (folder / "modules.json").exists()
 
 
 def hub_commit(source: str) -> str | None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sharpen.evaluation.files import InputError, cache_folder, sha256_file
+from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 
 PACKAGED = "packaged:"
 
@@ -57,17 +58,21 @@ LICENCES = {
     PACKAGED + "multilingual-e5-small": "mit",  # so are its package and the tokenizer; that one's package: apache-2.0
 }
 """As the models' cards have it; that of a package without one is not known."""
-PACKAGED_ENCODERS = tuple(PACKAGED + name for name in _PACKAGES)
+PACKAGED_ENCODERS = tuple(PACKAGED + name for name in (*_PACKAGES, *PACKAGED_LLMS))
 
 
 def packaged_encoder(name: str) -> Path:
-    """The folder of ``packaged:<name>``; of one that is packaged in another form, a folder in the cache, made when it
-    is first asked for.
+    """The folder of ``packaged:<name>``, an encoder or an LLM; of one that is packaged in another form, a folder in the
+    cache, made when it is first asked for.
 
     Raises ``InputError`` for an unknown name, for a package that is not installed, and for weights that are not those
     that they should be.
     """
     short = name.removeprefix(PACKAGED)
+    if short in PACKAGED_LLMS:
+        from sharpen.evaluation.generative.model import packaged_folder  # loads torch
+
+        return packaged_folder(name)
     package = _PACKAGES.get(short)
     if package is None:
         raise InputError(f"{name}: no such packaged encoder; there are {', '.join(PACKAGED_ENCODERS)}")

@@ -121,6 +121,16 @@ def check_trainable(model: SentenceTransformer, name: str) -> None:
         )
 
 
+def check_recomputable(model: SentenceTransformer, name: str) -> None:
+    """Raise ``InputError`` for an encoder whose layers cannot be computed a second time for their gradients."""
+    inner = model[0].auto_model
+    if not inner.supports_gradient_checkpointing:
+        raise InputError(
+            f"training.gradient_checkpointing: {name}, a {type(inner).__name__}, has none in transformers; loss:"
+            " cached_mnrl saves memory, too"
+        )
+
+
 def embed(forward: Any, features: dict[str, Any], dimension: int) -> torch.Tensor:
     """Embeddings of shape (texts, ``dimension``) by ``forward``. A text of which no token is left has zeros: most
     models cannot read nothing."""

@@ -96,6 +96,12 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise _not_loaded(name, error) from error
 
 
+def packaged_folder(name: str) -> Path:
+    """``packaged:<name>`` of an LLM as a folder with safetensors, in the cache. Raises ``InputError`` as
+    ``load_causal_lm`` does."""
+    return _dequantized(name, Path(_source(name)))
+
+
 def causal_lm_digest(name: str) -> str:
     """What stands for a language model in a fingerprint: the sum of its file or files, or ``hub:<name>@<commit>``.
     Raises ``InputError`` where there is none."""

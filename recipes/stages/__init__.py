@@ -26,6 +26,7 @@ from sharpen.recipes.stages import (
 )
 from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
 from sharpen.recipes.stages.elsewhere import Elsewhere
+from sharpen.training.launch import check_launch
 from sharpen.training.trainer import processes_of_batch
 
 _OF_BOTH = (corpus.STAGE, BEFORE, queries.STAGE, pairs.STAGE)
@@ -94,9 +95,10 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
         )
     parts = {stage.name: part for stage, part in stages_of(recipe) if stages is None or stage.name in stages}
     _check_packages(recipe)
-    for stage, name, batch_size in _batches(recipe):
-        if stage in parts:
-            processes_of_batch(name, batch_size)
+    trainings = [(name, batch_size) for stage, name, batch_size in _batches(recipe) if stage in parts]
+    check_launch([name for name, _ in trainings])
+    for name, batch_size in trainings:
+        processes_of_batch(name, batch_size)
     if "corpus" in parts:
         recipe.corpus.check()
     for name, part in (("before", recipe.evaluation), ("queries", recipe.labelled)):
