@@ -161,7 +161,7 @@ def _share_cores(processes: int, is_main: bool) -> None:
 def _user_set_threads() -> bool:
     """Whether the launcher was told how many; what it sets for its processes does not show in itself."""
     try:
-        launcher = psutil.Process().parent()
+        launcher = psutil.Process(os.getppid())  # parent() compares times, and clocks are set
         said = " ".join(launcher.cmdline()).replace("-", "_")
         return THREADS in launcher.environ() or "num_cpu_threads_per_process" in said
     except (psutil.Error, AttributeError):

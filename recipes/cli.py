@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-import os
 import sys
 from enum import StrEnum
 from pathlib import Path
@@ -13,6 +11,7 @@ import typer
 from rich.console import Console
 
 from sharpen.recipes.arguments import Overrides, RecipeArgument, Start
+from sharpen.recipes.quiet import quiet_libraries
 
 if TYPE_CHECKING:
     from sharpen.recipes.load import LoadedRecipe
@@ -129,7 +128,7 @@ def teachers(
 ) -> None:
     """Say which scorers, and which mixture of them, would be the best teacher, before anything is trained."""
     loaded = _load(recipe, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from sharpen.evaluation.processes import end_processes, process_state
     from sharpen.recipes.teachers import recipe_teachers
 
@@ -269,7 +268,7 @@ def evaluate(  # noqa: PLR0913 - an argument is an option of the command
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
 ) -> None:
     """Evaluate a system on judged queries, or compare two. Also: accelerate launch -m sharpen.recipes evaluate ..."""
-    _quiet_libraries()
+    quiet_libraries()
     from sharpen.evaluation.metrics import METRICS
     from sharpen.evaluation.processes import end_processes, process_state
     from sharpen.recipes.evaluate import EvaluationOptions, default_folder, evaluate_systems
@@ -308,7 +307,7 @@ def diff(
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
 ) -> None:
     """Say whether run B is better than run A, query by query."""
-    _quiet_libraries()
+    quiet_libraries()
     from sharpen.recipes.evaluate import diff_runs
 
     diff_runs(first, second, Console(), data=data, split=split, out=out, seed=seed)
@@ -336,7 +335,7 @@ def compare(
 ) -> None:
     """Run all arms of a comparison with all seeds, at equal numbers of triplets, and say which differ from the
     baseline."""
-    _quiet_libraries()
+    quiet_libraries()
     from sharpen.recipes.study import compare_arms, show_plan
 
     if plan:
@@ -350,7 +349,7 @@ def reproduce(
     everything: Annotated[bool, typer.Option("--all", help="Those too that need a network.")] = False,
 ) -> None:
     """Run the baselines of recipes/expected.yaml and compare; exit status 1 if one is off."""
-    _quiet_libraries()
+    quiet_libraries()
     from sharpen.recipes.reproduce import reproduce as run_baselines
 
     if not run_baselines(Console(), everything):
@@ -382,7 +381,7 @@ def main() -> None:
 
 def _run(recipe: str, overrides: list[str] | None, until: str | None, start: str | None = None) -> None:
     loaded = _load(recipe, overrides)
-    _quiet_libraries()
+    quiet_libraries()
     from sharpen.evaluation.processes import end_processes, process_state
     from sharpen.recipes.run import run_part, run_recipe
 
@@ -399,16 +398,3 @@ def _load(recipe: str, overrides: list[str] | None) -> LoadedRecipe:
     from sharpen.recipes.load import load_recipe
 
     return load_recipe(recipe, overrides or [])
-
-
-def _quiet_libraries() -> None:
-    """Our own progress bars say what goes on; those of the libraries would write over them."""
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    for name in ("httpx", "openai", "sentence_transformers", "bm25s"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    import datasets
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.utils.logging.disable_progress_bar()

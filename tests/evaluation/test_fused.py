@@ -15,6 +15,7 @@ from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.systems import Choosing, compare_systems
+from tests.conftest import shared_dataset
 
 
 @pytest.fixture
@@ -52,7 +53,7 @@ def test_both_implementations_of_bm25_give_all_documents_the_same_scores(corpus)
 
 
 def test_fitted_weights_are_better_than_either_alone_and_are_what_a_search_has():
-    task = load_task("cranfield", "test")
+    task = load_task(str(shared_dataset("cranfield")), "test")
     members = {"bm25": BM25(task.corpus), "plain": BM25(task.corpus, language="none", b=1.0)}
     found = Fused(members).candidates(task.texts, depth=50)
     assert all(50 <= len(documents) <= 100 for documents in found.documents.values())
@@ -103,7 +104,7 @@ def test_other_documents_or_an_unknown_member_are_refused(corpus, members):
 
 
 def test_the_best_system_is_chosen_on_one_half_and_confirmed_on_the_other():
-    task = load_task("cranfield", "test")
+    task = load_task(str(shared_dataset("cranfield")), "test")
     names = sorted(task.qrels)
     halves = [
         Task(task.corpus, task.queries, {q: task.qrels[q] for q in part}, name)
@@ -140,7 +141,7 @@ def test_the_best_system_is_chosen_on_one_half_and_confirmed_on_the_other():
 
 
 def test_on_few_queries_the_system_that_is_first_by_chance_is_not_served():
-    task = load_task("cranfield", "test")
+    task = load_task(str(shared_dataset("cranfield")), "test")
     few = Task(task.corpus, task.queries, {q: task.qrels[q] for q in sorted(task.qrels)[:4]}, "dev")
     systems = compare_systems(
         Choosing(few, "dev queries"),

@@ -11,11 +11,12 @@ from sharpen.evaluation.models import Models
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.scorers import members_of
 from sharpen.evaluation.teachers import RERANKED_DEPTH, compare_teachers, fit_teacher
+from tests.conftest import shared_dataset
 
 
 @pytest.fixture(scope="module")
 def task():
-    whole = load_task("cranfield", "test")
+    whole = load_task(str(shared_dataset("cranfield")), "test")
     queries = sorted(whole.qrels)[:16]
     relevant = {i for q in queries for i, grade in whole.qrels[q].items() if grade > 0}
     corpus = {i: d for n, (i, d) in enumerate(whole.corpus.items()) if i in relevant or n % 4 == 0}
