@@ -55,10 +55,11 @@ class Contents:
 
 
 class Names(Contents):
-    """In which everything stands for itself by its name, so that nothing has to be there."""
+    """In which everything stands for itself by its name, so that nothing has to be there: in a mapping, as files stand
+    there by their sums."""
 
     def find(self, kind: str, name: Any, compute: Callable[[], Any], of_machine: bool) -> Any:
-        return f"{kind} {name}"
+        return {kind: str(name)}
 
 
 def content(kind: str, name: Any, compute: Callable[[], Any], of_machine: bool = False) -> Any:

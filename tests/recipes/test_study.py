@@ -54,6 +54,21 @@ def test_what_is_compared_on_is_no_input_of_training():
     assert not _some_of_the_paper(["BM25"], ["scifact"], (13,))[0].loaded.recipe.evaluation.reserved
 
 
+@pytest.mark.parametrize("others", ["[{data: nfcorpus}]", "[{data: python-docs, documents: 100}]"])
+def test_a_study_may_name_other_collections(others):
+    study = read_study(PAPER)
+    update = {
+        "arms": {"BM25": study.arms["BM25"]},
+        "datasets": {"scifact": study.datasets["scifact"]},
+        "baseline": None,
+    }
+    runs = runs_of(study.model_copy(update=update | {"published": {}}), PAPER, [f"evaluation.others={others}"])
+    alone = _some_of_the_paper(["BM25"], ["scifact"], study.seeds)
+    assert len(runs[0].loaded.recipe.evaluation.others) == 1 and not alone[0].loaded.recipe.evaluation.others
+    keys, without = stage_keys(runs[0]), stage_keys(alone[0])
+    assert {name for name, stage in keys.items() if stage.key != without[name].key} == {"before", "after"}
+
+
 def test_a_plan_is_a_tree_in_which_what_looks_alike_is_in_one_line(capsys):
     runs = _some_of_the_paper(["BM25", "Qwen3-4B"], ["scifact", "nfcorpus"], (13,))
     root = plan_tree(runs)
