@@ -93,8 +93,8 @@ class Models:
     indexes: Path | None = None
 
     def with_current(self, model: SentenceTransformer) -> Models:
-        """The same, with the model in training in place of the base. Nothing computed by it is kept;
-        indexes of BM25 are."""
+        """The same, with the model in training in place of the base. Nothing computed by it is kept; indexes of BM25
+        are."""
         cache = {key: kept for key, kept in self.cache.items() if key[0] == BM25_SCORER}
         return replace(self, current=model, cache=cache)
 

@@ -20,6 +20,8 @@ from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 from threadpoolctl import threadpool_limits
 
+from sharpen.evaluation.cores import cores
+
 SHARED_FROM = 2**24
 """Bytes of an array from which it is one file that all processes map."""
 THREADS = "OMP_NUM_THREADS"
@@ -143,19 +145,23 @@ def _local_processes(state: PartialState) -> int:
 def _share_cores(processes: int, is_main: bool) -> None:
     """Give each process of this machine its part of the cores, where the launcher has set one thread for each because
     the user has said nothing."""
-    threads = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    threads //= processes
+    threads = cores() // processes
     if threads < 2 or os.environ.get(THREADS) != "1" or _user_set_threads():
         return
-    torch.set_num_threads(threads)
-    threadpool_limits(threads)
-    os.environ[THREADS] = str(threads)  # of libraries that are loaded later
+    use_threads(threads)
     if is_main:
         warnings.warn(
             f"accelerate launch has set one thread for each process ({THREADS}=1); {threads} are used, this machine's"
             f" cores divided by its processes ({processes}); set {THREADS} to choose another number",
             stacklevel=3,
         )
+
+
+def use_threads(number: int) -> None:
+    """Have this process compute with so many threads, in libraries that are loaded later, too."""
+    torch.set_num_threads(number)
+    threadpool_limits(number)
+    os.environ[THREADS] = str(number)
 
 
 def _user_set_threads() -> bool:

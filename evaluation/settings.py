@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Self, Union, get_args, get_origin
+from typing import Annotated, Any, ClassVar, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -96,6 +96,9 @@ CausalLMName = Annotated[str, CAUSAL_LM]
 class Settings(BaseModel):
     """Base of all settings: unknown keys are refused, and nothing changes after it was checked.
 
+    ``LATER``: fields that came later. They stand in a fingerprint only where they are neither their default nor None,
+    so that what was made before is known again.
+
     >>> class Search(Settings):
     ...     depth: int = 10
     ...     patience: Annotated[int, UNHASHED] = 3
@@ -104,6 +107,7 @@ class Settings(BaseModel):
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True)
+    LATER: ClassVar[tuple[str, ...]] = ()
 
     @classmethod
     def of_fields(cls, other: BaseModel) -> Self:
@@ -118,6 +122,8 @@ class Settings(BaseModel):
         values = {}
         for name, field in type(self).model_fields.items():
             value, marker = getattr(self, name), _marker(field.metadata, field.annotation)
+            if name in self.LATER and value in (None, field.default):
+                continue
             if marker is None or value is None:
                 values[name] = _fingerprint(value)
             elif marker.digest:

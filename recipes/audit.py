@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.significance import document_groups
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.tables import numbers_table
 from sharpen.sdg.negatives.audit import LABELS, audit, draw_negatives, read_sheets, write_sheet
@@ -19,8 +20,7 @@ def make_sheet(folder: Path, path: Path, per_miner: int, console: Console) -> No
     ``write_sheet`` does."""
     inputs = Inputs(folder)
     drawn = draw_negatives(_negatives(inputs), per_miner)
-    qrels = inputs.qrels("train")
-    positives = {q: min(grades, key=lambda i: (-grades[i], i)) for q, grades in qrels.items() if grades}
+    positives = document_groups(inputs.qrels("train"))
     write_sheet(path, drawn, inputs.queries(), positives, inputs.training_corpus())
     labels = ", ".join(LABELS)
     console.print(

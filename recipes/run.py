@@ -43,8 +43,8 @@ def prepare_run(
     """A recipe's run, ready for ``run_stages``.
 
     ``folder``: where it is (default: as the recipe says). ``siblings``: folders of other runs, whose stages are taken
-    over where they are the same. ``cache``: what earlier runs of this program left in memory. ``indexes``: in
-    whose folder indexes are kept (default: in the run's).
+    over where they are the same. ``cache``: what earlier runs of this program left in memory. ``indexes``: in whose
+    folder indexes are kept (default: in the run's).
     """
     cache = {} if cache is None else cache
     folder = folder or Path(recipe.runs) / recipe.name

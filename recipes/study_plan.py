@@ -130,7 +130,7 @@ def made_of(run: StudyRun, has_scores: bool) -> set[str]:
     stages = stages_of(run.loaded.recipe)
     if has_scores:
         return {stage.name for stage, _ in stages}
-    return made_stages(run.folder, stages) if run.folder.exists() else set()
+    return made_stages(run.folder, stages)
 
 
 def print_plan(

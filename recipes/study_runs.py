@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -64,20 +64,25 @@ def _reserved(runs: Sequence[StudyRun]) -> list[str]:
     return [f"evaluation.reserved={json.dumps(rows)}"] if len(rows) > 1 else []
 
 
+def _without_unused(loaded: LoadedRecipe) -> LoadedRecipe:
+    """Without what a study's table has nothing of, and every arm would take as long for."""
+    part = loaded.recipe.evaluation
+    others = () if [other.data for other in part.others] == [AT_HAND] else part.others
+    part = part.model_copy(update={"systems": False, "others": others})
+    written = loaded.values["evaluation"] | {"systems": False}
+    if not others:
+        written["others"] = []
+    recipe = loaded.recipe.model_copy(update={"evaluation": part})
+    return replace(loaded, recipe=recipe, values={**loaded.values, "evaluation": written})
+
+
 def _run(study: Study, path: Path, place: tuple[str, str, int], overrides: Sequence[Override], folder: str) -> StudyRun:
     arm, dataset, seed = place
     near = path.parent / study.recipe
     file = str(near) if near.is_file() else study.recipe
     all_overrides = [*study.overrides, *study.datasets.get(dataset, ()), *overrides, f"name={study_name(path)}"]
     try:
-        loaded = load_recipe(file, all_overrides)
-        evaluation = loaded.recipe.evaluation
-        # a study's table has nothing of these, and every arm would take as long
-        unused = ["evaluation.systems=false"] if evaluation.systems else []
-        if [other.data for other in evaluation.others] == [AT_HAND]:
-            unused.append("evaluation.others=[]")
-        if unused:
-            loaded = load_recipe(file, [*all_overrides, *unused])
+        loaded = _without_unused(load_recipe(file, all_overrides))
     except InputError as error:
         raise InputError(f"{path}: {arm}{f', {dataset}' if dataset else ''}: {error}") from None
     recipe = loaded.recipe

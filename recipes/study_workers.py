@@ -14,7 +14,9 @@ from multiprocessing import connection
 from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
+from sharpen.evaluation.cores import cores
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import use_threads
 from sharpen.recipes.study_runs import StudyRun
 
 Execute = Callable[..., Any]
@@ -95,11 +97,9 @@ def _begin(number: Synchronized, jobs: int) -> None:
     threading.Thread(target=_end_with_parent, daemon=True).start()
     with number.get_lock():
         mine, number.value = number.value, number.value + 1
-    cores = max(1, len(os.sched_getaffinity(0)) // jobs)
-    os.environ["OMP_NUM_THREADS"] = str(cores)  # of libraries that are not loaded yet, and of processes started here
     import torch
 
-    torch.set_num_threads(cores)
+    use_threads(max(1, cores() // jobs))
     given = os.environ.get("CUDA_VISIBLE_DEVICES", "")
     gpus = given.split(",") if given else [str(n) for n in range(torch.cuda.device_count())]
     if gpus:  # before anything is computed on one

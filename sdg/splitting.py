@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -37,6 +37,8 @@ REPRESENTATIVES = 32
 class SplitSettings(Settings):
     """What is held out of training."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("by",)
+
     by: Literal["document", "query"] = Field(
         "document",
         description=(
@@ -64,11 +66,6 @@ class SplitSettings(Settings):
         if self.dev + self.test >= 1:
             raise ValueError("dev and test together leave no documents to train on")
         return self
-
-    def fingerprint(self) -> Any:
-        """By document it is as it was before there was a choice."""
-        values = super().fingerprint()
-        return values if self.by == "query" else {key: value for key, value in values.items() if key != "by"}
 
 
 @dataclass

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -68,6 +68,8 @@ class RetrieverSettings(EncoderOptions, Optimization):
     >>> settings.loss, settings.scale, settings.encoder.query_prompt
     ('mnrl', 20.0, 'query: ')
     """
+
+    LATER: ClassVar[tuple[str, ...]] = ("weights",)
 
     base: BaseName = Field(
         description=(
@@ -170,13 +172,6 @@ class RetrieverSettings(EncoderOptions, Optimization):
         """The base with its options, as everything that loads or encodes takes it."""
         return Encoder(model=self.base, **{name: getattr(self, name) for name in EncoderOptions.model_fields})
 
-    def fingerprint(self) -> Any:
-        """Weights in float32 are what there was before others could be chosen."""
-        values = super().fingerprint()
-        if self.weights == "float32":
-            del values["weights"]
-        return values
-
     def check(self) -> None:
         """Raise ``InputError`` as of all settings, and for a base that has no gradient checkpointing."""
         super().check()
@@ -248,6 +243,8 @@ class RerankerSettings(Optimization):
     3
     """
 
+    LATER: ClassVar[tuple[str, ...]] = ("committee",)
+
     base: RerankerBaseName = Field(
         description=(
             "A folder, a hub name, or packaged:all-MiniLM-L6-v2; a head for one score is put on where it has none."
@@ -272,13 +269,6 @@ class RerankerSettings(Optimization):
     )
     max_seq_length: Count = Field(256, description="Tokens of query and document together.")
     precision: PrecisionSetting = Field("auto", description=EncoderOptions.model_fields["precision"].description)
-
-    def fingerprint(self) -> Any:
-        """One reranker is what it was before there were committees."""
-        values = super().fingerprint()
-        if self.committee == 1:
-            del values["committee"]
-        return values
 
 
 class HeldOutSettings(Settings):

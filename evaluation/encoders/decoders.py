@@ -17,9 +17,9 @@ def make_decoders_ready(model: SentenceTransformer, name: str, bare: bool) -> No
     """Pool a causal model by its last token, if nothing else is said, and pad its texts on the right.
 
     ``bare``: the model's files say nothing of pooling; a warning says what was taken, and texts are not put into a chat
-    template. On the right, no token of a text
-    reads padding or has another position for it, and a text's tokens are the same in every batch, so that it is
-    tokenised once. What is put before and behind a text (an end token, as of Qwen3-Embedding) is the tokenizer's.
+    template. On the right, no token of a text reads padding or has another position for it, and a text's tokens are the
+    same in every batch, so that it is tokenised once. What is put before and behind a text (an end token, as of
+    Qwen3-Embedding) is the tokenizer's.
     """
     for module in model.modules():
         is_text = isinstance(module, Transformer)

@@ -108,8 +108,7 @@ def model_digest(name: str) -> str:
 
     Of a folder: the sum of its files; of a packaged LLM: of its file. Of a hub model: its name and commit, as
     ``hub:<name>@<commit>``, or ``hub:<name>@main`` where the commit is not known, as the model is neither in the cache
-    nor is the hub reachable.
-    Raises ``InputError`` as ``resolve_encoder`` does.
+    nor is the hub reachable. Raises ``InputError`` as ``resolve_encoder`` does.
     """
     if llm := PACKAGED_LLMS.get(name.removeprefix(PACKAGED)) if name.startswith(PACKAGED) else None:
         return llm.sha256

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from typing import Any, ClassVar, Literal, Self
+from typing import ClassVar, Literal, Self
 
 from sharpen.evaluation.beir import Corpus, Query, read_queries, write_qrels, write_queries
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
@@ -41,6 +41,7 @@ class PairsStage(StagePart):
     ``replay``: None unless the run goes on from an earlier one."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "queries")
+    LATER: ClassVar[tuple[str, ...]] = ("replay",)
 
     filters: FiltersSettings
     split: SplitSettings
@@ -67,10 +68,6 @@ class PairsStage(StagePart):
             seed=recipe.seed,
             replay=recipe.replay,
         )
-
-    def fingerprint(self) -> Any:
-        """What it goes on from stands in it only where there is something."""
-        return {key: value for key, value in super().fingerprint().items() if key != "replay" or value is not None}
 
 
 def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:

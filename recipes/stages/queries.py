@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 from sharpen.evaluation.beir import Corpus, Document, write_queries
 from sharpen.evaluation.encoders.settings import Encoder
@@ -36,6 +36,7 @@ class QueriesStage(StagePart):
     simulated user searches with; None where neither is so."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus",)
+    LATER: ClassVar[tuple[str, ...]] = ("encoder",)
 
     queries: QueriesSettings | None
     llm: LLMSettings | None
@@ -58,10 +59,6 @@ class QueriesStage(StagePart):
             else None,
             seed=recipe.queries_seed,
         )
-
-    def fingerprint(self) -> Any:
-        """The encoder stands in it only where it is used."""
-        return {key: value for key, value in super().fingerprint().items() if key != "encoder" or value is not None}
 
 
 def make_queries(part: QueriesStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import ClassVar
 
 from pydantic import Field
 
@@ -23,6 +23,8 @@ class FiltersSettings(Settings):
     >>> [query_filter.name for query_filter in FiltersSettings(copying=Copying()).in_order()]
     ['copying', 'round_trip']
     """
+
+    LATER: ClassVar[tuple[str, ...]] = ("top_queries",)
 
     copying: Copying | None = None
     near_duplicates: NearDuplicates | None = None
@@ -51,7 +53,3 @@ class FiltersSettings(Settings):
         """Whether a filter uses the base encoder."""
         asking = (self.round_trip, self.top_queries)
         return self.near_duplicates is not None or any(chosen is not None and chosen.needs_base for chosen in asking)
-
-    def fingerprint(self) -> Any:
-        """What came later stands in it only where it is used, so that earlier runs keep theirs."""
-        return {key: value for key, value in super().fingerprint().items() if key != "top_queries" or value is not None}

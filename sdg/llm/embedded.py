@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from sharpen.evaluation.cores import cores
 from sharpen.evaluation.files import InputError
 
 START_TIMEOUT_S = 120
@@ -47,7 +48,7 @@ def serve(gguf: Path, slots: int = 1, context: int = 4096, threads: int | None =
     key = secrets.token_urlsafe(24)
     # -P: a folder of the user beside the run, say one named json, shadows nothing
     command = [sys.executable, "-P", "-m", "sharpen.sdg.llm.embedded", str(gguf), str(slots), str(context)]
-    command.append(str(threads or _cores()))
+    command.append(str(threads or cores()))
     log: list[str] = []
     # the key travels in the environment: arguments can be read by every user of the machine
     environment = os.environ | {"SHARPEN_SERVER_KEY": key}
@@ -85,10 +86,6 @@ def _keep_tail(stream, lines: list[str]) -> None:
     for line in stream:
         lines.append(line.rstrip())
         del lines[:-50]
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _main(gguf: str, slots: str, context: str, threads: str) -> None:

@@ -6,9 +6,11 @@ import json
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
+import jinja2
 from pydantic import Field
 
 from sharpen.evaluation.beir import Corpus, Document, Query, text_key
@@ -37,6 +39,8 @@ COPY_SIMILARITY = 0.8
 class LLMMiner(MinerSettings):
     """Negatives that an LLM writes; the sampling is that of the paper on LLM-written negatives (Sinha 2025)."""
 
+    LATER: ClassVar[tuple[str, ...]] = ("prompt_file",)
+
     kind: Literal["llm"] = "llm"
     negatives: Annotated[int, Field(ge=1, le=20)] = Field(5, description="Written for a query, in one prompt.")
     sees_positive: bool = Field(True, description="The LLM is shown the positive, too; false: the query alone.")
@@ -61,10 +65,6 @@ class LLMMiner(MinerSettings):
             " query, positive, examples, count, words, language, chat. The answer is JSON or a passage a line."
         ),
     )
-
-    def fingerprint(self) -> Any:
-        """A template of one's own stands in it only where there is one."""
-        return {key: value for key, value in super().fingerprint().items() if key != "prompt_file" or value is not None}
 
     def check(self) -> None:
         """Raise ``InputError`` if the pool or what the LLM needs is not there, or if the pool has a bad row."""
@@ -202,8 +202,13 @@ class NegativePrompt:
         values["language"] = "" if language == ENGLISH else language_name(language)
         values["chat"] = self.chat
         if path := self.settings.prompt_file:
-            return render(users_template(path), path, **values).strip()
+            return render(self._users_template, path, **values).strip()
         return template("negatives.j2").render(**values).strip()
+
+    @cached_property
+    def _users_template(self) -> jinja2.Template:
+        """Read once, for all queries."""
+        return users_template(self.settings.prompt_file)
 
     def parameters(self, seed: str) -> dict[str, Any]:
         """Of the sampling; by chat with the JSON schema of the answer."""

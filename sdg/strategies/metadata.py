@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -30,6 +30,8 @@ class Metadata(StrategySettings):
     >>> unit.text
     '[author: M. Ito] Glaze needs a second firing.'
     """
+
+    LATER: ClassVar[tuple[str, ...]] = ("extract",)
 
     kind: Literal["metadata"] = "metadata"
     fields: tuple[str, ...] = Field((), description="Names of the metadata of which a query must name one.")
@@ -63,10 +65,6 @@ class Metadata(StrategySettings):
             return super().resolve(inherited)
         # not a pool of queries.pool: its documents have no brackets
         return super(Metadata, self.model_copy(update={"pool": constraint_pool(self.extract)})).resolve(inherited)
-
-    def fingerprint(self) -> Any:
-        """What came later stands in it only where it is used, so that earlier runs keep theirs."""
-        return {key: value for key, value in super().fingerprint().items() if key != "extract" or self.extract}
 
     @cached_property
     def first(self) -> Extraction | None:

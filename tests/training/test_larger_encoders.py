@@ -23,15 +23,8 @@ from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
 from tests.support.tiny_lms import language_model
 from tests.support.tiny_models import WORDS, hugging_face
+from tests.support.word_pairs import CORPUS, QUERIES, TRIPLETS
 
-NOUNS, OTHERS = WORDS.split()[:8], WORDS.split()[8:16]
-CORPUS = {
-    f"{a}-{kind}": Document(f"{a}-{kind}", f"{a} {b} {b if kind == 'good' else a}")
-    for a, b in zip(NOUNS, OTHERS, strict=True)
-    for kind in ("good", "bad")
-}
-QUERIES = {a: Query(a, f"the {b}") for a, b in zip(NOUNS, OTHERS, strict=True)}
-TRIPLETS = [Triplet(a, f"{a}-good", (f"{a}-bad",)) for a in NOUNS]
 OPTIONS = {"epochs": 8, "batch_size": 4, "learning_rate": 3e-3, "dropout": 0.0, "precision": "float32"}
 
 

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 from sentence_transformers import SentenceTransformer
 from torch.distributed.fsdp import FSDPModule
 
-from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.processes import end_processes, process_state
@@ -19,20 +18,11 @@ from sharpen.training import sharding
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import LoraSettings, RetrieverSettings
 from sharpen.training.trainer import TrainingRun
-from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
 from tests.processes import environment_with_tests
 from tests.support.tiny_lms import language_model
-from tests.support.tiny_models import WORDS
+from tests.support.word_pairs import CORPUS, QUERIES, TRIPLETS
 
-NOUNS, OTHERS = WORDS.split()[:8], WORDS.split()[8:16]
-CORPUS = {
-    f"{a}-{kind}": Document(f"{a}-{kind}", f"{a} {b} {b if kind == 'good' else a}")
-    for a, b in zip(NOUNS, OTHERS, strict=True)
-    for kind in ("good", "bad")
-}
-QUERIES = {a: Query(a, f"the {b}") for a, b in zip(NOUNS, OTHERS, strict=True)}
-TRIPLETS = [Triplet(a, f"{a}-good", (f"{a}-bad",)) for a in NOUNS]
 LORA = {"lora": LoraSettings(rank=4)}
 KINDS = {
     "mnrl": ({}, 1e-3),
