@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -13,6 +14,7 @@ RecipeArgument = Annotated[
         help="A recipe file, the name of one that `sharpen recipes` lists, or a run's folder, to go on.",
     ),
 ]
+RunArgument = Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run, as runs/quickstart.")]
 Overrides = Annotated[
     list[str] | None,
     typer.Argument(

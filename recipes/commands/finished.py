@@ -1,0 +1,104 @@
+"""Commands that take the folder of a run: look at it, label it, write it for others."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sharpen.recipes.arguments import RunArgument
+
+app = typer.Typer()
+
+
+@app.command()
+def inspect(
+    run: RunArgument,
+    strategy: Annotated[str | None, typer.Option(help="Only queries of this strategy.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Only rejections with this text in their reason.")] = None,
+    number: Annotated[int, typer.Option("-n", min=1, help="Pairs shown of each kind.")] = 12,
+) -> None:
+    """Show accepted, borderline and rejected pairs of a run, and counts by strategy and reason."""
+    from sharpen.recipes.inspect import inspect_run
+
+    inspect_run(run, Console(), strategy, reason, number)
+
+
+@app.command()
+def negatives(
+    run: RunArgument,
+    sheet: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write negatives into this CSV file, to be labelled.")
+    ] = None,
+    number: Annotated[int, typer.Option(min=1, help="Negatives of each miner on the sheet.")] = 100,
+    labels: Annotated[
+        list[Path] | None, typer.Option(metavar="FILE", help="A person's labelled sheet; may be given again.")
+    ] = None,
+) -> None:
+    """Have people look at a run's negatives: too easy, hard, or answers after all, by miner.
+
+    Example: sharpen negatives runs/scifact --sheet sheet.csv, then sharpen negatives runs/scifact --labels anna.csv
+    --labels ben.csv
+    """
+    from sharpen.recipes.audit import make_sheet, show_labels
+
+    if (sheet is None) == (not labels):
+        raise typer.BadParameter("give --sheet FILE to write one, or --labels FILE to read labelled ones")
+    if sheet:
+        make_sheet(run, sheet, number, Console())
+    else:
+        show_labels(run, labels, Console())
+
+
+@app.command()
+def diagnose(
+    run: RunArgument,
+    against: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="RUN", help="Another run whose queries to compare, too; may be given again."),
+    ] = None,
+    split: Annotated[
+        str | None,
+        typer.Option(help="Split of the recipe's evaluation data with the real queries. Default: the recipe's."),
+    ] = None,
+) -> None:
+    """Say in what a run's generated queries differ from real ones."""
+    from sharpen.recipes.diagnose import diagnose_run
+
+    diagnose_run(run, Console(), against or [], split)
+
+
+@app.command()
+def export(
+    run: RunArgument,
+    layout: Annotated[str, typer.Option(help="beir, nvidia, sentence-transformers, tevatron or flag-embedding.")],
+    to: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is not there yet.")],
+) -> None:
+    """Write a run's pairs and hard negatives in the layout of another trainer."""
+    from sharpen.recipes.show import export_run
+
+    export_run(run, layout, to, Console())
+
+
+@app.command(name="convert")
+def convert_data(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, or BEIR.")
+    ],
+    target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder that is not there yet.")],
+    min_quality: Annotated[float, typer.Option(help="Of NVIDIA's pairs, the judge's least overall score.")] = 7.0,
+) -> None:
+    """Write pairs and hard negatives that another program made as a folder that recipes take."""
+    from sharpen.recipes.show import convert_folder
+
+    convert_folder(source, target, Console(), min_quality)
+
+
+@app.command()
+def show(run: RunArgument) -> None:
+    """Print the table and the verdict of a finished run."""
+    from sharpen.recipes.show import show_run
+
+    show_run(run, Console())
