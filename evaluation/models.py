@@ -18,7 +18,9 @@ from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.retrievers.base import RUN_DEPTH
+from sharpen.evaluation.partitions.kept import Partitions
+from sharpen.evaluation.partitions.models import encode_documents, gathered, nearest_in_parts, score_in_parts
+from sharpen.evaluation.retrievers.base import RUN_DEPTH, Advance
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.candidates import Candidates
 from sharpen.evaluation.retrievers.dense import Dense, similarities
@@ -34,7 +36,7 @@ from sharpen.evaluation.scorers import (
     ranks_corpus,
     scorer_digest,
 )
-from sharpen.evaluation.truncation import report_truncations
+from sharpen.evaluation.truncation import collect_truncations, report_truncations
 
 Pairs = Sequence[tuple[str, str]]
 """Query IDs and document IDs."""
@@ -81,6 +83,7 @@ class Models:
     ``Models`` with the same dict share them. ``remember_scores``: keep the scores of models, too, as the arms of a
     study ask for many of the same. ``scorers``: further ones, by the names that ``score`` and mixtures have for them.
     ``indexes``: a folder in which BM25's indexes are kept, for other processes and later runs (None: in memory).
+    ``partitions``: who encodes documents and scores pairs, and keeps what comes out (None: this process, in memory).
     """
 
     base: Encoder | None = None
@@ -91,6 +94,7 @@ class Models:
     remember_scores: bool = False
     scorers: Mapping[str, PairScorer] = field(default_factory=dict)
     indexes: Path | None = None
+    partitions: Partitions | None = None
 
     def with_current(self, model: SentenceTransformer) -> Models:
         """The same, with the model in training in place of the base. Nothing computed by it is kept; indexes of BM25
@@ -121,20 +125,44 @@ class Models:
         known, index = self.cache.get(key, (None, None))
         if known is not corpus:
             with self.progress("encoding documents", len(corpus)) as advance:
-                index = Dense(
-                    corpus,
-                    self.load(encoder),
-                    chosen.query_prompt,
-                    chosen.document_prompt,
-                    precision=chosen.precision,
-                    progress=advance,
-                    approximate=approximate,
-                )
+                index = self._index(corpus, encoder, approximate, advance)
             if keep:
                 self.cache[key] = corpus, index
         else:
             report_truncations(index.truncations)  # to who asks now: when it was made, somebody else was told
         return index
+
+    def _index(self, corpus: Corpus, encoder: Encoder | None, approximate: bool, advance: Advance) -> Dense:
+        model, chosen = self.load(encoder), encoder or self.need_base()
+        # what is in training has no name by which workers could load it
+        if self.partitions is None or (encoder is None and self.current is not None):
+            prompts = chosen.query_prompt, chosen.document_prompt
+            return Dense(corpus, model, *prompts, chosen.precision, advance, approximate)
+        with collect_truncations() as found:
+            vectors = gathered(encode_documents(self.partitions, corpus, chosen, advance))
+        index = Dense.of_vectors(corpus, vectors, model, chosen, approximate)
+        index.truncations = found.all()
+        return index
+
+    def search_in_parts(
+        self, queries: Mapping[str, str], corpus: Corpus, k: int, encoder: Encoder | None = None
+    ) -> Run | None:
+        """The ``k`` nearest documents of each query, one shard of their vectors in memory at a time; None where there
+        are no ``partitions``, or the encoder (None: the base) is in training."""
+        if self.partitions is None or (encoder is None and self.current is not None):
+            return None
+        chosen = encoder or self.need_base()
+        with self.progress("encoding documents", len(corpus)) as advance:
+            kept = encode_documents(self.partitions, corpus, chosen, advance)
+        empty = Dense.of_vectors({}, np.zeros((0, 1), np.float32), self.load(encoder), chosen, False)
+        vectors, ids = empty.encode_queries(list(queries.values())), list(corpus)
+        scores, rows = nearest_in_parts(self.partitions, vectors, kept, min(k, len(corpus)))
+        return {
+            q: {ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0} if has_token else {}
+            for q, row, score, has_token in zip(
+                queries, rows.tolist(), scores.tolist(), vectors.any(axis=1).tolist(), strict=True
+            )
+        }
 
     def forget(self, encoder: Encoder) -> None:
         """Let go of an encoder's indexes."""
@@ -233,6 +261,8 @@ class Models:
                 values = similarities(
                     self.load(encoder), texts, chosen.query_prompt, chosen.document_prompt, chosen.precision, advance
                 )
+            elif self.partitions is not None:
+                values = score_in_parts(self.partitions, scorer, self.precision, texts, advance)
             else:
                 values = score_pairs(load_cross_encoder(scorer), texts, advance, precision=self.precision)
         return dict(zip(pairs, values, strict=True))

@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import timedelta
 from functools import cache
 from pathlib import Path
@@ -27,17 +28,51 @@ SHARED_FROM = 2**24
 THREADS = "OMP_NUM_THREADS"
 
 
-def process_state() -> PartialState:
+def process_state() -> PartialState | OneProcess:
     """Which of the processes of ``accelerate launch`` this is, and its device.
 
     The time-out is long because all processes wait while the first one asks an LLM.
     """
+    if _alone:
+        return _alone[-1]
     # under FSDP, all but the first process would load models without their weights, and encode with what lay there
     os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
     state = PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=3))
     if state.num_processes > 1:
         _share_cores(_local_processes(state), state.is_main_process)
     return state
+
+
+@dataclass(frozen=True)
+class OneProcess:
+    """What ``process_state`` is for a process that works by itself: no other one takes part in what it computes."""
+
+    device: torch.device
+    num_processes: int = 1
+    process_index: int = 0
+    is_main_process: bool = True
+    is_local_main_process: bool = True
+
+    def wait_for_everyone(self) -> None:
+        """There is nobody to wait for."""
+
+
+_alone: list[OneProcess] = []
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """A block in which this process computes what it is given by itself, and the others may be at something else.
+
+    >>> with alone():
+    ...     process_state().num_processes
+    1
+    """
+    _alone.append(OneProcess(process_state().device))
+    try:
+        yield
+    finally:
+        _alone.pop()
 
 
 def on_main(function: Callable[[], Any]) -> Any:

@@ -69,8 +69,10 @@ _READERS = dict.fromkeys(_NAMES, "tokens that the encoder reads") | {
 
 @dataclass
 class Truncations:
-    """What ``collect_truncations`` has seen so far."""
+    """What ``collect_truncations`` has seen so far. ``rows``: row to length, of the texts that this process has had to
+    truncate of a collection, the last one that was reported."""
 
+    rows: dict[int, int] = field(default_factory=dict)
     _whole: dict[Truncation, None] = field(default_factory=dict)
     _texts: dict[tuple[What, int], dict[int, int]] = field(default_factory=dict)
 
@@ -95,27 +97,29 @@ _collecting: list[Truncations] = []
 
 
 @contextmanager
-def collect_truncations() -> Iterator[Truncations]:
-    """Collect what is truncated in the block, by any encoder, cross-encoder or prompt, on any thread.
+def collect_truncations(apart: bool = False) -> Iterator[Truncations]:
+    """Collect what is truncated in the block, by any encoder, cross-encoder or prompt, on any thread. ``apart``: those
+    who collect around the block are not told.
 
     >>> with collect_truncations() as found:
     ...     report_text("in_prompts", 3, "one two three four", 4)
     >>> found.all()
     [Truncation(what='in_prompts', texts=1, truncated=1, longest=4, limit=3)]
     """
-    found = Truncations()
-    _collecting.append(found)
+    found, before = Truncations(), list(_collecting)
+    _collecting[:] = [found] if apart else [*before, found]
     try:
         yield found
     finally:
-        _collecting[:] = [other for other in _collecting if other is not found]
+        _collecting[:] = before if apart else [other for other in _collecting if other is not found]
 
 
-def report_truncations(found: Iterable[Truncation]) -> None:
-    """Tell all who collect of whole collections."""
+def report_truncations(found: Iterable[Truncation], rows: dict[int, int] | None = None) -> None:
+    """Tell all who collect of whole collections; ``rows``: as ``Truncations`` has them."""
     for each in found:
         for collector in _collecting:
             collector.add(each)
+            collector.rows = rows or {}
 
 
 def report_text(what: What, limit: int, text: object, length: int) -> None:

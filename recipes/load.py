@@ -30,7 +30,7 @@ from sharpen.recipes.yaml_text import (
 )
 
 FOLDER = Path(__file__).parent
-PARTS = ("strategies", "negatives", "encoders", "training")
+PARTS = ("strategies", "negatives", "encoders", "training", "engines")
 
 Override = str | Mapping[str, Any]
 """``key.path=value``, the name of a file with a part of a recipe, or such a part."""

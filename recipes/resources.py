@@ -21,11 +21,17 @@ from rich.progress import (
 )
 
 from sharpen.evaluation.models import Models
+from sharpen.evaluation.partitions.kept import Partitions
+from sharpen.evaluation.partitions.local import LocalEngine
+from sharpen.evaluation.partitions.ray_engine import RayEngine
+from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.llm.settings import JOURNAL, LLM
 from sharpen.sdg.reranking.reranker import llm_scorers
 from sharpen.sdg.resources import Resources
 
+PARTITIONS = ".partitions"
+"""Of the folder of runs: vectors, scores and answers that an engine has computed."""
 INDEXES = ".indexes"
 """Of a run's folder: indexes that its stages and processes share. They can be made again at any time."""
 
@@ -53,8 +59,16 @@ def resources_of(
         remember_scores=remember_scores,
         scorers=llm_scorers(llm, recipe.llm_reranker, progress, warn) if llm else {},
         indexes=folder / INDEXES if folder else None,
+        partitions=partitions_of(recipe.engine, Path(recipe.runs)) if recipe.engine else None,
     )
     return Resources(models, recipe.llm, journal, progress, warn)
+
+
+def partitions_of(settings: EngineSettings, runs: Path) -> Partitions:
+    """The engine with the folder of what it has computed, which all runs share."""
+    folder = (Path(settings.folder) if settings.folder else runs / PARTITIONS).absolute()  # workers are elsewhere
+    engine = RayEngine(settings, folder) if settings.kind == "ray" else LocalEngine()
+    return Partitions(engine, folder, settings.rows)
 
 
 @contextmanager

@@ -108,16 +108,17 @@ class Asker:
             request = strategy.request(unit, **how)
             if self.client.warm_up and self.client.known(request) is None:
                 prefix = strategy.shared_prefix(unit, **how)
-                if prefix and not _share_exactly(prefix.prompt, cached, request.prompt):
+                # who asks ahead knows best what went before at the server
+                if prefix and (self.client.ahead or not share_exactly(prefix.prompt, cached, request.prompt)):
                     request = replace(request, warm_up=prefix)
                 cached = request.prompt
             yield replace(request, shorter=partial(_shorter, partial(strategy.request, **how), unit, request.prompt))
 
 
-def _share_exactly(prefix: str, *prompts: str) -> bool:
+def share_exactly(prefix: str, *prompts: str) -> bool:
     """Whether both prompts begin with the prefix, and are nowhere alike beyond it.
 
-    >>> _share_exactly("Text:", "Text: one", "Text: two"), _share_exactly("Text:", "Text: one", "Text: once")
+    >>> share_exactly("Text:", "Text: one", "Text: two"), share_exactly("Text:", "Text: one", "Text: once")
     (True, False)
     """
     beyond = {prompt.removeprefix(prefix).lstrip()[:1] for prompt in prompts}

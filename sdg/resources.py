@@ -11,6 +11,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models, ProgressBar, no_progress
 from sharpen.sdg.llm.client import LLMClient, Refused
 from sharpen.sdg.llm.settings import JOURNAL, LLM, LLMSettings, open_llm
+from sharpen.sdg.llm.workers import asking_ahead
 
 
 @dataclass
@@ -42,4 +43,6 @@ class Resources:
 
     def open_llm(self, other: LLMSettings | None = None) -> AbstractContextManager[LLMClient]:
         """A block that yields the LLM with its journal; on the first process only, so that nothing is asked twice."""
-        return open_llm(self.llm_settings(other), self.journal, say=self.warn, refused=self._refused)
+        settings = self.llm_settings(other)
+        ahead = asking_ahead(settings, self.models.partitions)
+        return open_llm(settings, self.journal, say=self.warn, refused=self._refused, ahead=ahead)

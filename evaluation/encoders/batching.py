@@ -50,12 +50,13 @@ def rows_of_process(inputs: Sequence[Any]) -> np.ndarray:
     return order[state.process_index :: state.num_processes]
 
 
-def report_lengths(what: What, texts: int, truncated: list[int], limit: float | None) -> None:
-    """Tell who collects of what all processes had to truncate; ``truncated``: tokens of those of this process."""
+def report_lengths(what: What, texts: int, lengths: dict[int, int], limit: float | None) -> None:
+    """Tell who collects of what all processes had to truncate; ``lengths``: row to tokens, of those of this process."""
+    truncated = list(lengths.values())
     if process_state().num_processes > 1:
         truncated = gather_object(truncated)
     if truncated:
-        report_truncations([Truncation(what, texts, len(truncated), max(truncated), int(limit))])
+        report_truncations([Truncation(what, texts, len(truncated), max(truncated), int(limit))], lengths)
 
 
 class TokenisedInputs:
@@ -65,10 +66,10 @@ class TokenisedInputs:
     """
 
     def __init__(self, model: SentenceTransformer | CrossEncoder, inputs: Sequence[Any], prompt: str = "") -> None:
-        """``truncated``: of each input that is longer than the model reads, its tokens, once it is tokenised."""
+        """``truncated``: row to tokens, of each input that is longer than the model reads, once it is tokenised."""
         self._model, self._inputs, self._prompt = model, inputs, prompt or None
         self._tokens: list[Tokens] | None = None
-        self.truncated: list[int] = []
+        self.truncated: dict[int, int] = {}
         # the longest and the shortest input show on which side the model pads
         if (
             inputs
@@ -76,7 +77,9 @@ class TokenisedInputs:
             and is_right_padded_text(self._preprocess([inputs[0], inputs[-1]]))
         ):
             self._tokens = [
-                row for part in slices_by_size(inputs, TOKENISED_AT_ONCE) for row in split(self._counted(inputs[part]))
+                row
+                for part in slices_by_size(inputs, TOKENISED_AT_ONCE)
+                for row in split(self._counted(range(part.start, part.stop)))
             ]
             self._lengths = [len(row["input_ids"]) for row in self._tokens]
         else:
@@ -92,15 +95,16 @@ class TokenisedInputs:
     def features(self, rows: Sequence[int]) -> dict[str, Any]:
         """What the model reads of these rows, on its device."""
         if self._tokens is None:
-            features = self._counted([self._inputs[i] for i in rows])
+            features = self._counted(rows)
         else:
             features = join([self._tokens[i] for i in rows], self._model.tokenizer.pad_token_id or 0, WIDTH_STEP)
         return {k: value.to(self._model.device) if torch.is_tensor(value) else value for k, value in features.items()}
 
-    def _counted(self, inputs: Sequence[Any]) -> dict[str, Any]:
-        features, model = self._preprocess(inputs), self._model
-        tokenizer, limit = getattr(model, "tokenizer", None), model.max_seq_length
-        self.truncated += lengths_before_truncation(features, tokenizer, inputs, self._prompt or "", limit).values()
+    def _counted(self, rows: Sequence[int]) -> dict[str, Any]:
+        inputs, model = [self._inputs[i] for i in rows], self._model
+        features, tokenizer = self._preprocess(inputs), getattr(model, "tokenizer", None)
+        lengths = lengths_before_truncation(features, tokenizer, inputs, self._prompt or "", model.max_seq_length)
+        self.truncated |= {int(rows[n]): tokens for n, tokens in lengths.items()}
         return features
 
     def _preprocess(self, inputs: Sequence[Any]) -> dict[str, Any]:
@@ -115,9 +119,9 @@ def run_batches(
     batch_size: int | None = None,
     progress: Callable[[int], None] | None = None,
     prompt: str = "",
-) -> list[int]:
-    """Call ``compute`` in inference mode, batch by batch, until all rows of ``order`` are computed. Returns the tokens
-    of those that are longer than the model reads.
+) -> dict[int, int]:
+    """Call ``compute`` in inference mode, batch by batch, until all rows of ``order`` are computed. Returns row to
+    tokens, of those that are longer than the model reads.
 
     On a CPU, each core computes a batch of its own, which stays in its cache: measured a tenth faster than all cores at
     one batch. The result is then the same for any number of cores, too.
@@ -140,12 +144,12 @@ def run_batches(
         ordered = [inputs[i] for i in order]
         for part in slices_by_size(ordered, SORTED_AT_ONCE, SORTED_FIRST):
             tokenised = TokenisedInputs(model, ordered[part], prompt)
-            parts.append(tokenised.truncated)
+            parts.append((order[part], tokenised.truncated))
             following = run(run_one, [(tokenised, order[part], rows) for rows in tokenised.batches(batch_size)])
             finish(running)  # only now, so that no core waited for the tokenizer
             running = following
         finish(running)
-    return [tokens for part in parts for tokens in part]
+    return {int(rows[n]): tokens for rows, truncated in parts for n, tokens in truncated.items()}
 
 
 def slices_by_size(inputs: Sequence[Any], most: int, first: int | None = None) -> Iterator[slice]:

@@ -58,9 +58,9 @@ def encode(
         vectors[rows] = torch.nn.functional.normalize(output.float(), dim=-1).cpu().numpy()
 
     with nullcontext() if compiled else in_precision(model, precision):
-        truncated = run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
+        lengths = run_batches(model, texts, rows_here, compute, batch_size, progress, prompt)
     vectors = shared.exchange(rows_here)
-    report_lengths(what, len(texts), truncated, model.max_seq_length)
+    report_lengths(what, len(texts), lengths, model.max_seq_length)
     check_finite(vectors, texts)
     return vectors
 
@@ -94,8 +94,8 @@ def score_pairs(
 
     model.eval()
     with in_precision(model, precision):
-        truncated = run_batches(model, pairs, rows_here, compute, batch_size, progress)
+        lengths = run_batches(model, pairs, rows_here, compute, batch_size, progress)
     scores = shared.exchange(rows_here)
-    report_lengths("pairs", len(pairs), truncated, model.max_seq_length)
+    report_lengths("pairs", len(pairs), lengths, model.max_seq_length)
     check_finite(scores, pairs)
     return scores.tolist()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
+from typing import Self
 
 import faiss
 import numpy as np
@@ -16,7 +17,7 @@ from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.routes import prompt_of, route_of
-from sharpen.evaluation.encoders.settings import Precision
+from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.encoders.soundness import check_vectors, probe
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Advance
@@ -57,15 +58,11 @@ class Dense:
         progress: Advance | None = None,
         approximate: bool = False,
     ) -> None:
-        self.ids = list(corpus)
         if isinstance(model, str):
             name, model = model, load_encoder(model)
             probe(model, name)
-        self._model, self._dimensions, self._approximate = route_of(model, "query"), None, approximate
-        self._precision = precision
-        self._query_prompt = prompt_of(model, "query", query_prompt)
         with collect_truncations() as found:
-            self.vectors = encode(
+            vectors = encode(
                 route_of(model, "document"),
                 [d.content for d in corpus.values()],
                 prompt=prompt_of(model, "document", document_prompt),
@@ -73,7 +70,35 @@ class Dense:
                 progress=progress,
                 what="documents",
             )
+        self._open(corpus, vectors, model, query_prompt, precision, approximate)
         self.truncations = found.all()
+
+    @classmethod
+    def of_vectors(
+        cls, corpus: Corpus, vectors: np.ndarray, model: SentenceTransformer, encoder: Encoder, approximate: bool
+    ) -> Self:
+        """The index of a corpus of which the vectors are there, in its order: float32 of shape (documents, dimension).
+
+        ``model``: of the queries, with the prompt and the precision of ``encoder``.
+        """
+        index = cls.__new__(cls)
+        index._open(corpus, vectors, model, encoder.query_prompt, encoder.precision, approximate)
+        index.truncations = []
+        return index
+
+    def _open(
+        self,
+        corpus: Corpus,
+        vectors: np.ndarray,
+        model: SentenceTransformer,
+        query_prompt: str | None,
+        precision: Precision,
+        approximate: bool,
+    ) -> None:
+        self.ids, self.vectors = list(corpus), vectors
+        self._model, self._dimensions, self._approximate = route_of(model, "query"), None, approximate
+        self._precision = precision
+        self._query_prompt = prompt_of(model, "query", query_prompt)
         self._without_token = set(np.flatnonzero(~self.vectors.any(axis=1)).tolist())
         self._warn(corpus)
 
@@ -110,7 +135,7 @@ class Dense:
         warnings.warn(
             f"{len(self._without_token):,} of {len(self.ids):,} documents, as {self.ids[min(self._without_token)]!r},"
             " have no token for this encoder, so no query finds them",
-            stacklevel=3,
+            stacklevel=4,
         )
 
     def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:

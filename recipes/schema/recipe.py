@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from sharpen.evaluation.encoders.settings import EncoderOptions
+from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.evaluation.scorers import RERANKER, Teacher, llm_members, members_of
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.schema.corpus import CorpusPart
@@ -31,6 +32,13 @@ class Recipe(Settings):
     )
     runs: str = Field("runs", description="Folder that holds the runs and the journal of LLM answers.")
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(13, description="Of all that is drawn at random.")
+    engine: EngineSettings | None = Field(
+        None,
+        description=(
+            "Who encodes documents, scores pairs, searches and asks, in shards that are kept: local or ray; null: this"
+            " process, or those of accelerate launch, and nothing is kept but what stages write."
+        ),
+    )
     corpus: CorpusPart
     llm: LLMSettings | None = Field(
         None,

@@ -28,6 +28,7 @@ TURNED_AWAY = (Kind.REFUSED, Kind.WEB_PAGE)
 """Errors that are of a document where others are answered, and of the endpoint where none is."""
 Refused = dict[str, str | None]
 """Parameters that a server does not take, with what they are sent as (None: left out)."""
+Ahead = Callable[["LLMClient", Sequence[Request]], None]
 MAX_TURNED_AWAY = 10
 """So many in a row are the endpoint's."""
 
@@ -47,8 +48,9 @@ class LLMClient:
     where there is one. The number of requests under way adapts to each endpoint, see ``endpoints.Endpoint``.
     ``spending`` counts money, and no request is sent that could go over its budget. ``chat``: how the model is to be
     asked, for those who write requests. ``extra_body``: parameters that go into every request. ``batch``: ask by the
-    server's batch API, see ``batches``. ``say`` is given a sentence on what a person should know. ``refused``: what
-    servers are known not to take, to be shared by clients.
+    server's batch API, see ``batches``. ``ahead``: is given the client and all requests that the journal does not know,
+    before any is asked, and may bring answers into it, see ``workers``. ``say`` is given a sentence on what a person
+    should know. ``refused``: what servers are known not to take, to be shared by clients.
     """
 
     endpoints: Sequence[EndpointSettings]
@@ -61,6 +63,7 @@ class LLMClient:
     chat: bool = True
     extra_body: Mapping[str, Any] = field(default_factory=dict)
     batch: bool = False
+    ahead: Ahead | None = None
     say: Callable[[str], None] = warn
     refused: dict[str, Refused] = field(default_factory=dict)
 
@@ -98,6 +101,10 @@ class LLMClient:
         has no money left or wants to be left alone for more than 10 minutes, or if every request is turned away; what
         was answered until then is in the journal.
         """
+        if self.ahead:
+            requests = list(requests)
+            unknown = {self.key(request): request for request in requests if self.known(request) is None}
+            self.ahead(self, list(unknown.values()))
         asking = self._ask(requests, use or (lambda _number, _request, answer: answer))
         try:
             asyncio.get_running_loop()
@@ -119,7 +126,7 @@ class LLMClient:
 
         async def work() -> None:
             for number, request in numbered:  # one iterator for all workers: each request is taken once
-                key = self._key(request)
+                key = self.key(request)
                 while key in under_way:  # the same request again: it waits for the first one's answer
                     await asyncio.wait([under_way[key]])
                 answer = self.known(request)
@@ -150,7 +157,7 @@ class LLMClient:
     def known(self, request: Request) -> Answer | None:
         """The answer that the journal has. One without a text, of a server that may be mended by now, is none, but for
         a model that this program serves itself."""
-        stored = self.journal.get(key := self._key(request))
+        stored = self.journal.get(key := self.key(request))
         if stored is None:
             return None
         answer = Answer(**stored, from_journal=True).readable()
@@ -158,7 +165,7 @@ class LLMClient:
 
     def record(self, request: Request, answer: Answer) -> None:
         """Put an answer into the journal, as if the request had been asked now."""
-        self.record_key(self._key(request), answer)
+        self.record_key(self.key(request), answer)
 
     def record_key(self, key: str, answer: Answer) -> None:
         """As ``record``, of a request of which the key is known."""
@@ -173,7 +180,8 @@ class LLMClient:
     def _count(self, answer: Answer) -> None:
         self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, answer.batch)
 
-    def _key(self, request: Request) -> str:
+    def key(self, request: Request) -> str:
+        """By which the journal knows the answer."""
         more = {"extra_body": dict(self.extra_body)} if self.extra_body else {}
         return self.journal.key({"model": self.identity} | request.identity() | more)
 
@@ -200,7 +208,7 @@ class LLMClient:
         server refuses of it, a key or a parameter, it would refuse of all."""
         from sharpen.sdg.llm.batches import Batches  # loads openai
 
-        unknown = {self._key(request): request for request in requests if self.known(request) is None}
+        unknown = {self.key(request): request for request in requests if self.known(request) is None}
         if len(unknown) > 1:
             batches = Batches(self, pool.first)
             await batches.finish(unknown)

@@ -51,6 +51,11 @@ class Journal:
             (key, json.dumps(answer, ensure_ascii=False), time.time()),
         )
 
+    def items(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """All keys with their answers."""
+        for key, answer in self._db.execute("SELECT key, answer FROM answers ORDER BY written"):
+            yield key, json.loads(answer)
+
     @contextmanager
     def together(self) -> Iterator[None]:
         """Write all that is put in the block at its end, many times faster; what is lost with the process is all of

@@ -16,7 +16,7 @@ from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.packaged_llms import PACKAGED_LLMS, locate_llm
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.llm.budget import Prices, Spending
-from sharpen.sdg.llm.client import LLMClient, Refused, api_key_from, warn
+from sharpen.sdg.llm.client import Ahead, LLMClient, Refused, api_key_from, warn
 from sharpen.sdg.llm.embedded import serve
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import Answer, EndpointSettings, Request
@@ -224,10 +224,11 @@ def open_llm(
     spending: Spending | None = None,
     say: Callable[[str], None] = warn,
     refused: dict[str, Refused] | None = None,
+    ahead: Ahead | None = None,
 ) -> Iterator[LLMClient]:
     """The LLM with its journal of answers; an embedded one is served for the length of the block. ``spending``: where
     what is spent is counted (default: anew, with the settings' budget). ``say``: as of ``LLM``. ``refused``:
-    what servers are known not to take, to which more is added."""
+    what servers are known not to take, to which more is added. ``ahead``: as of ``LLMClient``."""
     refused = {} if refused is None else refused
     with ExitStack() as stack:
         answers = stack.enter_context(closing(Journal(journal)))
@@ -255,6 +256,7 @@ def open_llm(
             chat=settings.asks_by_chat,
             extra_body=settings.extra_body,
             batch=settings.batch,
+            ahead=ahead,
             say=say,
             refused=refused,
         )

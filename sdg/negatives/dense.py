@@ -48,7 +48,8 @@ class DenseOptions(MinerSettings):
         """The ``depth`` nearest documents of each query by cosine.
 
         A corpus of at most ``block`` documents is searched by the index that other steps use, too. A larger one is
-        encoded and searched block after block, of which the best are kept, so that memory does not grow with it.
+        encoded and searched block after block, of which the best are kept, so that memory does not grow with it; where
+        there are ``partitions``, each shard of the documents' vectors is a block, and they stay for others.
         """
         texts = {q.id: q.text for q in queries}
         encoder = self.encoder(resources)
@@ -62,6 +63,8 @@ class DenseOptions(MinerSettings):
         from sharpen.evaluation.retrievers.dense import Dense  # loads torch
 
         encoder = self.encoder(resources)
+        if (found := resources.models.search_in_parts(texts, corpus, depth, encoder)) is not None:
+            return found
         options = encoder or resources.models.need_base()
         model = resources.models.load(encoder)
         ids = list(corpus)
