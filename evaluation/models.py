@@ -19,7 +19,13 @@ from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.partitions.kept import Partitions
-from sharpen.evaluation.partitions.models import encode_documents, gathered, nearest_in_parts, score_in_parts
+from sharpen.evaluation.partitions.models import (
+    bm25_in_parts,
+    encode_documents,
+    gathered,
+    nearest_in_parts,
+    score_in_parts,
+)
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, Advance
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.candidates import Candidates
@@ -178,6 +184,15 @@ class Models:
             index = BM25(corpus, language=language, indexes=self.indexes)
             self.cache[key] = corpus, index
         return index
+
+    def search_bm25(self, queries: Mapping[str, str], corpus: Corpus, k: int, language: str | None = None) -> Run:
+        """The ``k`` best documents of each query by BM25: by this process, or in parts where there are ``partitions``.
+        Under ``accelerate launch`` every process must call this."""
+        index = self.bm25(corpus, language)
+        if self.partitions is None or index.folder is None:
+            return index.search(queries, k)
+        with self.progress("searching by BM25", len(queries)) as advance:
+            return bm25_in_parts(self.partitions, index, queries, k, advance)
 
     def corpus_scorer(self, scorer: str, corpus: Corpus) -> CorpusScorer:
         """What scores all documents: BM25, the base, or another bi-encoder. Raises ``InputError`` for what cannot be

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from filelock import FileLock
 
-from sharpen.evaluation.beir import Corpus
+from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode, score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.routes import prompt_of, route_of
@@ -23,6 +23,7 @@ from sharpen.evaluation.files import atomic_file
 from sharpen.evaluation.partitions.contract import Task
 from sharpen.evaluation.partitions.kept import KeptRows, Partitions, row_keys
 from sharpen.evaluation.processes import SharedRows, process_state
+from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.settings import CrossEncoderName, Settings
 from sharpen.evaluation.truncation import Truncation, What, collect_truncations, report_truncations
 
@@ -134,6 +135,39 @@ class Nearest:
         return pa.table({"query": queries, "position": positions, "score": scores[queries, places]})
 
 
+@dataclass
+class SearchBM25:
+    """Queries to their best documents by BM25, as numbers of documents; ``folder``, ``languages`` and ``documents``:
+    of an index that is kept, as ``BM25.mapped`` takes them."""
+
+    name: ClassVar[str] = "bm25"
+    version: ClassVar[int] = 1
+    inputs: ClassVar[tuple[str, ...]] = ("query",)
+    outputs: ClassVar[tuple[str, ...]] = ("positions", "scores")
+
+    folder: Path
+    languages: tuple[str, ...]
+    documents: int
+    k: int
+    batch_size: int | None = 1000
+    _index: Any = field(default=None, init=False, repr=False, compare=False)
+
+    def fingerprint(self) -> Any:
+        return [self.folder.name, self.k]  # the name is a hash of all else
+
+    def setup(self) -> None:
+        self._index = BM25.mapped(self.folder, self.languages, self.documents)
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        run = self._index.search(dict(enumerate(table["query"].to_pylist())), self.k)
+        return pa.table(
+            {
+                "positions": pa.array([list(found) for found in run.values()], pa.list_(pa.int64())),
+                "scores": pa.array([list(found.values()) for found in run.values()], pa.list_(pa.float64())),
+            }
+        )
+
+
 def vectors_of(table: pa.Table) -> np.ndarray:
     """The column ``vector``: float32 of shape (rows, dimension)."""
     column = table["vector"].combine_chunks()
@@ -186,6 +220,24 @@ def score_in_parts(
     kept = partitions.map(ScorePairs(model, precision), row_keys(queries, documents), table, advance)
     _report(kept, "pairs")
     return kept.column("score")
+
+
+def bm25_in_parts(
+    partitions: Partitions, index: BM25, queries: Mapping[str, str], k: int, advance: Callable[[int], None]
+) -> Run:
+    """The ``k`` best documents of each query, by an index that is kept in a folder which all workers see."""
+    texts = list(queries.values())
+    kept = partitions.map(
+        SearchBM25(index.folder.absolute(), tuple(index.languages), len(index.ids), k),
+        row_keys(texts),
+        lambda numbers: pa.table({"query": pa.array([texts[n] for n in numbers], pa.string())}),
+        advance,
+    )
+    found = zip(kept.column("positions"), kept.column("scores"), strict=True)
+    return {
+        q: {index.ids[i]: score for i, score in zip(*of_query, strict=True)}
+        for q, of_query in zip(queries, found, strict=True)
+    }
 
 
 def nearest_in_parts(

@@ -24,7 +24,7 @@ from scipy.sparse import csr_array
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.languages import Analyzer, find_languages, identify
 from sharpen.evaluation.retrievers.base import Advance
-from sharpen.evaluation.retrievers.postings import build_postings, kept_postings
+from sharpen.evaluation.retrievers.postings import build_postings, kept_postings, load_postings
 
 NO_LANGUAGE = "none"
 """Words as they are: no stemming, no stop words."""
@@ -43,8 +43,9 @@ class BM25:
     it follows from the language of each document (``languages.Analyzer``), which is that of its metadata or else found
     from its text; a query is taken to be in one of the documents' languages. ``language``: one for all, as a two-letter
     code; ``"none"``: words as they are. ``indexes``: a folder of indexes; one of the same texts and settings that is
-    there is mapped, which all processes share, and else it is built, by the first process that asks, and kept there
-    (default: in memory). The documents are read one after the other, so a ``corpus`` may be any mapping, as of a file.
+    there is mapped, which all processes share, and else it is built, by the first process that asks, and kept there, in
+    ``folder`` (default: in memory). The documents are read one after the other, so a ``corpus`` may be any mapping, as of
+    a file.
 
     >>> from sharpen.evaluation.beir import Document
     >>> corpus = {"a": Document("a", "Bake the bread."), "b": Document("b", "Ice flows downhill.")}
@@ -69,13 +70,29 @@ class BM25:
             self._analyzers[code].terms(document.content)
             for code, document in zip(languages, corpus.values(), strict=True)
         )
+        self.folder: Path | None = None
         if indexes is None:
             self._build(terms, k1, b)
         else:
-            postings = kept_postings(
-                indexes, _key(corpus, languages, k1, b), lambda folder: build_postings(terms, k1, b, folder)
-            )
+            self.folder = indexes / _key(corpus, languages, k1, b)
+            postings = kept_postings(indexes, self.folder.name, lambda folder: build_postings(terms, k1, b, folder))
             self._rows, self._scores = postings.rows, postings.scores
+
+    @classmethod
+    def mapped(cls, folder: Path, languages: Sequence[str], documents: int) -> BM25:
+        """An index that is kept in a folder (``folder`` of one with ``indexes``), with the number of a document in its
+        corpus as its ID. ``languages``: as the other one has them."""
+        index = cls.__new__(cls)
+        index.ids, index.folder = range(documents), folder
+        index._analyzers = {code: Analyzer(None if code == NO_LANGUAGE else code) for code in languages}
+        postings = load_postings(folder)
+        index._rows, index._scores = postings.rows, postings.scores
+        return index
+
+    @property
+    def languages(self) -> list[str]:
+        """The codes of all documents' languages, each once."""
+        return list(self._analyzers)
 
     def _build(self, terms: Iterable[list[str]], k1: float, b: float) -> None:
         postings = build_postings(terms, k1, b)

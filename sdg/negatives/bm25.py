@@ -42,8 +42,9 @@ class BM25Miner(MinerSettings):
         """The ``depth`` best documents of each query; those that share no word with it are left out."""
         from sharpen.evaluation.retrievers.bm25 import BM25, RankBM25
 
+        texts = {q.id: q.text for q in queries}
         if self.backend == "rank_bm25":
-            index = RankBM25(corpus, language=self.language)
-        else:
-            index = resources.models.bm25(corpus, self.language) if resources else BM25(corpus, language=self.language)
-        return MiningResult(index.search({q.id: q.text for q in queries}, depth))
+            return MiningResult(RankBM25(corpus, language=self.language).search(texts, depth))
+        if resources is None:
+            return MiningResult(BM25(corpus, language=self.language).search(texts, depth))
+        return MiningResult(resources.models.search_bm25(texts, corpus, depth, self.language))

@@ -133,7 +133,7 @@ def test_a_ray_of_two_nodes_finds_the_same_and_a_second_run_computes_nothing(rec
         assert answered.total() == 24
         check_same(tmp_path / "topics", in_one_process)
         kept = {path: path.stat().st_mtime_ns for path in (tmp_path / ".partitions").rglob("*.parquet")}
-        assert {path.parent.name.partition("-")[0] for path in kept} == {"vectors", "scores"}
+        assert {path.parent.name.partition("-")[0] for path in kept} == {"vectors", "scores", "bm25"}
         # another run of the same documents: what it needs of the base is there
         result = sharpen(*command, "name=again", "training.epochs=2", cwd=recipe_file.parent, process=True)
         assert result.returncode == 0, result.stderr[-3000:]

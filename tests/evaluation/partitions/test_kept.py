@@ -161,3 +161,12 @@ def test_scores_in_parts_are_those_in_memory(partitions: Partitions, tmp_path: P
     parts |= Models(partitions=partitions).score(model, pairs, queries, CORPUS)
     assert parts == {pair: pytest.approx(score, abs=1e-5) for pair, score in whole.items()}
     assert sum(len(pq.read_table(path)) for path in partitions.folder.rglob("*.parquet")) == len(pairs)
+
+
+def test_bm25_in_parts_finds_what_one_search_does(partitions: Partitions, tmp_path: Path):
+    queries = QUERIES | {"none": "nothing of it", "empty": ""}
+    whole = Models().search_bm25(queries, CORPUS, 4)
+    parts = Models(partitions=partitions, indexes=tmp_path / "indexes").search_bm25(queries, CORPUS, 4)
+    assert parts == whole and list(map(list, parts.values())) == list(map(list, whole.values()))
+    assert whole["kiln"] and not whole["none"]
+    assert len(list(partitions.folder.glob("bm25-*/*.parquet"))) == 3
