@@ -44,8 +44,8 @@ class BM25:
     from its text; a query is taken to be in one of the documents' languages. ``language``: one for all, as a two-letter
     code; ``"none"``: words as they are. ``indexes``: a folder of indexes; one of the same texts and settings that is
     there is mapped, which all processes share, and else it is built, by the first process that asks, and kept there, in
-    ``folder`` (default: in memory). The documents are read one after the other, so a ``corpus`` may be any mapping, as of
-    a file.
+    ``folder`` (default: in memory). The documents are read one after the other, so a ``corpus`` may be any mapping, as
+    of a file.
 
     >>> from sharpen.evaluation.beir import Document
     >>> corpus = {"a": Document("a", "Bake the bread."), "b": Document("b", "Ice flows downhill.")}
