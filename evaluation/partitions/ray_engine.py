@@ -17,6 +17,7 @@ from sharpen.evaluation.cores import cores
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.partitions.contract import Map, Task, digest_of, do, ready
 from sharpen.evaluation.partitions.settings import EngineSettings
+from sharpen.evaluation.processes import on_main, use_threads
 
 TRIES = 5
 """Of a shard, beyond the first, by workers that are lost; what kills so many is the shard, or the machines' size."""
@@ -45,8 +46,12 @@ class RayEngine:
         self._workers: list[Any] = []
 
     def run(self, to_do: Map, tasks: list[Task], advance: Callable[[int], None]) -> None:
-        """As ``Engine.run``. Raises ``InputError`` where Ray cannot be reached, where a shard was lost with six workers
-        one after the other, and for what the map raises it for."""
+        """As ``Engine.run``; under ``accelerate launch`` the first process has it done, and all wait for it. Raises
+        ``InputError`` where Ray cannot be reached, where a shard was lost with six workers one after the other, and for
+        what the map raises it for."""
+        on_main(lambda: self._have_done(to_do, tasks, advance))
+
+    def _have_done(self, to_do: Map, tasks: list[Task], advance: Callable[[int], None]) -> None:
         missing = [task for task in tasks if not task.is_done]
         if not missing:
             return
@@ -134,8 +139,6 @@ class _Worker:
     """An actor; the last map that it did is set up."""
 
     def __init__(self, cpus: float) -> None:
-        from sharpen.evaluation.processes import use_threads  # loads torch
-
         use_threads(max(1, int(cpus)))
         self._digest, self._ready = "", None
 

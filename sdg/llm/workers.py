@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from sharpen.evaluation.partitions.contract import Task
 from sharpen.evaluation.partitions.kept import Partitions
+from sharpen.evaluation.processes import alone
 from sharpen.sdg.asking import share_exactly
 from sharpen.sdg.llm.client import Ahead, LLMClient
 from sharpen.sdg.llm.journal import Journal
@@ -82,7 +83,8 @@ def asking_ahead(settings: LLMSettings, partitions: Partitions | None) -> Ahead 
             size = min(partitions.rows, REQUESTS)
             shards = [left[start : start + size] for start in range(0, len(left), size)]
             tasks = [_task(folder, client, shard) for shard in shards]
-            partitions.engine.run(AskLLM(settings, str(folder)), tasks, lambda _rows: None)
+            with alone():  # the first process of accelerate launch asks for all
+                partitions.engine.run(AskLLM(settings, str(folder)), tasks, lambda _rows: None)
             for task, shard in zip(tasks, shards, strict=True):
                 _record(client, task, shard)
         shutil.rmtree(folder, ignore_errors=True)  # all is in the journal; what failed is asked once more, from here
