@@ -10,18 +10,19 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Queries, Run
 from sharpen.evaluation.encoders.committee import committee_members, committee_scores
 from sharpen.evaluation.encoders.encode import score_pairs
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.encoders.families import AnyEncoder, load_any
+from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.base import RUN_DEPTH
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.candidates import Candidates
 from sharpen.evaluation.retrievers.dense import Dense, similarities
+from sharpen.evaluation.retrievers.encoders import Index, encoder_index
 from sharpen.evaluation.retrievers.fused import CorpusScorer, Fused
 from sharpen.evaluation.scorers import (
     BASE,
@@ -84,7 +85,7 @@ class Models:
     """
 
     base: Encoder | None = None
-    current: SentenceTransformer | None = None
+    current: AnyEncoder | None = None
     precision: Precision = "auto"
     progress: ProgressBar = no_progress
     cache: dict[Any, Any] = field(default_factory=dict)
@@ -92,7 +93,7 @@ class Models:
     scorers: Mapping[str, PairScorer] = field(default_factory=dict)
     indexes: Path | None = None
 
-    def with_current(self, model: SentenceTransformer) -> Models:
+    def with_current(self, model: AnyEncoder) -> Models:
         """The same, with the model in training in place of the base. Nothing computed by it is kept; indexes of BM25
         are."""
         cache = {key: kept for key, kept in self.cache.items() if key[0] == BM25_SCORER}
@@ -104,24 +105,24 @@ class Models:
             raise InputError("no base encoder is given, and a scorer, miner or filter asks for it; give base")
         return self.base
 
-    def load(self, encoder: Encoder | None = None) -> SentenceTransformer:
+    def load(self, encoder: Encoder | None = None) -> AnyEncoder:
         """The encoder (None: the base, or the model in training). Raises ``InputError`` if it cannot be loaded."""
         if encoder is None and self.current is not None:
             return self.current
         chosen = encoder or self.need_base()
-        return load_encoder(chosen.model, max_seq_length=chosen.max_seq_length, attention=chosen.attention)
+        return load_any(chosen.model, chosen.family, max_seq_length=chosen.max_seq_length, attention=chosen.attention)
 
     def index(
         self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False, keep: bool = True
-    ) -> Dense:
-        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays
-        in memory, for whoever asks for it again."""
+    ) -> Index:
+        """The index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays in
+        memory, for whoever asks for it again."""
         chosen = encoder or self.need_base()
-        key = ("index", chosen.model_dump_json(), approximate)
+        key = _index_key(chosen, approximate)
         known, index = self.cache.get(key, (None, None))
         if known is not corpus:
             with self.progress("encoding documents", len(corpus)) as advance:
-                index = Dense(
+                index = encoder_index(
                     corpus,
                     self.load(encoder),
                     chosen.query_prompt,
@@ -139,7 +140,17 @@ class Models:
     def forget(self, encoder: Encoder) -> None:
         """Let go of an encoder's indexes."""
         for approximate in (False, True):
-            self.cache.pop(("index", encoder.model_dump_json(), approximate), None)
+            self.cache.pop(_index_key(encoder, approximate), None)
+
+    def dense_index(self, corpus: Corpus, asking: str) -> Dense:
+        """The base's index, for what takes a vector a text. Raises ``InputError`` that names who is ``asking`` for a
+        base that gives others."""
+        index = self.index(corpus)
+        if not isinstance(index, Dense):
+            raise InputError(
+                f"{asking}: compares the dense vectors of training.base, and it is a {index.name} encoder; leave it out"
+            )
+        return index
 
     def bm25(self, corpus: Corpus, language: str | None = None) -> BM25:
         """The index of ``corpus`` by BM25, with ``language`` as it takes it. The last one stays in memory; with
@@ -230,12 +241,29 @@ class Models:
             if scorer == BASE or scorer.startswith(ENCODER):
                 encoder = None if scorer == BASE else self._encoder(scorer)
                 chosen = encoder or self.need_base()
+                if chosen.as_it_is().family != "dense":
+                    return self._scored_by_index(self.index(corpus, encoder), pairs, queries)
                 values = similarities(
                     self.load(encoder), texts, chosen.query_prompt, chosen.document_prompt, chosen.precision, advance
                 )
             else:
                 values = score_pairs(load_cross_encoder(scorer), texts, advance, precision=self.precision)
         return dict(zip(pairs, values, strict=True))
+
+    def _scored_by_index(self, index: Index, pairs: list[tuple[str, str]], queries: Queries) -> PairScores:
+        """By sparse vectors or vectors of tokens, whose scores come for all documents at once."""
+        columns, asked = {i: n for n, i in enumerate(index.ids)}, list(dict.fromkeys(q for q, _ in pairs))
+        documents: dict[str, list[str]] = {}
+        for q, i in pairs:
+            documents.setdefault(q, []).append(i)
+        blocks = index.score_blocks([queries[q].text for q in asked], 1)
+        return {
+            (q, i): float(block[0, columns[i]]) for q, block in zip(asked, blocks, strict=True) for i in documents[q]
+        }
+
+
+def _index_key(encoder: Encoder, approximate: bool) -> tuple[str, str, bool]:
+    return "index", encoder.as_it_is().model_dump_json(), approximate
 
 
 def _best_first(run: Run) -> list[tuple[str, str]]:
