@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from os import PathLike, fspath
 
-from sentence_transformers import SentenceTransformer
-
 from sharpen.evaluation.beir import Run
 from sharpen.evaluation.datasets import Task
+from sharpen.evaluation.encoders.families import AnyEncoder, load_any, probe_any
 from sharpen.evaluation.metrics import PerQuery, evaluate
 from sharpen.evaluation.report.by_query import query_changes, slices
 from sharpen.evaluation.report.comparison import BEFORE_AFTER, Report, make_comparison
 from sharpen.evaluation.retrievers.base import Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.encoders import encoder_index
 
-System = str | PathLike | SentenceTransformer | Retriever
+System = str | PathLike | AnyEncoder | Retriever
 """The name or folder of an encoder (or what a training returned), a loaded one, or a retriever over the task's
 corpus."""
 
@@ -31,8 +30,8 @@ def compare(
 ) -> Report:
     """Search the task's corpus with two systems, score both, and test the difference.
 
-    ``before``, ``after``: an encoder's name, folder or ``SentenceTransformer``, or any ``Retriever``. ``bm25``: put the
-    figures of BM25 (English) beside them. ``seed``: of the resampling; the same seed gives the same intervals.
+    ``before``, ``after``: an encoder's name or folder, or a loaded one of any family, or any ``Retriever``. ``bm25``:
+    put the figures of BM25 (English) beside them. ``seed``: of the resampling; the same seed gives the same intervals.
     ``names``: of the two systems in the report. Raises ``InputError`` if a model cannot be loaded. Under ``accelerate
     launch`` every process must call this.
 
@@ -74,4 +73,7 @@ def report_of(
 def _retriever(task: Task, system: System) -> Retriever:
     if isinstance(system, PathLike):
         system = fspath(system)
-    return Dense(task.corpus, system) if isinstance(system, str | SentenceTransformer) else system
+    if isinstance(system, str):
+        name, system = system, load_any(system)
+        probe_any(system, name)
+    return encoder_index(task.corpus, system) if isinstance(system, AnyEncoder) else system

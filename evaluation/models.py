@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Queries, Run
 from sharpen.evaluation.encoders.committee import committee_members, committee_scores
 from sharpen.evaluation.encoders.encode import score_pairs
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.encoders.families import AnyEncoder, family_of, load_any
+from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.partitions.kept import Partitions
@@ -30,6 +30,7 @@ from sharpen.evaluation.retrievers.base import RUN_DEPTH, Advance
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.candidates import Candidates
 from sharpen.evaluation.retrievers.dense import Dense, similarities
+from sharpen.evaluation.retrievers.encoders import Index, encoder_index
 from sharpen.evaluation.retrievers.fused import CorpusScorer, Fused
 from sharpen.evaluation.scorers import (
     BASE,
@@ -93,7 +94,7 @@ class Models:
     """
 
     base: Encoder | None = None
-    current: SentenceTransformer | None = None
+    current: AnyEncoder | None = None
     precision: Precision = "auto"
     progress: ProgressBar = no_progress
     cache: dict[Any, Any] = field(default_factory=dict)
@@ -102,7 +103,7 @@ class Models:
     indexes: Path | None = None
     partitions: Partitions | None = None
 
-    def with_current(self, model: SentenceTransformer) -> Models:
+    def with_current(self, model: AnyEncoder) -> Models:
         """The same, with the model in training in place of the base. Nothing computed by it is kept; indexes of BM25
         are."""
         cache = {key: kept for key, kept in self.cache.items() if key[0] == BM25_SCORER}
@@ -114,20 +115,20 @@ class Models:
             raise InputError("no base encoder is given, and a scorer, miner or filter asks for it; give base")
         return self.base
 
-    def load(self, encoder: Encoder | None = None) -> SentenceTransformer:
+    def load(self, encoder: Encoder | None = None) -> AnyEncoder:
         """The encoder (None: the base, or the model in training). Raises ``InputError`` if it cannot be loaded."""
         if encoder is None and self.current is not None:
             return self.current
         chosen = encoder or self.need_base()
-        return load_encoder(chosen.model, max_seq_length=chosen.max_seq_length, attention=chosen.attention)
+        return load_any(chosen.model, chosen.family, max_seq_length=chosen.max_seq_length, attention=chosen.attention)
 
     def index(
         self, corpus: Corpus, encoder: Encoder | None = None, approximate: bool = False, keep: bool = True
-    ) -> Dense:
-        """The dense index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays
-        in memory, for whoever asks for it again."""
+    ) -> Index:
+        """The index of ``corpus`` by ``encoder`` (None: the base). ``keep``: the last one of each encoder stays in
+        memory, for whoever asks for it again."""
         chosen = encoder or self.need_base()
-        key = ("index", chosen.model_dump_json(), approximate)
+        key = _index_key(chosen, approximate)
         known, index = self.cache.get(key, (None, None))
         if known is not corpus:
             with self.progress("encoding documents", len(corpus)) as advance:
@@ -138,12 +139,11 @@ class Models:
             report_truncations(index.truncations)  # to who asks now: when it was made, somebody else was told
         return index
 
-    def _index(self, corpus: Corpus, encoder: Encoder | None, approximate: bool, advance: Advance) -> Dense:
+    def _index(self, corpus: Corpus, encoder: Encoder | None, approximate: bool, advance: Advance) -> Index:
         model, chosen = self.load(encoder), encoder or self.need_base()
-        # what is in training has no name by which workers could load it
-        if self.partitions is None or (encoder is None and self.current is not None):
+        if not self._computes_in_parts(model, encoder):
             prompts = chosen.query_prompt, chosen.document_prompt
-            return Dense(corpus, model, *prompts, chosen.precision, advance, approximate)
+            return encoder_index(corpus, model, *prompts, chosen.precision, advance, approximate)
         with collect_truncations() as found:
             vectors = gathered(encode_documents(self.partitions, corpus, chosen, advance))
         index = Dense.of_vectors(corpus, vectors, model, chosen, approximate)
@@ -154,13 +154,15 @@ class Models:
         self, queries: Mapping[str, str], corpus: Corpus, k: int, encoder: Encoder | None = None
     ) -> Run | None:
         """The ``k`` nearest documents of each query, one shard of their vectors in memory at a time; None where there
-        are no ``partitions``, or the encoder (None: the base) is in training."""
-        if self.partitions is None or (encoder is None and self.current is not None):
+        are no ``partitions``, or the encoder (None: the base) is in training or no dense one."""
+        if self.partitions is None:
             return None
-        chosen = encoder or self.need_base()
+        model, chosen = self.load(encoder), encoder or self.need_base()
+        if not self._computes_in_parts(model, encoder):
+            return None
         with self.progress("encoding documents", len(corpus)) as advance:
             kept = encode_documents(self.partitions, corpus, chosen, advance)
-        empty = Dense.of_vectors({}, np.zeros((0, 1), np.float32), self.load(encoder), chosen, False)
+        empty = Dense.of_vectors({}, np.zeros((0, 1), np.float32), model, chosen, False)
         vectors, ids = empty.encode_queries(list(queries.values())), list(corpus)
         scores, rows = nearest_in_parts(self.partitions, vectors, kept, min(k, len(corpus)))
         return {
@@ -170,10 +172,25 @@ class Models:
             )
         }
 
+    def _computes_in_parts(self, model: AnyEncoder, encoder: Encoder | None) -> bool:
+        # what is in training has no name by which workers could load it
+        trained = encoder is None and self.current is not None
+        return self.partitions is not None and not trained and family_of(model) == "dense"
+
     def forget(self, encoder: Encoder) -> None:
         """Let go of an encoder's indexes."""
         for approximate in (False, True):
-            self.cache.pop(("index", encoder.model_dump_json(), approximate), None)
+            self.cache.pop(_index_key(encoder, approximate), None)
+
+    def dense_index(self, corpus: Corpus, asking: str) -> Dense:
+        """The base's index, for what takes a vector a text. Raises ``InputError`` that names who is ``asking`` for a
+        base that gives others."""
+        index = self.index(corpus)
+        if not isinstance(index, Dense):
+            raise InputError(
+                f"{asking}: compares the dense vectors of training.base, and it is a {index.name} encoder; leave it out"
+            )
+        return index
 
     def bm25(self, corpus: Corpus, language: str | None = None) -> BM25:
         """The index of ``corpus`` by BM25, with ``language`` as it takes it. The last one stays in memory; with
@@ -273,6 +290,8 @@ class Models:
             if scorer == BASE or scorer.startswith(ENCODER):
                 encoder = None if scorer == BASE else self._encoder(scorer)
                 chosen = encoder or self.need_base()
+                if chosen.as_it_is().family != "dense":
+                    return self._scored_by_index(self.index(corpus, encoder), pairs, queries)
                 values = similarities(
                     self.load(encoder), texts, chosen.query_prompt, chosen.document_prompt, chosen.precision, advance
                 )
@@ -281,6 +300,21 @@ class Models:
             else:
                 values = score_pairs(load_cross_encoder(scorer), texts, advance, precision=self.precision)
         return dict(zip(pairs, values, strict=True))
+
+    def _scored_by_index(self, index: Index, pairs: list[tuple[str, str]], queries: Queries) -> PairScores:
+        """By sparse vectors or vectors of tokens, whose scores come for all documents at once."""
+        columns, asked = {i: n for n, i in enumerate(index.ids)}, list(dict.fromkeys(q for q, _ in pairs))
+        documents: dict[str, list[str]] = {}
+        for q, i in pairs:
+            documents.setdefault(q, []).append(i)
+        blocks = index.score_blocks([queries[q].text for q in asked], 1)
+        return {
+            (q, i): float(block[0, columns[i]]) for q, block in zip(asked, blocks, strict=True) for i in documents[q]
+        }
+
+
+def _index_key(encoder: Encoder, approximate: bool) -> tuple[str, str, bool]:
+    return "index", encoder.as_it_is().model_dump_json(), approximate
 
 
 def _best_first(run: Run) -> list[tuple[str, str]]:

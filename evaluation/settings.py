@@ -136,11 +136,15 @@ class Settings(BaseModel):
             value, marker = getattr(self, name), _marker(field.metadata, field.annotation)
             try:
                 if marker and value is not None:
-                    _each(marker.check, value)
+                    _each(self.checker(name, marker), value)
                 else:
                     _check(value)
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
+
+    def checker(self, _name: str, marker: Marker) -> Callable[[Any], None]:
+        """What checks the value of a field: its marker's, unless another field decides it."""
+        return marker.check
 
 
 def _marker(metadata: Iterable[Any], annotation: Any = None) -> Marker | None:

@@ -17,16 +17,24 @@ from sharpen.recipes.schema.training import TrainingPart
 from sharpen.sdg.strategies.settings import asks_llm
 
 SHARPEN = "[sharpen](recipe.yaml)"
+CLASSES = {"dense": "SentenceTransformer", "sparse": "SparseEncoder", "multi_vector": "MultiVectorEncoder"}
+TAGS = {
+    "dense": ["sentence-transformers", "feature-extraction", "dense"],
+    "sparse": ["sentence-transformers", "sparse-encoder", "sparse", "splade"],
+    "multi_vector": ["sentence-transformers", "multi-vector", "late-interaction"],
+}
+"""By family, as sentence-transformers' own cards have them."""
 
 
 def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Comparison]) -> str:
     """A README.md for the model's folder, with the metadata that hubs read."""
     recipe = run.recipe
     licence = base_licence(recipe.training.base)
+    loaded = CLASSES[recipe.training.family]
     use = [
         "```python",
-        "from sentence_transformers import SentenceTransformer",
-        'model = SentenceTransformer("this folder")',
+        f"from sentence_transformers import {loaded}",
+        f'model = {loaded}("this folder")',
         *_encoding(recipe),
         "```",
     ]
@@ -75,6 +83,11 @@ def card_page(
 
 def _encoding(recipe: Recipe) -> list[str]:
     """How the two sides are encoded, where it matters which one a text is."""
+    if recipe.training.family != "dense":
+        return [
+            "queries, documents = model.encode_query(texts), model.encode_document(others)",
+            "scores = model.similarity(queries, documents)",
+        ]
     if recipe.training.documents == "trained":
         return []
     return [
@@ -104,7 +117,7 @@ def base_licence(base: str) -> str | None:
 
 
 def _metadata(run: FinishedRun, comparison: Comparison, licence: str | None) -> ModelCardData:
-    base = run.recipe.training.base
+    base, family = run.recipe.training.base, run.recipe.training.family
     dataset = Path(run.recipe.evaluation.data).name if run.recipe.evaluation.data else "generated queries"
     results = [
         EvalResult(
@@ -118,8 +131,8 @@ def _metadata(run: FinishedRun, comparison: Comparison, licence: str | None) -> 
     ]
     return ModelCardData(
         library_name="sentence-transformers",
-        pipeline_tag="sentence-similarity",
-        tags=["sentence-transformers", "feature-extraction", "dense", "sharpen"],
+        pipeline_tag="sentence-similarity" if family == "dense" else "feature-extraction",
+        tags=[*TAGS[family], "sharpen"],
         base_model=None if base.startswith(PACKAGED) or Path(base).is_dir() else base,
         license=licence,
         model_name=run.recipe.name,

@@ -14,16 +14,16 @@ from rich.console import Console
 from sharpen.evaluation.before_after import report_of
 from sharpen.evaluation.beir import Corpus, Run, read_corpus
 from sharpen.evaluation.datasets import CQADUPSTACK, Task, load_task, load_tasks
-from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.encoders.families import load_any, probe_any
+from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Precision
-from sharpen.evaluation.encoders.soundness import probe
 from sharpen.evaluation.files import InputError, slug, write_json, write_text
 from sharpen.evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, Retriever, search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.encoders import encoder_index
 from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.reranked import Reranked
@@ -299,10 +299,10 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
             )
         members = {"dense": _retriever(weighted[2], task, options, console), "bm25": BM25(task.corpus)}
         return Fused(members, {"bm25": float(weighted[1])})
-    model = load_encoder(system, max_seq_length=options.max_seq_length)
-    probe(model, system)
+    model = load_any(system, max_seq_length=options.max_seq_length)
+    probe_any(model, system)
     with show_progress(console, f"encoding with {_short(system)}", len(task.corpus)) as advance:
-        return Dense(
+        return encoder_index(
             task.corpus,
             model,
             options.query_prompt,

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from sentence_transformers import CrossEncoder, SentenceTransformer
+from sentence_transformers import CrossEncoder
 from sentence_transformers.cross_encoder.data_collator import CrossEncoderDataCollator
 from sentence_transformers.sentence_transformer.data_collator import SentenceTransformerDataCollator
 
 from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.encoders.families import AnyEncoder, family_of
 from sharpen.evaluation.encoders.tokens import Tokens, is_right_padded_text, join, report_inputs, split
 
 QUERY_COLUMNS = ("anchor", "query")
@@ -42,10 +43,12 @@ class Texts:
 class RetrieverCollator(SentenceTransformerDataCollator):
     """Tokenises each text once, in the first batch that has it."""
 
-    def set_texts(self, texts: Texts, model: SentenceTransformer) -> None:
+    def set_texts(self, texts: Texts, model: AnyEncoder) -> None:
         """``model``: whose ``preprocess`` the collator has."""
         self._texts, self._model = texts, model
-        self._padding_id = model.tokenizer.pad_token_id or 0  # for texts that are shorter than their batch
+        # for texts that are shorter than their batch; a table of tokens' vectors has no padding
+        self._padding_id = getattr(model.tokenizer, "pad_token_id", None) or 0
+        self._by_side = family_of(model) != "dense"
         self._tokens: dict[tuple[bool, str], Tokens] = {}
 
     def __call__(self, features: list[dict[str, Any]]) -> dict[str, Any]:
@@ -69,8 +72,10 @@ class RetrieverCollator(SentenceTransformerDataCollator):
 
     def _preprocess(self, column: str, ids: list[str]) -> dict[str, Any]:
         texts, prompt = [self._texts.lookup(column, i) for i in ids], self.prompts.get(column)
-        features = self.preprocess_fn(texts, prompt=prompt)
-        report_inputs("queries" if column in QUERY_COLUMNS else "documents", self._model, texts, features, prompt or "")
+        is_query = column in QUERY_COLUMNS
+        side = {"task": "query" if is_query else "document"} if self._by_side else {}
+        features = self.preprocess_fn(texts, prompt=prompt, **side)
+        report_inputs("queries" if is_query else "documents", self._model, texts, features, prompt or "")
         return features
 
 

@@ -42,7 +42,7 @@ def make_loss(
         )
     cached = settings.loss.startswith("cached")
     # a cached loss embeds by itself; the others get what was embedded in micro-batches, in place of a model
-    source: Any = model if cached else _Embedded(model)
+    source: Any = model if cached else Embedded(model)
     loss = _bare_loss(settings, source, guide, gather)
     if settings.matryoshka:
         loss = st.MatryoshkaLoss(source, loss, list(settings.matryoshka))
@@ -89,7 +89,8 @@ class MicroBatchedLoss(nn.Module):
         super().__init__()
         self.model, self.loss = model, loss
         self._guided, self._precision = settings.loss == "gist", settings.precision
-        self._micro_batches = MicroBatches(settings.precision)
+        # replicas are of dense encoders
+        self._micro_batches = MicroBatches(settings.precision, replicas=settings.family == "dense")
         self._anchor = Anchor(model, settings.anchor, settings.precision) if settings.anchor else None
 
     def forward(self, sentence_features: Iterable[dict[str, Any]], labels: Tensor | None) -> Tensor:
@@ -109,7 +110,7 @@ class MicroBatchedLoss(nn.Module):
             return self.loss(embedded, labels)
 
 
-class _Embedded(nn.Module):
+class Embedded(nn.Module):
     """In place of a loss's model: returns the embeddings that are there already."""
 
     def __init__(self, model: SentenceTransformer) -> None:

@@ -12,23 +12,24 @@ import numpy as np
 import torch
 import transformers
 from datasets import Dataset
-from sentence_transformers import SentenceTransformer, SentenceTransformerTrainer, SentenceTransformerTrainingArguments
+from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Query, list_queries
+from sharpen.evaluation.encoders.families import AnyEncoder, check_trainable_family, load_family
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.routes import prompt_of
-from sharpen.evaluation.encoders.soundness import check_recomputable, check_trainable
+from sharpen.evaluation.encoders.soundness import check_recomputable, check_trainable, check_transformer
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
 from sharpen.training.distributions import teacher_logits
+from sharpen.training.families import TRAINERS, check_one_process, family_loss
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
 from sharpen.training.lora import add_adapters
 from sharpen.training.losses import make_loss
 from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
 from sharpen.training.settings import DISTILLING, RetrieverSettings
 from sharpen.training.trainer import (
-    CheckpointingTrainer,
     TeacherScores,
     TrainingResult,
     TrainingRun,
@@ -51,7 +52,8 @@ def train_retriever(
     seed: int = 13,
     run: TrainingRun | None = None,
 ) -> TrainingResult:
-    """Train, and write a sentence-transformers folder (safetensors) to ``output``.
+    """Train, and write a sentence-transformers folder (safetensors) to ``output``: of a ``SentenceTransformer``, or by
+    ``settings.family`` a ``SparseEncoder`` or a ``MultiVectorEncoder``.
 
     ``queries``: by ID, or any iterable of them. ``negatives``: mined rows, of which ``make_triplets`` makes triplets
     with as many negatives as most queries have (those with fewer are left out); triplets; or, with
@@ -86,7 +88,7 @@ def train_retriever(
         )
     setup, adapters = _setup(rows, Texts(queries, corpus), settings, seed, run)
     model = setup.model
-    result = fit(_Trainer, SentenceTransformerTrainingArguments, setup)
+    result = fit(*TRAINERS[settings.family], setup)
     model.float()  # what bf16 would lose of adapters, and of a mixture with the base
     if adapters:
         adapters.merge_and_unload()
@@ -94,10 +96,6 @@ def train_retriever(
     model.prompts = (model.prompts or {}) | {k: v for k, v in given.items() if v is not None}
     save_trained(model, output)
     return replace(result, path=output, triplets=len(rows), queries_left_out=left_out)
-
-
-class _Trainer(CheckpointingTrainer, SentenceTransformerTrainer):
-    pass
 
 
 def as_triplets(
@@ -119,6 +117,7 @@ def _setup(
     rows: list[Triplet] | CandidateLists, texts: Texts, settings: RetrieverSettings, seed: int, run: TrainingRun
 ) -> tuple[TrainingSetup, Any]:
     """What is trained and by what, and the adapters, if any."""
+    check_one_process(settings.family)
     processes = processes_of_batch("training", settings.batch_size)
     lists = rows if isinstance(rows, CandidateLists) else None
     if settings.loss in DISTILLING and run.teacher is None and lists is None:
@@ -129,8 +128,7 @@ def _setup(
         rows = [Triplet(row.query_id, row.positive_id, ()) for row in rows]
     negatives = lists.size - 1 if lists else len(rows[0].negative_ids)
     transformers.set_seed(seed)
-    model = _load(settings, settings.base)
-    check_trainable(model, settings.base)
+    model = _load_base(settings)
     set_dropout(model, settings.dropout)
     _save_memory(model, settings)
     adapters = add_adapters(model[0].auto_model, settings.lora) if settings.lora else None
@@ -141,7 +139,11 @@ def _setup(
         sampler = GlobalBatchSampler(len(lists), *batches)
     else:
         sampler = NoFalseNegativesSampler(rows, texts.corpus, *batches)
-    if settings.documents == "kept":
+    callbacks = ()
+    if settings.family != "dense":
+        loss, callbacks = family_loss(settings, model, negatives)
+        dataset = _dataset(rows, settings, run)
+    elif settings.documents == "kept":
         loss = _kept_documents_loss(settings, model, lists, texts.corpus, run)
         dataset = Dataset.from_dict({"anchor": lists.queries, "label": range(len(lists))})
     elif settings.loss == "embedding":
@@ -151,7 +153,8 @@ def _setup(
         guide = settings.guide or settings.base
         loss = make_loss(settings, model, lambda: _load(settings, guide), negatives, gather=processes > 1)
         dataset = _dataset(rows, settings, run)
-    return TrainingSetup("training", model, loss, dataset, collator, sampler, settings, seed, run), adapters
+    setup = TrainingSetup("training", model, loss, dataset, collator, sampler, settings, seed, run, callbacks=callbacks)
+    return setup, adapters
 
 
 def _save_memory(model: SentenceTransformer, settings: RetrieverSettings) -> None:
@@ -212,11 +215,25 @@ def to_dataset(triplets: Sequence[Triplet], labels: list[list[float]] | None = N
     return Dataset.from_dict(columns)
 
 
+def _load_base(settings: RetrieverSettings) -> AnyEncoder:
+    if settings.family == "dense":
+        model = _load(settings, settings.base)
+        check_trainable(model, settings.base)
+        for key in settings.keys_of_layers:
+            check_transformer(model, settings.base, key)
+        return model
+    model = load_family(
+        settings.base, settings.family, max_seq_length=settings.max_seq_length, attention=settings.attention
+    )
+    check_trainable_family(model, settings.base)
+    return model
+
+
 def _load(settings: RetrieverSettings, name: str) -> SentenceTransformer:
     return load_encoder(name, max_seq_length=settings.max_seq_length, attention=settings.attention)
 
 
-def _prompts(model: SentenceTransformer, settings: RetrieverSettings, negatives: int) -> dict[str, str]:
+def _prompts(model: AnyEncoder, settings: RetrieverSettings, negatives: int) -> dict[str, str]:
     """Column to the prompt that is put before its texts."""
     query = prompt_of(model, "query", settings.query_prompt)
     document = prompt_of(model, "document", settings.document_prompt)

@@ -3,13 +3,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from sharpen.evaluation.contents import content
-from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, PrecisionSetting
-from sharpen.evaluation.settings import UNHASHED, BaseName, Count, EncoderName, Fraction, RerankerBaseName, Settings
+from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions, Family, PrecisionSetting
+from sharpen.evaluation.settings import (
+    UNHASHED,
+    BaseName,
+    Count,
+    EncoderName,
+    Fraction,
+    Marker,
+    RerankerBaseName,
+    Settings,
+)
+from sharpen.training.family_rules import REGULARIZERS, family_misfit
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl", "embedding"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
@@ -69,7 +81,7 @@ class RetrieverSettings(EncoderOptions, Optimization):
     ('mnrl', 20.0, 'query: ')
     """
 
-    LATER: ClassVar[tuple[str, ...]] = ("weights",)
+    LATER: ClassVar[tuple[str, ...]] = ("weights", "family", "query_regularizer_weight", "document_regularizer_weight")
 
     base: BaseName = Field(
         description=(
@@ -77,6 +89,15 @@ class RetrieverSettings(EncoderOptions, Optimization):
             " Qwen/Qwen3-Embedding-0.6B or packaged:smollm2-135m-instruct, is one, too: its last token's state is the"
             " vector, and instructions go into the prompts."
         )
+    )
+    family: Family = Field(
+        "dense",
+        description=(
+            "dense: a vector a text. sparse: a number a word (SPLADE), from a masked language model or a sparse"
+            " encoder. multi_vector: a vector a token (ColBERT), from a multi-vector or any other encoder, whose tokens"
+            " get a projection to 128 dimensions. before is the base as what it is by its own files. Losses: mnrl,"
+            " cached_mnrl, margin_mse, kl, on inner products or MaxSim."
+        ),
     )
     batch_size: Annotated[int, Field(ge=2)] = Field(
         32,
@@ -158,8 +179,24 @@ class RetrieverSettings(EncoderOptions, Optimization):
             " same weights, a third more time, and memory for far longer texts or larger batches."
         ),
     )
+    query_regularizer_weight: Annotated[float, Field(ge=0)] = Field(
+        REGULARIZERS["query_regularizer_weight"],
+        description=(
+            "Of the FLOPS regularizer (the squared mean of each word's numbers over the batch), of queries (sparse):"
+            " the higher, the fewer words a query has, and the faster the search. It rises over the first third of the"
+            " steps."
+        ),
+    )
+    document_regularizer_weight: Annotated[float, Field(ge=0)] = Field(
+        REGULARIZERS["document_regularizer_weight"],
+        description="As query_regularizer_weight, of documents: their number of words is the size of the index.",
+    )
     scale: Annotated[float, Field(gt=0)] = Field(
-        20.0, description="Inverse temperature: what the loss multiplies the cosine by (20 in sentence-transformers)."
+        20.0,
+        description=(
+            "Inverse temperature: what the loss multiplies the cosine by (20 in sentence-transformers). With family:"
+            " sparse and multi_vector, whose scores are sums, it is 1 unless given."
+        ),
     )
 
     @property
@@ -170,18 +207,46 @@ class RetrieverSettings(EncoderOptions, Optimization):
     @property
     def encoder(self) -> Encoder:
         """The base with its options, as everything that loads or encodes takes it."""
-        return Encoder(model=self.base, **{name: getattr(self, name) for name in EncoderOptions.model_fields})
+        options = {name: getattr(self, name) for name in EncoderOptions.model_fields}
+        return Encoder(model=self.base, family=self.family, **options)
 
     def check(self) -> None:
-        """Raise ``InputError`` as of all settings, and for a base that has no gradient checkpointing."""
+        """Raise ``InputError`` as of all settings, and for a base without layers for adapters or checkpointing."""
         super().check()
         if self.gradient_checkpointing:
             from sharpen.evaluation.encoders.checks import check_recomputable_base  # loads torch
 
             check_recomputable_base(self.base)
+        for key in self.keys_of_layers if self.family == "dense" else ():
+            from sharpen.evaluation.encoders.checks import check_transformer_base
+
+            check_transformer_base(self.base, key)
+
+    @property
+    def keys_of_layers(self) -> tuple[str, ...]:
+        """Settings that a base without layers (``StaticEmbedding``) cannot have: adapters, and cached losses, which
+        take a part of the texts at a time."""
+        return (*(("lora",) if self.lora else ()), *(("loss",) if self.loss.startswith("cached") else ()))
+
+    def checker(self, name: str, marker: Marker) -> Callable[[Any], None]:
+        if name == "base" and self.family != "dense":
+            from sharpen.evaluation.encoders.checks import check_family_base  # loads torch
+
+            return partial(check_family_base, family=self.family)
+        return super().checker(name, marker)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scale_of_family(cls, values: Any) -> Any:
+        """Inner products and MaxSim are sums, of which 20 times would be a step function."""
+        if isinstance(values, dict) and values.get("family", "dense") != "dense":
+            return {"scale": 1.0} | values
+        return values
 
     @model_validator(mode="after")
     def _options_fit(self):
+        if reason := family_misfit(self):
+            raise ValueError(reason)
         if self.guide and "gist" not in self.loss:
             raise ValueError(f"guide: only gist and cached_gist take one, and loss is {self.loss}")
         if self.candidates and self.loss != "kl":

@@ -13,6 +13,7 @@ import torch
 import transformers
 from datasets import Dataset
 from safetensors.torch import load_model, save_model
+from sentence_transformers import MultiVectorEncoder, SparseEncoder
 from torch import nn
 
 from sharpen.evaluation.encoders.precision import resolve_precision
@@ -100,7 +101,7 @@ class TrainingResult:
 class TrainingSetup:
     """A model with what it is trained on. ``part``: the recipe's, by which errors name keys. ``loss``: None for a
     trainer that has its own. ``settings``: with a precision. ``tokenizer``: for a
-    trainer that asks for it."""
+    trainer that asks for it. ``callbacks``: of the loss."""
 
     part: str
     model: nn.Module
@@ -112,6 +113,7 @@ class TrainingSetup:
     seed: int
     run: TrainingRun
     tokenizer: Any = None
+    callbacks: tuple[transformers.TrainerCallback, ...] = ()
 
 
 def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> TrainingResult:
@@ -127,7 +129,8 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
     steps = -(-len(setup.sampler) // processes // setup.settings.accumulate)
     validation = setup.run.validation
     device = next(setup.model.parameters()).device
-    faster = nullcontext() if will_shard() else accelerated(setup.model)
+    as_it_is = will_shard() or isinstance(setup.model, SparseEncoder | MultiVectorEncoder)
+    faster = nullcontext() if as_it_is else accelerated(setup.model)
     with work_folder(setup.run.work) as folder, faster:
         last = checkpoints.newest(folder) if process_state().is_main_process else None
         process_state().wait_for_everyone()  # the first one removes what was half-written
@@ -169,7 +172,7 @@ def _trainer(
         {"output_dir": str(folder), **_arguments(setup, steps, next(setup.model.parameters()).device)},
         # asked for, but validation does without it
         eval_dataset=setup.dataset.select(range(1)) if validation else None,
-        callbacks=[ProgressCallback(setup.run.progress)],
+        callbacks=[ProgressCallback(setup.run.progress), *setup.callbacks],
     )
     trainer.prepare(setup.part, validation, folder, whole)
     if validation and validation.patience:

@@ -11,11 +11,12 @@ from typing import Any
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, chunks_by_document
+from sharpen.evaluation.encoders.families import AnyEncoder
 from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY, mean_primary
 from sharpen.evaluation.retrievers.bm25 import BM25
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.encoders import Index, encoder_index
 from sharpen.evaluation.runs import ranking
 from sharpen.training.settings import ValidationSettings
 
@@ -53,16 +54,18 @@ class SmallTask:
 
     def scorer(
         self, options: EncoderOptions, documents: SentenceTransformer | None = None
-    ) -> Callable[[SentenceTransformer], float]:
+    ) -> Callable[[AnyEncoder], float]:
         """A function that gives a model's nDCG@10, 0 to 1. ``documents``: what encodes these; None: the model."""
         texts = {query.id: query.text for query in self.queries.values()}
 
-        def index_of(model: SentenceTransformer) -> Dense:
-            return Dense(self.corpus, model, options.query_prompt, options.document_prompt, precision=options.precision)
+        def index_of(model: AnyEncoder) -> Index:
+            return encoder_index(
+                self.corpus, model, options.query_prompt, options.document_prompt, precision=options.precision
+            )
 
         kept = index_of(documents) if documents else None
 
-        def score(model: SentenceTransformer) -> float:
+        def score(model: AnyEncoder) -> float:
             index = kept.with_query_encoder(model) if kept else index_of(model)
             run = {
                 q: {d: scores[d] for d in ranking(scores) if d != q} for q, scores in index.search(texts, 11).items()

@@ -8,8 +8,22 @@ from pathlib import Path
 from sentence_transformers import CrossEncoder
 
 from sharpen.evaluation.encoders.committee import Committee
+from sharpen.evaluation.encoders.families import (
+    check_trainable_family,
+    load_any,
+    load_family,
+    probe_any,
+    probe_family,
+)
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder, resolve_encoder
-from sharpen.evaluation.encoders.soundness import check_recomputable, check_trainable, probe, probe_cross_encoder
+from sharpen.evaluation.encoders.settings import Family
+from sharpen.evaluation.encoders.soundness import (
+    check_recomputable,
+    check_trainable,
+    check_transformer,
+    probe,
+    probe_cross_encoder,
+)
 from sharpen.evaluation.files import visible_files
 from sharpen.evaluation.processes import process_state
 
@@ -32,6 +46,27 @@ def check_base(name: str) -> None:
         probe(model, name)
 
     _once("base", name, check)
+
+
+def check_any(name: str, family: Family) -> None:
+    """As ``check_encoder``, for an encoder of whatever family it is; ``family``: of one whose files do not say it."""
+    _once(f"any, {family}", name, lambda: probe_any(load_any(name, family), name))
+
+
+def check_family_base(name: str, family: Family) -> None:
+    """As ``check_base``, for what is to be trained as a sparse or multi-vector encoder."""
+
+    def check() -> None:
+        model = load_family(name, family)
+        check_trainable_family(model, name)
+        probe_family(model, name)
+
+    _once(f"base, {family}", name, check)
+
+
+def check_transformer_base(name: str, key: str) -> None:
+    """Raise ``InputError`` for a base that has no layers, so that the setting ``key`` has nothing to work on."""
+    _once(f"transformer, {key}", name, lambda: check_transformer(load_encoder(name), name, key))
 
 
 def check_recomputable_base(name: str) -> None:

@@ -47,7 +47,7 @@ def load_encoder(
     warning says so. Raises ``InputError`` if the name cannot be loaded, for what is no dense encoder (sparse, late
     interaction, a cross-encoder) and for weights that are not finite.
     """
-    source = _checked_source(name, "SentenceTransformer")
+    source = checked_source(name, "SentenceTransformer")
     # float32 whatever the weights are stored in: in bf16 the small steps of training would round away
     arguments = {"use_safetensors": True, "dtype": torch.float32} | (
         {"attn_implementation": attention} if attention else {}
@@ -60,9 +60,9 @@ def load_encoder(
             revision=hub_commit(source),
             model_kwargs=arguments,
         )
-        make_decoders_ready(model, name, bare=not _has_modules(source))
+        make_decoders_ready(model, name, bare=not has_modules(source))
     except Exception as error:  # what a file that is not as it should be, or a package that lacks, leads to
-        raise _not_loaded("encoder", name, error) from error
+        raise not_loaded("encoder", name, error) from error
     make_ready(model, source, max_seq_length)
     return model
 
@@ -81,7 +81,7 @@ def load_cross_encoder(
         if new_head:
             raise InputError(f"{name}: a committee of {len(members)}, and one model is trained; name {members[0]}")
         return Committee(tuple(load_cross_encoder(m, device, max_seq_length=max_seq_length) for m in members))
-    source = _checked_source(name, None if new_head else "CrossEncoder")
+    source = checked_source(name, None if new_head else "CrossEncoder")
     try:
         revision = hub_commit(source)
         config = AutoConfig.from_pretrained(source, trust_remote_code=False, revision=revision or "main")
@@ -98,7 +98,7 @@ def load_cross_encoder(
     except InputError:
         raise
     except Exception as error:  # as in load_encoder
-        raise _not_loaded("cross-encoder", name, error) from error
+        raise not_loaded("cross-encoder", name, error) from error
     make_ready(model, source, max_seq_length)
     return model
 
@@ -116,7 +116,7 @@ def model_digest(name: str) -> str:
     return sha256_tree(Path(source)) if Path(source).is_dir() else f"hub:{source}@{hub_commit(source) or 'main'}"
 
 
-def _checked_source(name: str, kind: str | None) -> str:
+def checked_source(name: str, kind: str | None) -> str:
     """The folder or hub name, when what lies there can be loaded and, unless None, is of this kind."""
     source = resolve_encoder(name)
     folder = Path(source)
@@ -145,9 +145,15 @@ def _check_head(name: str, config: Any, new_head: bool) -> None:
         )
 
 
-def _not_loaded(what: str, name: str, error: Exception) -> InputError:
+def not_loaded(what: str, name: str, error: Exception) -> InputError:
+    """What is raised for a model whose loading failed by ``error``."""
     known = isinstance(error, OSError | ValueError | ImportError)  # ImportError: an attention that is not installed
     return InputError(f"the {what} {name!r} could not be loaded: {'' if known else type(error).__name__ + ': '}{error}")
+
+
+def folder_of(source: str) -> Path | None:
+    """The folder of a model: its own, or of a hub model the one in the local cache; None where it is not there."""
+    return Path(source) if Path(source).is_dir() else _cached_folder(source)
 
 
 def _cached_folder(source: str) -> Path | None:
@@ -161,9 +167,9 @@ def _cached_folder(source: str) -> Path | None:
     return next((Path(file).parent for file in files if isinstance(file, str)), None)
 
 
-def _has_modules(source: str) -> bool:
+def has_modules(source: str) -> bool:
     """Whether the model's files list its modules, pooling among them."""
-    folder = Path(source) if Path(source).is_dir() else _cached_folder(source)
+    folder = folder_of(source)
     return folder is not None and (folder / "modules.json").exists()
 
 

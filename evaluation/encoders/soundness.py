@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
+from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
 from sharpen.evaluation.encoders.routes import route_of
 from sharpen.evaluation.files import InputError
@@ -99,30 +100,42 @@ def probe_cross_encoder(model: CrossEncoder, name: str) -> None:
     pairs = [(SHORT_TEXTS[0], SHORT_TEXTS[1]), (SHORT_TEXTS[0], ""), (SHORT_TEXTS[0], LONG_TEXT)]
     model.eval()
     for pair in pairs:
-        with _naming(name, "a pair of texts"), torch.inference_mode():
+        with naming(name, "a pair of texts"), torch.inference_mode():
             features = model.preprocess([pair])
-            scores = model(_on_device(model, features))["scores"].float().cpu().numpy()
+            scores = model(on_device(model, features))["scores"].float().cpu().numpy()
         if not np.isfinite(scores).all():
             raise InputError(f"{name}: its scores are not finite numbers, as of {str(pair)[:60]}")
 
 
 def check_trainable(model: SentenceTransformer, name: str) -> None:
-    """Raise ``InputError`` for an encoder that is not one Transformer for queries and documents alike."""
+    """Raise ``InputError`` for an encoder that is not one Transformer, or one table of tokens' vectors, for queries and
+    documents alike."""
     first = model[0]
     if isinstance(first, Router):
         raise InputError(
             f"training.base: {name} has an encoder for queries and one for documents; give one of its folders, as"
             " query_0_Transformer"
         )
-    if not isinstance(first, Transformer):
+    if not isinstance(first, Transformer | StaticEmbedding):
         raise InputError(
-            f"training.base: {name} begins with a {type(first).__name__}, and only Transformers are trained; it can be"
-            " evaluated, or be a teacher as encoder:<name>"
+            f"training.base: {name} begins with a {type(first).__name__}, and only Transformers and static embeddings"
+            " are trained; it can be evaluated, or be a teacher as encoder:<name>"
+        )
+
+
+def check_transformer(model: SentenceTransformer, name: str, key: str) -> None:
+    """Raise ``InputError`` for an encoder that is no Transformer, by the setting ``key`` that works on layers, or on
+    texts padded to one length."""
+    if not isinstance(model[0], Transformer):
+        instead = "take mnrl, which needs little memory without them" if key == "loss" else "leave it out"
+        raise InputError(
+            f"training.{key}: {name} begins with a {type(model[0]).__name__}, which has no layers; {instead}"
         )
 
 
 def check_recomputable(model: SentenceTransformer, name: str) -> None:
     """Raise ``InputError`` for an encoder whose layers cannot be computed a second time for their gradients."""
+    check_transformer(model, name, "gradient_checkpointing")
     inner = model[0].auto_model
     if not inner.supports_gradient_checkpointing:
         raise InputError(
@@ -149,8 +162,8 @@ def embed(forward: Any, features: dict[str, Any], dimension: int) -> torch.Tenso
 
 def _embed(model: SentenceTransformer, texts: Sequence[str], name: str, what: str) -> np.ndarray:
     model.eval()
-    with _naming(name, what), torch.inference_mode():
-        features = _on_device(model, model.preprocess(list(texts)))
+    with naming(name, what), torch.inference_mode():
+        features = on_device(model, model.preprocess(list(texts)))
         vectors = embed(lambda f: model(f)["sentence_embedding"], features, model.get_embedding_dimension())
         vectors = torch.nn.functional.normalize(vectors.float(), dim=-1).cpu().numpy()
     if not np.isfinite(vectors).all():
@@ -158,11 +171,12 @@ def _embed(model: SentenceTransformer, texts: Sequence[str], name: str, what: st
     return vectors
 
 
-def _on_device(model: Model, features: dict[str, Any]) -> dict[str, Any]:
+def on_device(model: Any, features: dict[str, Any]) -> dict[str, Any]:
+    """What a model reads, where the model is."""
     return {k: v.to(model.device) if torch.is_tensor(v) else v for k, v in features.items()}
 
 
-class _naming:
+class naming:
     """What a model raises becomes an ``InputError`` that names it."""
 
     def __init__(self, name: str, what: str) -> None:

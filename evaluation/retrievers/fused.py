@@ -95,7 +95,7 @@ class Fused:
             block[:, out] = -np.inf
             for row, query in enumerate(of_block):
                 block[row, [columns[i] for i in (exclude or {}).get(query, ()) if i in columns]] = -np.inf
-            for row, query, best in zip(block, of_block, _best(block, k), strict=True):
+            for row, query, best in zip(block, of_block, best_columns(block, k), strict=True):
                 run[query] = {self.ids[d]: float(row[d]) for d in best if row[d] > -np.inf}
         return run
 
@@ -113,7 +113,7 @@ class Fused:
         documents: dict[str, list[str]] = {}
         scores: dict[str, np.ndarray] = {}
         for blocks, _ in self._standardized(list(queries.values()), self._rows()):
-            best = np.concatenate([_best(block, depth) for block in blocks.values()], axis=1)
+            best = np.concatenate([best_columns(block, depth) for block in blocks.values()], axis=1)
             for row, union in enumerate(map(np.unique, best)):
                 query = names[len(documents)]
                 documents[query] = [self.ids[d] for d in union]
@@ -144,7 +144,7 @@ class Fused:
             yield {name: block for name, (block, _) in made.items()}, {name: d for name, (_, d) in made.items()}
 
 
-def _best(scores: np.ndarray, k: int) -> np.ndarray:
+def best_columns(scores: np.ndarray, k: int) -> np.ndarray:
     """Columns of the ``k`` largest of each row, largest first: integers of shape (rows, k)."""
     k = min(k, scores.shape[1])
     part = np.argpartition(-scores, k - 1, axis=1)[:, :k]

@@ -28,7 +28,8 @@ def evaluate(  # noqa: PLR0913 - an argument is an option of the command
         typer.Argument(
             metavar="SYSTEM",
             help=(
-                "A model's folder or name, packaged:<name>, bm25, hybrid:<model>, fused:0.3:<model> (BM25 weighted"
+                "A model's folder or name (dense, sparse or multi-vector), packaged:<name>, bm25, hybrid:<model>,"
+                " fused:0.3:<model> (BM25 weighted"
                 " 0.3), generative:<folder>, or a TREC run file (.trec, .run, .txt)."
             ),
         ),

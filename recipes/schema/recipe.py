@@ -185,6 +185,10 @@ def _negatives_fit(recipe: Recipe) -> Iterator[str]:
         yield "negatives.refresh: a teacher has scored the first negatives only; take a loss without one"
     if recipe.negatives.refresh and recipe.training.lora:
         yield "negatives.refresh: adapters are merged after the first epoch; take training.lora: null"
+    if recipe.negatives.refresh and recipe.training.family != "dense":
+        yield "negatives.refresh: mines with dense encoders only; leave it out, or take training.family: dense"
+    if recipe.evaluation.approximate and recipe.training.family != "dense":
+        yield "evaluation.approximate: cells are made of dense vectors; leave it out, or take training.family: dense"
     if reason := misfit(recipe.training, recipe.negatives.per_query):
         yield reason
 

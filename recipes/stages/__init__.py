@@ -26,6 +26,7 @@ from sharpen.recipes.stages import (
 )
 from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
 from sharpen.recipes.stages.elsewhere import Elsewhere
+from sharpen.recipes.stages.families import check_family
 from sharpen.training.launch import check_launch
 from sharpen.training.trainer import processes_of_batch
 
@@ -97,6 +98,8 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
     _check_packages(recipe)
     trainings = [(name, batch_size) for stage, name, batch_size in _batches(recipe) if stage in parts]
     check_launch([name for name, _ in trainings])
+    if "training" in parts and not recipe.generative:
+        check_family(recipe)
     for name, batch_size in trainings:
         processes_of_batch(name, batch_size)
     if "corpus" in parts:

@@ -16,7 +16,7 @@ from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, search_task
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.encoders import Index
 from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import write_run
@@ -34,7 +34,7 @@ from sharpen.sdg.resources import Resources
 RETRIEVER = "retriever"
 FIRST = "first"
 """The scores of a first stage that no other stage measures."""
-IndexOf = Callable[[Corpus, bool, bool], Dense]
+IndexOf = Callable[[Corpus, bool, bool], Index]
 """Of a corpus; whether the search may be approximate, and whether the index stays in memory."""
 
 
@@ -185,7 +185,7 @@ class RerankedStage(ComparisonPart):
 def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     task = part.task(inputs)
 
-    def index_of(corpus: Corpus, approximate: bool, keep: bool) -> Dense:
+    def index_of(corpus: Corpus, approximate: bool, keep: bool) -> Index:
         return resources.models.index(corpus, part.encoder, approximate, keep)
 
     counts = part.score("before", index_of, task, folder)
@@ -196,7 +196,7 @@ def score_before(part: BeforeStage, inputs: Inputs, folder: Folder, resources: R
 
 
 def score_after(part: AfterStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
-    def index_of(corpus: Corpus, approximate: bool, keep: bool) -> Dense:
+    def index_of(corpus: Corpus, approximate: bool, keep: bool) -> Index:
         return part.tuned.index(inputs, resources.models, corpus, approximate, keep)
 
     counts = part.score("after", index_of, part.task(inputs), folder)

@@ -14,6 +14,7 @@ from sharpen.evaluation.metrics import mean_primary
 from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever, is_chunked, search_task, task_run
+from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.scorers import RERANKER, llm_members, members_of
 from sharpen.evaluation.teachers import rank_candidates
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
@@ -68,11 +69,10 @@ def diagnose(part: DiagnosisStage, inputs: Inputs, folder: Folder, resources: Re
     labelled = {q: query for q, query in inputs.train_queries().items() if HARVESTED not in query.metadata}
     qrels = inputs.qrels("train")
     texts = [query.text for query in inputs.train_queries().values()][:MOST_QUERIES]
-    measured = {
-        "document_cosine": None if part.tuned.kept else _cosine(base.vectors, tuned.vectors),
-        "query_cosine": _cosine(base.encode_queries(texts), tuned.encode_queries(texts)),
-        "easy": None,
-    }
+    measured: dict = {"document_cosine": None, "query_cosine": None, "easy": None}
+    if isinstance(base, Dense) and isinstance(tuned, Dense):  # of other families there is no vector a text
+        measured["document_cosine"] = None if part.tuned.kept else _cosine(base.vectors, tuned.vectors)
+        measured["query_cosine"] = _cosine(base.encode_queries(texts), tuned.encode_queries(texts))
     if labelled:
         task = Task(corpus, labelled, {q: qrels[q] for q in labelled}, "trained on", by_document=False)
         measured["easy"] = _quality(task.sample(MOST_QUERIES, part.seed), base)

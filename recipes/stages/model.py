@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import ClassVar, Literal, Self
 
 import transformers
-from sentence_transformers import SentenceTransformer
 
-from sharpen.evaluation.encoders.load import load_encoder
+from sharpen.evaluation.encoders.families import AnyEncoder, load_family
 from sharpen.evaluation.encoders.routes import with_routes
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import write_json
@@ -45,9 +44,10 @@ class ModelStage(StagePart):
 
 
 def make_model(part: ModelStage, inputs: Inputs, folder: Folder, _resources: Resources) -> Counts:
-    def load(name: str) -> SentenceTransformer:
+    def load(name: str) -> AnyEncoder:
         transformers.set_seed(part.seed)  # as in training: weights that a base lacks are drawn
-        return load_encoder(name, max_seq_length=part.encoder.max_seq_length, attention=part.encoder.attention)
+        options = {"max_seq_length": part.encoder.max_seq_length, "attention": part.encoder.attention}
+        return load_family(name, part.encoder.family, **options)
 
     model, base = load(str(inputs.folder("training"))), load(part.encoder.model)
     kept = base if part.documents == "kept" else None

@@ -101,7 +101,7 @@ def chosen_documents(part: QueriesStage, corpus: Corpus, models: Models) -> list
     """The documents that the LLM is to write for, as ``queries.select`` says."""
     if part.queries is None or part.encoder is None or part.queries.select != "coverage":
         return sample_documents(list(corpus.values()), part.queries and part.queries.documents, part.seed)
-    index = models.index(corpus)
+    index = models.dense_index(corpus, "queries.select: coverage")
     return select_documents(list(corpus.values()), index.vectors, part.queries.documents, part.seed)
 
 

@@ -7,7 +7,7 @@ from typing import Self
 from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.encoders.settings import Encoder, EncoderOptions
 from sharpen.evaluation.models import Models
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.encoders import Index
 from sharpen.evaluation.settings import Settings
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
@@ -32,7 +32,7 @@ class TunedPart(Settings):
 
     def index(
         self, inputs: Inputs, models: Models, corpus: Corpus, approximate: bool = False, keep: bool = True
-    ) -> Dense:
+    ) -> Index:
         """The corpus by this model; ``keep`` as in ``Models.index``."""
         encoder = self.encoder(inputs)
         if self.kept is None:

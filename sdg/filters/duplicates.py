@@ -37,8 +37,9 @@ class NearDuplicates(Settings):
     )
 
     def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources) -> FilterResult:
-        """Raises ``InputError`` if ``resources`` have no base encoder."""
-        vectors = resources.models.index(corpus).encode_queries([query.text for query in queries])
+        """Raises ``InputError`` if ``resources`` have no base encoder, or one that is not dense."""
+        index = resources.models.dense_index(corpus, "filters.near_duplicates")
+        vectors = index.encode_queries([query.text for query in queries])
         return drop_near_duplicates(queries, vectors, self.threshold)
 
 

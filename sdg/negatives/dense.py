@@ -60,7 +60,7 @@ class DenseOptions(MinerSettings):
         return self._in_blocks(texts, corpus, depth, resources)
 
     def _in_blocks(self, texts: dict[str, str], corpus: Corpus, depth: int, resources: Resources) -> Run:
-        from sharpen.evaluation.retrievers.dense import Dense  # loads torch
+        from sharpen.evaluation.retrievers.encoders import encoder_index  # loads torch
 
         encoder = self.encoder(resources)
         if (found := resources.models.search_in_parts(texts, corpus, depth, encoder)) is not None:
@@ -71,7 +71,7 @@ class DenseOptions(MinerSettings):
         best: Run = {q: {} for q in texts}
         with resources.progress("encoding to mine", len(corpus)) as advance:
             for start in range(0, len(ids), self.block):
-                index = Dense(
+                index = encoder_index(
                     {i: corpus[i] for i in ids[start : start + self.block]},
                     model,
                     options.query_prompt,

@@ -6,20 +6,18 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import StaticEmbedding
+from sentence_transformers.sentence_transformer.modules import BoW
 
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.stages import check_recipe
-from tests.support.tiny_models import encoder, hugging_face, tokenizer
+from tests.support.tiny_models import WORDS, encoder, hugging_face
 
 
 @pytest.fixture(scope="module")
 def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
-    SentenceTransformer(
-        modules=[StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=8)], device="cpu"
-    ).save_pretrained(str(folder / "static"))
+    SentenceTransformer(modules=[BoW(WORDS.split())], device="cpu").save_pretrained(str(folder / "bag"))
     hugging_face(folder / "three", head="ForSequenceClassification", num_labels=3)
     hugging_face(folder / "cross", head="ForSequenceClassification", num_labels=1)
     encoder(folder / "good")
@@ -35,7 +33,7 @@ def models(tmp_path_factory) -> Path:
     [
         ("training.base", "nan", "values that are not finite"),
         ("training.base", "lfs", "a git-lfs pointer"),
-        ("training.base", "static", "only Transformers are trained"),
+        ("training.base", "bag", "only Transformers and static embeddings are trained"),
         ("training.base", "cross", "a cross-encoder, which scores pairs"),
         ("reranker.base", "three", "a classifier with 3 outputs"),
         ("reranker.base", "lfs", "a git-lfs pointer"),

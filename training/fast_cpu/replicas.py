@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from sentence_transformers import SentenceTransformer
+from sentence_transformers.base.modules import Transformer
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
@@ -58,7 +59,8 @@ class Replicas:
         return _embed(model, batches, seeds, self._precision)
 
     def _number(self, model: nn.Module) -> int:
-        able = isinstance(model, SentenceTransformer) and model.training and torch.is_grad_enabled()
+        is_able = isinstance(model, SentenceTransformer) and isinstance(model[0], Transformer)
+        able = is_able and model.training and torch.is_grad_enabled()
         if self._alone or not able or process_state().num_processes > 1 or recomputes(model):
             return 1
         return number_of_replicas(model)

@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from sentence_transformers import CrossEncoder, SentenceTransformer, SparseEncoder
 from sentence_transformers.base.modules import Router
-from sentence_transformers.sentence_transformer.modules import Pooling, StaticEmbedding, Transformer
+from sentence_transformers.sentence_transformer.modules import BoW, Pooling, StaticEmbedding, Transformer
 
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.checks import check_base, check_cross_encoder, check_encoder, check_reranker_base
@@ -19,7 +19,7 @@ from sharpen.evaluation.encoders.encode import encode, score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense
-from tests.support.tiny_models import encoder, hugging_face, tokenizer
+from tests.support.tiny_models import WORDS, encoder, hugging_face, tokenizer
 
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a21\nsize 133466304\n"
 LONG = "bread " * 400
@@ -115,12 +115,15 @@ def test_a_classifier_of_three_labels_is_no_reranker_and_no_base_of_one(tmp_path
         check_reranker_base(folder)
 
 
-def test_only_transformers_are_trained_and_others_can_be_evaluated(tmp_path, base):
+def test_only_transformers_and_tables_are_trained_and_others_can_be_evaluated(tmp_path, base):
+    bag = SentenceTransformer(modules=[BoW(WORDS.split())], device="cpu")
+    bag.save_pretrained(str(tmp_path / "bag"), create_model_card=False)
+    check_encoder(str(tmp_path / "bag"))
+    with pytest.raises(InputError, match=r"training\.base: .*begins with a BoW, and only Transformers and static"):
+        check_base(str(tmp_path / "bag"))
     static = StaticEmbedding(tokenizer().backend_tokenizer, embedding_dim=8)
     SentenceTransformer(modules=[static], device="cpu").save_pretrained(str(tmp_path / "static"))
-    check_encoder(str(tmp_path / "static"))
-    with pytest.raises(InputError, match=r"training\.base: .*begins with a StaticEmbedding, and only Transformers"):
-        check_base(str(tmp_path / "static"))
+    check_base(str(tmp_path / "static"))
     parts = list(SentenceTransformer(str(base), device="cpu").children())
     router = SentenceTransformer(modules=[Router({"query": parts, "document": parts})], device="cpu")
     router.save_pretrained(str(tmp_path / "router"), create_model_card=False)
