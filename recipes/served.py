@@ -72,19 +72,11 @@ def export_to(name: str, to: str, target: Path, data: str | None, console: Conso
 
 
 def verify_server(
-    name: str,
-    url: str,
-    console: Console,
-    *,
-    model: str | None = None,
-    api_key_env: str | None = None,
-    data: str | None = None,
-    bare: bool = False,
+    name: str, endpoint: Endpoint, console: Console, data: str | None, bare: bool, min_cosine: float
 ) -> Verdict:
-    """Say whether the server at ``url`` gives the vectors of a run's model, or of any other. Raises ``InputError`` as
-    ``Endpoint`` and ``verify_endpoint`` do, and for a model with two encoders."""
+    """Say whether a server gives the vectors of a run's model, or of any other; ``bare`` and ``min_cosine`` as in
+    ``verify_endpoint``. Raises ``InputError`` as that does, and for a model with two encoders."""
     given = model_with_texts(name, data)
-    endpoint = Endpoint(url, model, api_key_env)
     ours = Models().load(given.encoder)
     if has_routes(ours):
         raise InputError(
@@ -95,7 +87,8 @@ def verify_server(
         "document": prompt_of(ours, "document", given.encoder.document_prompt)
     }
     others = {f"its base, {given.base.model}": lambda: Models().load(given.base)} if given.base else {}
-    verdict = verify_endpoint(ours, endpoint.vectors, draw_sample(ours, given.queries, given.documents), others, bare)
+    sample = draw_sample(ours, given.queries, given.documents)
+    verdict = verify_endpoint(ours, endpoint.vectors, sample, others, bare, min_cosine)
     _print_verdict(verdict, endpoint, console)
     return verdict
 

@@ -125,13 +125,18 @@ def open_export(folder: Path, threads: int | None = None) -> Iterator[ExportedEn
 
 def cut_text(tokenizer: Any, text: str, tokens: int) -> str:
     """The part of a text that ``tokens`` tokens with the special ones stand for, for a server that does not cut texts
-    itself. The last word may be cut so that it is read otherwise: it is left out then."""
+    itself. The last word may be cut so that it is read otherwise: then it loses characters until it fits."""
+
+    def length(part: str) -> int:
+        return len(tokenizer(part, verbose=False)["input_ids"])
+
+    if length(text) <= tokens:
+        return text
     encoded = tokenizer(text, truncation=True, max_length=tokens, return_offsets_mapping=True, verbose=False)
     end = max((stop for _, stop in encoded["offset_mapping"]), default=0)
-    while end and len(tokenizer(text[:end], verbose=False)["input_ids"]) > tokens:
-        end = text.rstrip().rfind(" ", 0, end)
-    whole = len(tokenizer(text, verbose=False)["input_ids"]) <= tokens
-    return text if whole else text[: max(0, end)]
+    while end and length(text[:end]) > tokens:
+        end -= 1
+    return text[:end]
 
 
 def _by_server(served: Served, tokenizer: Any, tokens: int) -> Callable[[list[str]], np.ndarray]:

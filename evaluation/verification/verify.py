@@ -24,8 +24,11 @@ SAME = 1e-4
 """1 - cosine, at most, of the same model in another program: float16 and bf16 stay below."""
 EXPLAINED = 2.0
 """So many times nearer must be what is tried, to be the cause."""
-LOW_PRECISION = 0.05
-"""1 - cosine, at most in the mean, of the same model with weights in few bits."""
+NEAR = 0.05
+"""1 - cosine, at most in the mean, of the same model with weights in few bits, or of another checkpoint."""
+FAR_OFF = 8.0
+"""So many times farther off than texts are in the mean is one that the server's tokenizer reads otherwise."""
+OFF_SHOWN = 5
 UNIT = 0.01
 """A vector's length may be off 1 by so much."""
 ENOUGH_CHANGES = 2
@@ -83,12 +86,14 @@ def verify_endpoint(
     sample: Sequence[SampleText],
     others: Mapping[str, Callable[[], SentenceTransformer]] | None = None,
     bare: bool = False,
+    min_cosine: float = 1 - SAME,
 ) -> Verdict:
     """Ask for the vectors of ``sample`` and compare them with what ``model`` gives.
 
     ``others``: models that may be served in its place, by name, loaded when the vectors are not the model's. ``bare``:
-    the server is asked without the model's prompts, as it is to put them before texts itself. Raises ``InputError`` as
-    ``ask`` does, and where no short text is in the sample.
+    the server is asked without the model's prompts, as it is to put them before texts itself. ``min_cosine``: of the
+    vectors of texts that are read whole, at the least in the mean; lower than the default for weights in few bits.
+    Raises ``InputError`` as ``ask`` does, and where no short text is in the sample.
     """
     own = own_variant(model)
     given, said = ask([each.text if bare else own.prompts.of(each.side) + each.text for each in sample])
@@ -101,7 +106,7 @@ def verify_endpoint(
     if answers.vectors.shape[1] != (dimension := model.get_embedding_dimension()):
         causes += _other_dimension(model, answers, others or {}, dimension)
     elif errors.max() > SAME:
-        more_causes, more_notes = _explain(model, own, answers, others or {})
+        more_causes, more_notes = _explain(model, own, answers, others or {}, 1 - min_cosine)
         causes, notes = causes + more_causes, notes + more_notes
     return Verdict(
         serves=not causes,
@@ -132,45 +137,54 @@ def _explain(
     own: Variant,
     answers: _Answers,
     others: Mapping[str, Callable[[], SentenceTransformer]],
+    tolerance: float,
 ) -> tuple[list[str], list[str]]:
     """Causes and notes."""
     plain, long = answers.part("plain"), answers.part("long")
     as_it_is = float(plain.error(model, own).mean())
     found, error = own, as_it_is
     if as_it_is > SAME:
-        for name, load in others.items():
-            other = load()
-            theirs = float(plain.error(other, own_variant(other)).mean())
-            if theirs <= SAME:
-                cosines = f"(cosine {1 - theirs:.4f}; {_of_model(as_it_is)})"
-                return [f"another model: the vectors are those of {name} {cosines}"], []
-        found, error = _nearest(model, own, plain, as_it_is)
-    causes, notes = _differences(own, found, error, as_it_is), []
-    if error > LOW_PRECISION:
-        cosine = f"(cosine {1 - error:.4f})"
-        return [
-            f"another model, or other weights: pooling, prompts, case and length do not explain the vectors {cosine}",
-            *causes,
-        ], []
-    if error > SAME:
-        notes.append(
-            f"The vectors are near and not the same, as with weights in fewer bits: a cosine of {1 - error:.4f}"
-        )
+        if other := _served_in_its_place(plain, others, as_it_is):
+            return [other], []
+        found, error = _nearest(model, own, plain)
+    causes = _differences(own, found, error, as_it_is)
+    cosine = f"a cosine of {1 - error:.4f} in the mean"
+    if error > NEAR:
+        tried = "neither pooling, prompts nor case explains the vectors"
+        return [f"another model, or other weights: {tried} ({cosine})"], []
+    near = f"near the model's and not the same ({cosine}), as of weights in fewer bits, or of another checkpoint"
+    notes = [f"The vectors are {near}"] if SAME < error <= tolerance else []
+    if error > max(SAME, tolerance):
+        causes.append(f"other weights: its vectors are {near}; if that is meant, give a lower --min-cosine")
     if long.sample:
         causes += _truncation(model, found, long, error)
-    return causes, notes + _other_characters(model, found, answers.part("unusual"), error)
+    return causes, notes + _other_characters(model, found, answers.part("plain", "unusual"), error)
 
 
-def _other_characters(model: SentenceTransformer, found: Variant, unusual: _Answers, error: float) -> list[str]:
-    errors = unusual.error(model, found) if unusual.sample else np.zeros(0)
-    off = [row for row in np.argsort(-errors) if errors[row] > max(SAME, EXPLAINED * EXPLAINED * error)]
-    texts = "; ".join(f"{unusual.sample[row].text.strip()!r} (cosine {1 - errors[row]:.4f})" for row in off)
-    return [f"Its tokenizer reads some characters otherwise than the model's: {texts}"] if off else []
+def _served_in_its_place(
+    plain: _Answers, others: Mapping[str, Callable[[], SentenceTransformer]], as_it_is: float
+) -> str | None:
+    """What is said of the first of other models whose vectors these are."""
+    for name, load in others.items():
+        other = load()
+        error = float(plain.error(other, own_variant(other)).mean())
+        if error <= SAME or (error <= NEAR and error * EXPLAINED < as_it_is):
+            return f"another model: the vectors are those of {name} (cosine {1 - error:.4f}; {_of_model(as_it_is)})"
+    return None
 
 
-def _nearest(model: SentenceTransformer, own: Variant, plain: _Answers, as_it_is: float) -> tuple[Variant, float]:
-    """What explains the vectors with the fewest differences; the model's own way, where nothing does."""
-    few, best, least, changes = plain.some(PAIR_TEXTS), own, as_it_is, 1
+def _other_characters(model: SentenceTransformer, found: Variant, texts: _Answers, error: float) -> list[str]:
+    errors = texts.error(model, found)
+    off = [row for row in np.argsort(-errors) if errors[row] > max(10 * SAME, FAR_OFF * error)][:OFF_SHOWN]
+    told = "; ".join(f"{texts.sample[row].text.strip()[:60]!r} (cosine {1 - errors[row]:.4f})" for row in off)
+    return [f"Its tokenizer reads some characters otherwise than the model's: {told}"] if off else []
+
+
+def _nearest(model: SentenceTransformer, own: Variant, plain: _Answers) -> tuple[Variant, float]:
+    """What explains the vectors with the fewest differences (the model's own way, where nothing does), and 1 - cosine of
+    what it gives."""
+    few, best, changes = plain.some(PAIR_TEXTS), own, 1
+    least = float(few.error(model, own).mean())
     for variant in variants_of_short_texts(model, own):
         if variant.changes(own) > changes and least <= SAME:
             break
@@ -180,8 +194,7 @@ def _nearest(model: SentenceTransformer, own: Variant, plain: _Answers, as_it_is
         # another difference must be worth it
         if error * EXPLAINED < least or (error < least and variant.changes(own) <= best.changes(own)):
             best, least = variant, error
-    error = float(plain.error(model, best).mean())
-    return (best, error) if error * EXPLAINED < as_it_is else (own, as_it_is)
+    return best, float(plain.error(model, best).mean())
 
 
 def _differences(own: Variant, found: Variant, error: float, as_it_is: float) -> list[str]:
@@ -206,6 +219,8 @@ def _truncation(model: SentenceTransformer, found: Variant, long: _Answers, erro
     errors = {v.max_seq_length: float(long.error(model, v).mean()) for v in other_lengths(model, found)}
     length = min(errors, key=errors.__getitem__, default=None)
     if length is None or errors[length] * EXPLAINED >= as_it_is:
+        if as_it_is <= max(10 * SAME, FAR_OFF * error_of_short):  # long texts differ more in few bits
+            return []
         return [
             f"truncation: long texts are not cut at {found.max_seq_length:,} tokens as by the model"
             f" (cosine {1 - as_it_is:.4f}), at which other number was not found"
@@ -237,7 +252,7 @@ def _other_dimension(
     if size < dimension:
         cut = vectors_by(model, short.sample, own_variant(model))[:, :size]
         cut = cut / np.maximum(np.linalg.norm(cut, axis=1, keepdims=True), np.finfo(np.float32).tiny)
-        if (error := float(1 - (cut * short.vectors).sum(axis=1).mean())) <= LOW_PRECISION:
+        if (error := float(1 - (cut * short.vectors).sum(axis=1).mean())) <= NEAR:
             return [f"dimensions: the vectors are the first {size} of {dimension} numbers (cosine {1 - error:.4f})"]
     for name, load in others.items():
         other = load()

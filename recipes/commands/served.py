@@ -53,6 +53,10 @@ def verify(
     bare: Annotated[
         bool, typer.Option("--bare", help="Ask without the model's prompts: the server is to put them before texts.")
     ] = False,
+    min_cosine: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Mean cosine from which on it is this model; lower for weights in few bits."),
+    ] = 0.9999,
 ) -> None:
     """Ask a server for vectors (OpenAI's /v1/embeddings: llama.cpp, vLLM, TEI, Ollama) and say whether it serves the
     run's model, or what it does otherwise: pooling, prompts, truncation, normalisation, case, another model. Exit
@@ -61,9 +65,10 @@ def verify(
     Example: sharpen verify runs/quickstart --against http://localhost:8080/v1
     """
     quiet_libraries()
+    from sharpen.evaluation.verification.endpoint import Endpoint
     from sharpen.recipes.served import verify_server
 
-    verdict = verify_server(run, against, Console(), model=model, api_key_env=api_key_env, data=data, bare=bare)
+    verdict = verify_server(run, Endpoint(against, model, api_key_env), Console(), data, bare, min_cosine)
     if not verdict.serves:
         raise typer.Exit(1)
 
