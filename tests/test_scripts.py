@@ -22,6 +22,7 @@ SUBCOMMANDS = (
     "generation",
     "generative",
     "evaluation",
+    "exports",
     "corpora",
     "scale",
 )

@@ -189,15 +189,20 @@ class naming:
             raise InputError(f"{self._name}: cannot read {self._what} ({type(error).__name__}: {error})") from error
 
 
-def _fit_length(module: Transformer, name: str, asked: int | None) -> None:
+def positions_of(module: torch.nn.Module) -> int | None:
+    """Tokens that a model has positions for; None where it has no vector for each."""
     limits = [
         layer.num_embeddings
         # RoBERTa's positions begin behind the padding token's, BART's at an offset
         - (layer.padding_idx + 1 if layer.padding_idx is not None else getattr(layer, "offset", 0))
-        for layer_name, layer in module.auto_model.named_modules()
+        for layer_name, layer in module.named_modules()
         if isinstance(layer, torch.nn.Embedding) and layer_name.rpartition(".")[2] in POSITIONS
     ]
-    limit = min(limits, default=None)
+    return min(limits, default=None)
+
+
+def _fit_length(module: Transformer, name: str, asked: int | None) -> None:
+    limit = positions_of(module.auto_model)
     if limit is None or (module.max_seq_length is not None and module.max_seq_length <= limit):
         return
     if asked and asked > limit:

@@ -1,0 +1,1 @@
+"""A dense encoder in the formats that servers read, each checked against the model that was measured."""

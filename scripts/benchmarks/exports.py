@@ -1,0 +1,123 @@
+"""A model in each format that it is exported to: size, speed, and what is lost of nDCG@10.
+
+    python scripts/benchmark.py exports [--model packaged:all-MiniLM-L6-v2] [--data scifact] [--documents 1000]
+
+Exports the model to each --format into a temporary folder, encodes the documents and the judged queries of --data by
+what serves the format (torch, ONNX Runtime, OpenVINO, llama.cpp), and searches exactly. Prints a row each, with bytes
+on disk, documents a second and the cores that the process had, mean and least cosine to float32, and nDCG@10 on --split
+with the paired interval of its difference to float32. Then the vectors of float32 themselves in 8 bits, and in one bit
+with rescoring: bytes a document, and nDCG@10. --documents: so many, half of them judged ones, with the queries whose
+judged documents are all among them; 0: all.
+
+About 10 minutes on two AVX2 cores.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from benchmarks.common import MODEL, SEED, Table, quality_cells, subset, timed
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from sharpen.evaluation.datasets import Task
+
+PACKAGES = ("torch", "sentence-transformers", "onnxruntime", "openvino", "xllamacpp", "faiss-cpu")
+FLOAT32 = "float32 (torch)"
+ALL_FORMATS = ["onnx", "openvino", "int8", "gguf"]
+CHECKED = 32
+"""Texts of each side by which an export is checked as it is written."""
+WARM_UP = 16
+
+
+def main(
+    model: Annotated[str, typer.Option(help="A folder, a hub name or packaged:<name>.")] = MODEL,
+    data: Annotated[str, typer.Option(help="A dataset's name or folder.")] = "scifact",
+    split: Annotated[str, typer.Option(help="Whose queries are searched by.")] = "test",
+    documents: Annotated[int, typer.Option(help="0: all.", min=0)] = 1_000,
+    format: Annotated[list[str], typer.Option(help="Again for another one.")] = ALL_FORMATS,
+) -> None:
+    from sharpen.evaluation.datasets import load_task
+    from sharpen.evaluation.encoders.encode import encode
+    from sharpen.evaluation.encoders.load import load_encoder, resolve_encoder
+    from sharpen.evaluation.encoders.routes import prompt_of
+
+    task = subset(load_task(data, split), documents or None)
+    texts, queries = [d.content for d in task.corpus.values()], list(task.texts.values())
+    ours = load_encoder(model, device="cpu")
+    weights = sum(p.stat().st_size for p in Path(resolve_encoder(model)).rglob("*.safetensors"))
+    title = f"{model.removeprefix('packaged:')} on {len(texts):,} documents, {len(queries)} queries of {data}"
+    columns = ("", "MB on disk", "documents/s", "cores used", "cosine: mean", "least", "nDCG@10", "difference (95 %)")
+    table = Table(title, columns, PACKAGES)
+    encode(ours, texts[:WARM_UP], precision="float32")
+    with timed() as watch:
+        vectors = encode(ours, texts, prompt=prompt_of(ours, "document"), precision="float32")
+    of_queries = encode(ours, queries, prompt=prompt_of(ours, "query"), precision="float32")
+    first = _ndcg(task, of_queries, vectors)
+    speed = f"{len(texts) / watch.seconds:.1f}", f"{watch.cores:.2f}"
+    table.row(FLOAT32, f"{weights / 1e6:.1f}", *speed, "", "", *quality_cells(first, first, task.groups))
+    for name in format:
+        _export_row(table, task, model, name, (vectors, first))
+    _vector_rows(task, of_queries, vectors, first)
+
+
+def _export_row(table: Table, task: Task, model: str, name: str, expected: tuple[np.ndarray, dict[str, float]]) -> None:
+    import random
+
+    from sharpen.evaluation.cores import cores
+    from sharpen.evaluation.export.formats import export_model
+    from sharpen.evaluation.export.reading import open_export
+
+    texts, queries = [d.content for d in task.corpus.values()], list(task.texts.values())
+    sample = [random.Random(SEED).sample(side, min(CHECKED, len(side))) for side in (queries, texts)]
+    vectors, first = expected
+    with tempfile.TemporaryDirectory() as folder:
+        info = export_model(model, name, Path(folder) / name, *sample)
+        with open_export(Path(folder) / name, cores()) as encoder:
+            encoder.encode(texts[:WARM_UP], "document")
+            with timed() as watch:
+                found = encoder.encode(texts, "document")
+            of_queries = encoder.encode(queries, "query")
+    cosines = (found * vectors).sum(axis=1)
+    used = "" if name == "gguf" else f"{watch.cores:.2f}"  # llama.cpp's server is another process
+    table.row(
+        name,
+        f"{info.bytes / 1e6:.1f}",
+        f"{len(texts) / watch.seconds:.1f}",
+        used,
+        f"{cosines.mean():.5f}",
+        f"{cosines.min():.5f}",
+        *quality_cells(_ndcg(task, of_queries, found), first, task.groups),
+    )
+
+
+def _vector_rows(task: Task, queries: np.ndarray, vectors: np.ndarray, first: dict[str, float]) -> None:
+    from sharpen.evaluation.quantised import BYTES, RESCORED
+
+    columns = ("vectors", "bytes a document", "nDCG@10", "difference (95 %)")
+    table = Table("Its vectors of float32, searched in fewer bytes", columns, ("faiss-cpu",))
+    names = {"binary": f"binary, {RESCORED} times as many found by their bits and rescored"}
+    for kind in ("float32", "int8", "binary"):
+        values = first if kind == "float32" else _ndcg(task, queries, vectors, kind)
+        size = BYTES[kind](vectors.shape[1])
+        table.row(names.get(kind, kind), size, *quality_cells(values, first, task.groups))
+
+
+def _ndcg(task: Task, queries: np.ndarray, vectors: np.ndarray, kind: str = "float32") -> dict[str, float]:
+    """By query."""
+    from sharpen.evaluation.metrics import evaluate
+    from sharpen.evaluation.quantised import nearest_quantised
+    from sharpen.evaluation.retrievers.base import RUN_DEPTH, task_run
+
+    ids = list(task.corpus)
+    scores, rows = nearest_quantised(queries, vectors, RUN_DEPTH + 1, kind)
+    run = {
+        q: {ids[r]: s for r, s in zip(row, of, strict=True) if r >= 0}
+        for q, row, of in zip(task.texts, rows.tolist(), scores.tolist(), strict=True)
+    }
+    return evaluate(task.qrels, task_run(task, run), ["ndcg@10"])["ndcg@10"]
