@@ -73,7 +73,9 @@ def diagnose(
 @app.command()
 def export(
     run: RunArgument,
-    layout: Annotated[str, typer.Option(help="beir, nvidia, sentence-transformers, tevatron or flag-embedding.")],
+    layout: Annotated[
+        str, typer.Option(help="beir, datasets, nvidia, sentence-transformers, tevatron or flag-embedding.")
+    ],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is not there yet.")],
 ) -> None:
     """Write a run's pairs and hard negatives in the layout of another trainer."""
@@ -85,7 +87,10 @@ def export(
 @app.command(name="convert")
 def convert_data(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, or BEIR.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, BEIR, or a folder of datasets."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder that is not there yet.")],
     min_quality: Annotated[float, typer.Option(help="Of NVIDIA's pairs, the judge's least overall score.")] = 7.0,
