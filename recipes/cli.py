@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sharpen.recipes.commands import finished, measure, recipe
+from sharpen.recipes.commands import finished, measure, recipe, share
 
 app = typer.Typer(
     add_completion=False,
@@ -15,7 +15,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Turn a folder of documents into a retriever that is measurably better on them.",
 )
-for commands in (recipe, finished, measure):
+for commands in (recipe, finished, measure, share):
     app.add_typer(commands.app)
 
 
