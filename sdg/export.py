@@ -137,7 +137,7 @@ def export_nvidia(data: TrainingData, folder: Path) -> dict[str, int]:
 
 
 def export_datasets(data: TrainingData, folder: Path) -> dict[str, int]:
-    """A dataset of Hugging Face's ``datasets`` in Parquet: ``corpus``, ``queries``, ``qrels`` (by split), ``negatives``.
+    """A dataset of Hugging Face's ``datasets`` in Parquet: corpus, queries, qrels by split, and negatives.
 
     ``datasets.load_dataset(folder, "queries")`` finds them by the head of ``README.md``.
     """
