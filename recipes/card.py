@@ -124,7 +124,9 @@ def _metadata(run: FinishedRun, comparison: Comparison, licence: str | None) -> 
             task_type="information-retrieval",
             dataset_type=dataset,
             dataset_name=comparison.queries_of,
+            dataset_split=run.recipe.evaluation.split if run.recipe.evaluation.data else run.recipe.generated_split,
             metric_type=metric.replace("@", "_at_"),
+            metric_name=f"{metric}, {comparison.before[metric].value:.4f} before",
             metric_value=round(estimate.value, 4),
         )
         for metric, estimate in comparison.after.items()
@@ -135,6 +137,7 @@ def _metadata(run: FinishedRun, comparison: Comparison, licence: str | None) -> 
         tags=[*TAGS[family], "sharpen"],
         base_model=None if base.startswith(PACKAGED) or Path(base).is_dir() else base,
         license=licence,
+        language=list(run.manifests["corpus"]["counts"].get("languages") or {}) or None,
         model_name=run.recipe.name,
         eval_results=results,
     )

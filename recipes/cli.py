@@ -6,16 +6,15 @@ import sys
 
 import typer
 
-from sharpen.recipes.commands import finished, measure, recipe, served
+from sharpen.recipes.commands import begin, finished, measure, recipe, served, share
 
 app = typer.Typer(
-    add_completion=False,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Turn a folder of documents into a retriever that is measurably better on them.",
 )
-for commands in (recipe, finished, measure, served):
+for commands in (begin, recipe, finished, measure, served, share):
     app.add_typer(commands.app)
 
 

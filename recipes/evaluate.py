@@ -19,6 +19,7 @@ from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.files import InputError, slug, write_json, write_text
 from sharpen.evaluation.metrics import METRICS, PRIMARY, PerQuery, evaluate, parse_metric
+from sharpen.evaluation.mteb import task_name, task_result, write_result
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import Comparison, make_comparison
 from sharpen.evaluation.retrievers.base import RUN_DEPTH, Retriever, search_task
@@ -105,7 +106,8 @@ def evaluate_systems(
     A system is ``bm25``, a model, ``hybrid:<model>`` (both by reciprocal rank fusion), ``fused:0.3:<model>`` (both by
     z-scores, with this weight of BM25), ``generative:<folder>``, or a TREC run file. ``data`` is as ``load_task`` takes
     it. Writes, below ``out``, a folder for each collection with run file, metrics, scores by query and, of two, the
-    report. Returns system to metric to mean over the collections. Raises ``InputError``.
+    report; and in ``mteb`` the results as MTEB has them. Returns system to metric to mean over the collections. Raises
+    ``InputError``.
     """
     options = options or EvaluationOptions()
     options.check()
@@ -184,6 +186,8 @@ class _Evaluation:
             system=system, data=source, split=split, corpus=str(corpus) if corpus else None, metrics=means
         )
         write_json(folder / "evaluation.json", record.model_dump(mode="json"))
+        mteb = task_result(task, task_name(task.name.removesuffix(f", split {split}")), split, means)
+        write_result(self.out / "mteb", _short(system), mteb)
 
 
 def default_folder(systems: Sequence[str]) -> Path:

@@ -22,7 +22,7 @@ from sharpen.sdg.queries import LABELLED
 
 SAMPLES = 12
 WON, LOST = "Queries won most (nDCG@10)", "Queries lost most (nDCG@10)"
-SELECTION = "Model selection"
+SELECTION, REJECTED = "Model selection", "Rejected queries"
 _REMEDIES = {
     "documents": "cut the documents (`corpus.chunk`), or raise `training.max_seq_length` as far as the base goes",
     "queries": "raise `training.max_seq_length` as far as the base goes",
@@ -45,7 +45,7 @@ def write_report(
     )
     changes = query_changes(task, runs, scores)
     kinds = slices(task, changes, scores, run.recipe.seed, comparison)
-    about = _about(run, overlaps)
+    about = report_sections(run) | _with_texts(run, overlaps)
     queries = {
         WON: _moved([c for c in changes if c.difference > 0]),
         LOST: _moved([c for c in changes if c.difference < 0]),
@@ -132,7 +132,8 @@ def _rank(rank: int | None) -> str:
     return f"rank {rank}" if rank else "not found"
 
 
-def _about(run: FinishedRun, overlaps: dict[str, Overlap]) -> Sections:
+def report_sections(run: FinishedRun) -> Sections:
+    """What is said of any run, in numbers."""
     stages = ["| stage | counts | seconds |", "| --- | --- | --- |"]
     stages += [f"| {name} | {counts_line(m['counts'])} | {m['seconds']:.0f} |" for name, m in run.manifests.items()]
     by_strategy = _by_strategy(run)
@@ -141,10 +142,12 @@ def _about(run: FinishedRun, overlaps: dict[str, Overlap]) -> Sections:
         "Time and cost": [*stages, "", _cost(run.manifests)],
         **({"Queries by strategy": by_strategy} if by_strategy else {}),
         **({"Truncated texts": cut} if (cut := truncation_lines(run.manifests)) else {}),
-        "Rejected queries": _rejected(run.manifests),
-        "Overlap of training and comparison": _overlapping(overlaps),
-        "Training examples": _samples(run),
+        REJECTED: _rejected(run.manifests),
     }
+
+
+def _with_texts(run: FinishedRun, overlaps: dict[str, Overlap]) -> Sections:
+    return {"Overlap of training and comparison": _overlapping(overlaps), "Training examples": _samples(run)}
 
 
 def _cost(manifests: Manifests) -> str:

@@ -18,6 +18,7 @@ from sharpen.recipes.findings import retriever_findings
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.generative import generative_findings
 from sharpen.recipes.load import LoadedRecipe
+from sharpen.recipes.outcome import track
 from sharpen.recipes.report import train_overlaps, write_report
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
@@ -121,6 +122,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     task = run.task()
     found = generative_findings(run, task) if run.recipe.generative else retriever_findings(run, task)
     comparison, overlaps = found.comparison, train_overlaps(run, task)
+    told = _is_as_before(run.folder, resolved_yaml)
     write_text(run.folder / RECIPE, resolved_yaml)
     metrics = comparison.model_dump(mode="json") | found.metrics
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
@@ -140,7 +142,15 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         f"\nreport   {run.folder / 'report.html'}\nmodel    {model}\nmetrics  {run.folder / 'metrics.json'}",
         highlight=False,
     )
+    if not told:
+        track(run, comparison, found.sections, logs, console)
     return comparison
+
+
+def _is_as_before(folder: Path, resolved_yaml: str) -> bool:
+    """Whether the run was finished by this very recipe: its results are removed as soon as a stage runs."""
+    there = all((folder / name).is_file() for name in RESULTS)
+    return there and (folder / RECIPE).read_text(encoding="utf-8") == resolved_yaml
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

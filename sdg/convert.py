@@ -6,16 +6,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from sharpen.evaluation.beir import (
-    Corpus,
     Document,
-    Qrels,
-    Queries,
     Query,
     read_corpus,
     read_qrels,
@@ -25,33 +21,14 @@ from sharpen.evaluation.beir import (
     write_queries,
 )
 from sharpen.evaluation.files import InputError, atomic_folder, read_jsonl
-from sharpen.sdg.negatives.record import Negative, write_negatives
+from sharpen.sdg.convert_datasets import is_dataset, read_dataset
+from sharpen.sdg.converted import Converted, add_negatives, add_pair, read_parquet, text_id
+from sharpen.sdg.negatives.record import write_negatives
 
 MIN_QUALITY = 7.0
 """Of NVIDIA's generated pairs, the least overall score of their judge, as its own converter has it."""
 NEGATIVES = "negatives.jsonl"
 _PAIR_METADATA = ("answer", "query_type", "reasoning_type", "hop_count", "question_complexity", "hop_contexts")
-
-
-@dataclass
-class Converted:
-    """``splits``: name to qrels. ``negatives``: query ID to miner to document IDs, the best first. ``left_out``: what
-    could not be taken, by reason."""
-
-    corpus: Corpus
-    queries: Queries
-    splits: dict[str, Qrels]
-    negatives: dict[str, dict[str, list[str]]] = field(default_factory=dict)
-    left_out: dict[str, int] = field(default_factory=dict)
-
-    def leave_out(self, reason: str) -> None:
-        self.left_out[reason] = self.left_out.get(reason, 0) + 1
-
-    def rows(self) -> Iterator[Negative]:
-        for query_id, miners in self.negatives.items():
-            for miner, ids in miners.items():
-                for rank, doc_id in enumerate(ids, start=1):
-                    yield Negative(query_id, doc_id, miner, rank, 1.0 / rank, "candidate", 0)
 
 
 def convert(source: Path, target: Path, min_quality: float = MIN_QUALITY) -> dict[str, Any]:
@@ -121,25 +98,13 @@ def _read_gpl(source: Path) -> Converted:
             if not isinstance(miners, dict) or str(query_id) not in queries:
                 raise InputError(f"{mined}, line {number}: expected qid, one of the queries, and neg, IDs by retriever")
             for miner, ids in miners.items():
-                _add_negatives(data, str(query_id), miner, map(str, ids))
+                add_negatives(data, str(query_id), miner, map(str, ids))
     elif labelled.exists():
         # query, positive, negative, margin: the negative with the smallest margin is the hardest
         rows = [row for row in _tsv(labelled, 4) if row[0] in queries]
         for query_id, _, doc_id, _ in sorted(rows, key=lambda row: float(row[3])):
-            _add_negatives(data, query_id, "gpl", [doc_id])
+            add_negatives(data, query_id, "gpl", [doc_id])
     return data
-
-
-def _add_negatives(data: Converted, query_id: str, miner: str, ids: Iterable[str]) -> None:
-    """Each once, in their order, as far as they are documents and no positives."""
-    positives = {i for qrels in data.splits.values() for i, grade in qrels.get(query_id, {}).items() if grade > 0}
-    name = "".join(c if c.isalnum() or c in "_-" else "-" for c in miner)
-    kept = data.negatives.setdefault(query_id, {}).setdefault(name, [])
-    for doc_id in ids:
-        if doc_id not in data.corpus:
-            data.leave_out("negatives that are no document")
-        elif doc_id not in positives and doc_id not in kept:
-            kept.append(doc_id)
 
 
 # ---- InPars
@@ -173,25 +138,18 @@ def _read_inpars(source: Path) -> Converted:
                     )
                 corpus[doc_id] = Document(doc_id, str(document).strip())
             if text:
-                _add_pair(data, text, doc_id)
+                add_pair(data, text, doc_id)
             else:
                 data.leave_out("lines without a query")
     by_text = {_line(document.content): i for i, document in corpus.items()}
     by_text |= {_line(document.text): i for i, document in corpus.items()}
     for path in triples:
         for text, positive, negative in _tsv(path, 3):
-            ids = [by_text.setdefault(_line(t), _text_id(t)) for t in (positive, negative)]
+            ids = [by_text.setdefault(_line(t), text_id(t)) for t in (positive, negative)]
             for doc_id, document in zip(ids, (positive, negative), strict=True):
                 corpus.setdefault(doc_id, Document(doc_id, document.strip()))
-            _add_negatives(data, _add_pair(data, " ".join(text.split()), ids[0]), "bm25", ids[1:])
+            add_negatives(data, add_pair(data, " ".join(text.split()), ids[0]), "bm25", ids[1:])
     return data
-
-
-def _add_pair(data: Converted, text: str, doc_id: str) -> str:
-    query_id = "q" + hashlib.sha256(text.encode()).hexdigest()[:16]
-    data.queries[query_id] = Query(query_id, text)
-    data.splits["train"].setdefault(query_id, {})[doc_id] = 1
-    return query_id
 
 
 def _line(text: str) -> str:
@@ -201,13 +159,8 @@ def _line(text: str) -> str:
 # ---- NVIDIA
 
 
-def _text_id(text: str) -> str:
-    """As NVIDIA's converter names a passage."""
-    return "d_" + hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
 def _read_nvidia_exported(source: Path) -> Converted:
-    rows = _parquet(source / "corpus" / "train.parquet")
+    rows = read_parquet(source / "corpus" / "train.parquet")
     corpus = {str(row["id"]): Document(str(row["id"]), row["text"]) for row in rows}
     data = Converted(corpus, {}, {"train": {}, "dev": {}, "test": {}})
     for name, split in (("train", "train"), ("val", "dev")):
@@ -219,7 +172,7 @@ def _read_nvidia_exported(source: Path) -> Converted:
             data.queries[query_id] = Query(query_id, row["question"])
             data.splits[split][query_id] = dict.fromkeys(positives, 1)
             if negatives := [str(d["id"]) for d in row.get("neg_doc") or []]:
-                _add_negatives(data, query_id, "nvidia", negatives)
+                add_negatives(data, query_id, "nvidia", negatives)
     evaluated = source / "eval_beir"
     if (evaluated / "corpus.jsonl").exists():  # its documents have other IDs and the same texts
         held_out, by_text = _read_beir(evaluated), {document.text: i for i, document in corpus.items()}
@@ -255,7 +208,7 @@ def _read_nvidia_generated(source: Path, min_quality: float) -> Converted:
             names = [names] if isinstance(names, str) else list(names)
             texts = {chunk["chunk_id"]: chunk for chunk in record.get("chunks") or [] if chunk.get("text")}
             for chunk in texts.values():
-                doc_id, of = _text_id(chunk["text"]), chunk.get("doc_path") or chunk.get("doc_id") or "+".join(names)
+                doc_id, of = text_id(chunk["text"]), chunk.get("doc_path") or chunk.get("doc_id") or "+".join(names)
                 metadata = {"chunk_of": str(of), "start": int(chunk.get("start") or 0)}
                 data.corpus.setdefault(doc_id, Document(doc_id, chunk["text"], metadata=metadata))
             pairs = record.get("deduplicated_qa_pairs") or []
@@ -265,7 +218,7 @@ def _read_nvidia_generated(source: Path, min_quality: float) -> Converted:
                 continue
             for place, (pair, score) in enumerate(zip(pairs, scores, strict=True)):
                 key = f"{path.name}/{number}/{place}"
-                _add_judged(data, key, pair, score, {i: _text_id(c["text"]) for i, c in texts.items()}, min_quality)
+                _add_judged(data, key, pair, score, {i: text_id(c["text"]) for i, c in texts.items()}, min_quality)
     return data
 
 
@@ -307,19 +260,10 @@ def _json(path: Path) -> Any:
         raise InputError(f"{path}: not valid JSON ({error})") from None
 
 
-def _parquet(path: Path) -> list[dict[str, Any]]:
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except (pyarrow.ArrowInvalid, OSError) as error:
-        raise InputError(f"{path}: not a parquet file ({error})") from None
-
-
 def _records(path: Path) -> Sequence[dict[str, Any]]:
     if path.suffix == ".jsonl":
         return [row for _, row in read_jsonl(path)]
-    rows = _parquet(path) if path.suffix == ".parquet" else _json(path)
+    rows = read_parquet(path) if path.suffix == ".parquet" else _json(path)
     return rows if isinstance(rows, list) else [rows]
 
 
@@ -357,6 +301,12 @@ LAYOUTS: dict[str, tuple[Callable[[Path], bool], Callable[..., Converted], str]]
         _is_nvidia_generated,
         _read_nvidia_generated,
         "a .json, .jsonl or .parquet file, or a folder of them, whose records have chunks and deduplicated_qa_pairs",
+    ),
+    "datasets": (
+        is_dataset,
+        read_dataset,
+        "a folder of datasets: saved by save_to_disk, or with .parquet files, whose columns are anchor and positive"
+        " (and negative, ...), or one with corpus, queries and qrels as such files",
     ),
     "InPars": (
         lambda p: any(_inpars_files(p)),

@@ -3,13 +3,15 @@ texts."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from sharpen.evaluation.beir import Corpus, Document, Qrels, Queries, write_corpus, write_qrels, write_queries
-from sharpen.evaluation.files import write_json, write_jsonl
+from sharpen.evaluation.files import write_json, write_jsonl, write_text
+from sharpen.evaluation.languages import language_of
 
 MAX_POSITIVES = 5
 """Of a query, in NVIDIA's layout; its own converter leaves out queries with more."""
@@ -134,12 +136,83 @@ def export_nvidia(data: TrainingData, folder: Path) -> dict[str, int]:
     return counts | {"eval_beir": len(held_out)}
 
 
+def export_datasets(data: TrainingData, folder: Path) -> dict[str, int]:
+    """A dataset of Hugging Face's ``datasets`` in Parquet: corpus, queries, qrels by split, and negatives.
+
+    ``datasets.load_dataset(folder, "queries")`` finds them by the head of ``README.md``.
+    """
+    documents = [*data.corpus.values(), *data.written.values()]
+    queries = [{"_id": q.id, "text": q.text, "strategy": q.metadata.get("strategy")} for q in data.queries.values()]
+    parts = {
+        "corpus": {"corpus": [{"_id": d.id, "title": d.title, "text": d.text} for d in documents]},
+        "queries": {"queries": queries},
+        "qrels": {split: _judged(qrels) for split, qrels in data.splits.items() if qrels},
+        "negatives": {"train": [{"query-id": q, "corpus-id": i} for q, ids in data.negatives.items() for i in ids]},
+    }
+    configs = []
+    for name, splits in parts.items():
+        files = [{"split": split, "path": f"{name}/{split}.parquet"} for split, rows in splits.items() if rows]
+        for split, rows in splits.items():
+            if rows:
+                _write_parquet(folder / name / f"{split}.parquet", rows)
+        if files:
+            configs.append({"config_name": name, "data_files": files})
+    write_text(folder / "README.md", _dataset_page(data, configs))
+    return {"documents": len(documents)} | {split: len(qrels) for split, qrels in data.splits.items()}
+
+
+def _judged(qrels: Qrels) -> list[dict[str, Any]]:
+    return [
+        {"query-id": q, "corpus-id": i, "score": grade} for q, grades in qrels.items() for i, grade in grades.items()
+    ]
+
+
+def _dataset_page(data: TrainingData, configs: list[dict[str, Any]]) -> str:
+    from huggingface_hub import DatasetCardData
+
+    languages = sorted({language_of(d) for d in data.corpus.values()})
+    metadata = DatasetCardData(
+        pretty_name=data.name,
+        language=languages,
+        task_categories=["text-retrieval"],
+        annotations_creators=["machine-generated"],
+        tags=["sharpen", "retrieval", "synthetic"],
+        configs=configs,
+    )
+    rows = [f"| {split} | {len(qrels):,} |" for split, qrels in data.splits.items() if qrels]
+    strategies = Counter(str(q.metadata.get("strategy") or "given") for q in data.queries.values())
+    kinds = ", ".join(f"{n:,} {name}" for name, n in strategies.most_common())
+    negatives = sum(map(len, data.negatives.values()))
+    page = [
+        f"# {data.name}",
+        "",
+        f"Pairs of a query and a document that answers it, made by sharpen for {len(data.corpus):,} documents. No"
+        " person judged them, but for those of the strategy labelled.",
+        "",
+        "| split | queries |",
+        "| --- | --- |",
+        *rows,
+        "",
+        f"Queries by strategy: {kinds}. Hard negatives: {negatives:,}. A document is in one split only.",
+        "",
+        "```python",
+        "from datasets import load_dataset",
+        'queries, qrels = (load_dataset("this folder", part) for part in ("queries", "qrels"))',
+        "```",
+        "",
+        "The licences of the documents and of the language model hold for what was made with them.",
+        "",
+    ]
+    return f"---\n{metadata.to_yaml()}\n---\n" + "\n".join(page)
+
+
 EXPORTS: dict[str, Callable[[TrainingData, Path], dict[str, int]]] = {
     "beir": export_beir,
     "nvidia": export_nvidia,
     "sentence-transformers": export_sentence_transformers,
     "tevatron": export_tevatron,
     "flag-embedding": export_flag_embedding,
+    "datasets": export_datasets,
 }
 
 

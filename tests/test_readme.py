@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
+import sys
 
 import pytest
 import typer.main
 
-from sharpen.recipes.cli import app
+from sharpen.recipes.cli import app, main
 from tests.support.readme import PAGES, README, ROOT
 
 COMMAND = re.compile(r"\bsharpen ([a-z]+)((?: [^`|\n]*)?)")
@@ -20,6 +23,43 @@ def _commands() -> dict[str, set[str]]:
         name: {flag for parameter in command.params for flag in parameter.opts} | {"--help"}
         for name, command in group.commands.items()
     }
+
+
+def _examples(help_text: str) -> list[str]:
+    """The command lines behind "Example:" in a command's help."""
+    text = " ".join(help_text.split())
+    return re.findall(r"sharpen [a-z-]+(?:(?!, then sharpen).)*", text.partition("Example: ")[2])
+
+
+@pytest.mark.parametrize("name", sorted(_commands()))
+def test_every_commands_help_has_an_example_that_it_takes(name):
+    command = typer.main.get_command(app).commands[name]
+    examples = _examples(command.help or "")
+    assert examples, f"sharpen {name} --help has no line that begins with Example:"
+    for example in examples:
+        _, called, *arguments = shlex.split(example)
+        assert called == name
+        command.make_context(name, list(arguments), resilient_parsing=False)
+
+
+@pytest.mark.parametrize(
+    ("words", "found"), [("sharpen eva", "evaluate"), ("sharpen push --dr", "--dry-run"), ("sharpen in", "init")]
+)
+def test_the_shell_completes_commands_and_options(words, found, monkeypatch, capsys):
+    monkeypatch.setenv("_SHARPEN_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", words)
+    monkeypatch.setenv("COMP_CWORD", str(len(words.split()) - 1))
+    monkeypatch.setattr("sys.argv", ["sharpen"])
+    with pytest.raises(SystemExit) as stop:
+        main()
+    assert not stop.value.code and found in capsys.readouterr().out.split()
+
+
+def test_completion_costs_no_heavy_import():
+    heavy = "{'torch', 'transformers', 'datasets', 'pydantic'}"
+    code = f"import sys; import sharpen.recipes.cli; print(sorted({heavy} & set(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.stdout.strip() == "[]", result.stderr
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))

@@ -61,8 +61,13 @@ class Optimization(Settings):
     checkpoint_steps: Annotated[Count, UNHASHED] = Field(
         200, description="Optimizer steps between two checkpoints, from which a killed training goes on."
     )
-    trackers: Annotated[tuple[Literal["wandb", "tensorboard"], ...], UNHASHED] = Field(
-        (), description="Who else gets the learning curves."
+    trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio", "tensorboard"], ...], UNHASHED] = Field(
+        (),
+        description=(
+            "Who else gets the learning curves, and at the end the settings, before and after, counts and a report"
+            " without texts. They write below the run's folder, unless their own variables (WANDB_API_KEY,"
+            " MLFLOW_TRACKING_URI, ...) say otherwise."
+        ),
     )
 
 

@@ -204,7 +204,8 @@ def _arguments(setup: TrainingSetup, steps: int, device: torch.device) -> dict[s
         "metric_for_best_model": f"eval_{validation.metric}" if validation else None,
         "greater_is_better": True,
         "restore_callback_states_from_checkpoint": True,  # how often in a row it got no better
-        "report_to": list(settings.trackers),
+        # trackio's callback names project and run by itself; it gets the curves at the end
+        "report_to": [tracker for tracker in settings.trackers if tracker != "trackio"],
         "disable_tqdm": True,
     }
 

@@ -20,7 +20,10 @@ def inspect(
     reason: Annotated[str | None, typer.Option(help="Only rejections with this text in their reason.")] = None,
     number: Annotated[int, typer.Option("-n", min=1, help="Pairs shown of each kind.")] = 12,
 ) -> None:
-    """Show accepted, borderline and rejected pairs of a run, and counts by strategy and reason."""
+    """Show accepted, borderline and rejected pairs of a run, and counts by strategy and reason.
+
+    Example: sharpen inspect runs/quickstart --reason copied -n 5
+    """
     from sharpen.recipes.inspect import inspect_run
 
     inspect_run(run, Console(), strategy, reason, number)
@@ -64,7 +67,10 @@ def diagnose(
         typer.Option(help="Split of the recipe's evaluation data with the real queries. Default: the recipe's."),
     ] = None,
 ) -> None:
-    """Say in what a run's generated queries differ from real ones."""
+    """Say in what a run's generated queries differ from real ones.
+
+    Example: sharpen diagnose runs/quickstart --against runs/other
+    """
     from sharpen.recipes.diagnose import diagnose_run
 
     diagnose_run(run, Console(), against or [], split)
@@ -73,10 +79,15 @@ def diagnose(
 @app.command()
 def export(
     run: RunArgument,
-    layout: Annotated[str, typer.Option(help="beir, nvidia, sentence-transformers, tevatron or flag-embedding.")],
+    layout: Annotated[
+        str, typer.Option(help="beir, datasets, nvidia, sentence-transformers, tevatron or flag-embedding.")
+    ],
     to: Annotated[Path, typer.Option(metavar="FOLDER", help="A folder that is not there yet.")],
 ) -> None:
-    """Write a run's pairs and hard negatives in the layout of another trainer."""
+    """Write a run's pairs and hard negatives in the layout of another trainer.
+
+    Example: sharpen export runs/quickstart --layout datasets --to pairs
+    """
     from sharpen.recipes.show import export_run
 
     export_run(run, layout, to, Console())
@@ -85,12 +96,18 @@ def export(
 @app.command(name="convert")
 def convert_data(
     source: Annotated[
-        Path, typer.Argument(metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, or BEIR.")
+        Path,
+        typer.Argument(
+            metavar="SOURCE", help="What NVIDIA's toolkit, GPL or InPars made, BEIR, or a folder of datasets."
+        ),
     ],
     target: Annotated[Path, typer.Argument(metavar="TARGET", help="A folder that is not there yet.")],
     min_quality: Annotated[float, typer.Option(help="Of NVIDIA's pairs, the judge's least overall score.")] = 7.0,
 ) -> None:
-    """Write pairs and hard negatives that another program made as a folder that recipes take."""
+    """Write pairs and hard negatives that another program made as a folder that recipes take.
+
+    Example: sharpen convert downloads/pairs converted
+    """
     from sharpen.recipes.show import convert_folder
 
     convert_folder(source, target, Console(), min_quality)
@@ -98,7 +115,10 @@ def convert_data(
 
 @app.command()
 def show(run: RunArgument) -> None:
-    """Print the table and the verdict of a finished run."""
+    """Print the table and the verdict of a finished run.
+
+    Example: sharpen show runs/quickstart
+    """
     from sharpen.recipes.show import show_run
 
     show_run(run, Console())

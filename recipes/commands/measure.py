@@ -70,7 +70,10 @@ def evaluate(  # noqa: PLR0913 - an argument is an option of the command
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: runs/evaluate-<system>.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
 ) -> None:
-    """Evaluate a system on judged queries, or compare two. Also: accelerate launch -m sharpen.recipes evaluate ..."""
+    """Evaluate a system on judged queries, or compare two. Also: accelerate launch -m sharpen.recipes evaluate ...
+
+    Example: sharpen evaluate runs/mine/model --against bm25 --data questions --split test
+    """
     quiet_libraries()
     from sharpen.evaluation.metrics import METRICS
     from sharpen.evaluation.processes import end_processes, process_state
@@ -109,7 +112,10 @@ def diff(
     out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Default: diff-A-B beside B.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of the intervals and tests.")] = 13,
 ) -> None:
-    """Say whether run B is better than run A, query by query."""
+    """Say whether run B is better than run A, query by query.
+
+    Example: sharpen diff runs/first runs/second
+    """
     quiet_libraries()
     from sharpen.recipes.evaluate import diff_runs
 
@@ -137,7 +143,10 @@ def compare(
     ] = 1,
 ) -> None:
     """Run all arms of a comparison with all seeds, at equal numbers of triplets, and say which differ from the
-    baseline."""
+    baseline.
+
+    Example: sharpen compare recipes/studies/small/compare.yaml --plan
+    """
     quiet_libraries()
     from sharpen.recipes.study import compare_arms, show_plan
 
@@ -151,7 +160,10 @@ def compare(
 def reproduce(
     everything: Annotated[bool, typer.Option("--all", help="Those too that need a network.")] = False,
 ) -> None:
-    """Run the baselines of recipes/expected.yaml and compare; exit status 1 if one is off."""
+    """Run the baselines of recipes/expected.yaml and compare; exit status 1 if one is off.
+
+    Example: sharpen reproduce --all
+    """
     quiet_libraries()
     from sharpen.recipes.reproduce import reproduce as run_baselines
 

@@ -26,7 +26,10 @@ def run(
     start: Start = None,
     strict: Annotated[bool, typer.Option("--strict", help="A document that cannot be read is an error.")] = False,
 ) -> None:
-    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE."""
+    """Run a recipe; stages that are up to date are reused. Also: accelerate launch -m sharpen.recipes run RECIPE.
+
+    Example: sharpen run own_documents corpus.source=documents name=mine training.epochs=2
+    """
     _run(recipe, [*(overrides or []), *(["corpus.strict=true"] if strict else [])], until, start)
 
 
@@ -38,26 +41,38 @@ def generate(
         bool, typer.Option("--batch", help="Ask by the provider's batch API: within a day, for about half the price.")
     ] = False,
 ) -> None:
-    """Have the queries of a recipe written, and stop: the stages corpus and queries."""
+    """Have the queries of a recipe written, and stop: the stages corpus and queries.
+
+    Example: sharpen generate own_documents corpus.source=documents name=mine queries.documents=200
+    """
     _run(recipe, [*(overrides or []), *(["llm.batch=true"] if batch else [])], "generate")
 
 
 @app.command()
 def mine(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Go as far as hard negatives, or as queries that passed the filters where the recipe mines none, and stop."""
+    """Go as far as hard negatives, or as queries that passed the filters where the recipe mines none, and stop.
+
+    Example: sharpen mine runs/mine negatives.per_query=4
+    """
     _run(recipe, overrides, "mine")
 
 
 @app.command()
 def train(recipe: RecipeArgument, overrides: Overrides = None, start: Start = None) -> None:
     """Go as far as the model, and stop. With the folder of a run, which may come from another machine, as RECIPE:
-    what is made there needs neither its documents nor its LLM."""
+    what is made there needs neither its documents nor its LLM.
+
+    Example: sharpen train runs/mine training.learning_rate=1e-4
+    """
     _run(recipe, overrides, "train", start)
 
 
 @app.command()
 def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Check a recipe and the files that it names, and print it with every default filled in."""
+    """Check a recipe and the files that it names, and print it with every default filled in.
+
+    Example: sharpen validate quickstart training.epochs=3
+    """
     loaded = _load(recipe, overrides)
     from sharpen.recipes.stages import check_recipe
 
@@ -67,7 +82,10 @@ def validate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
 
 @app.command()
 def recipes() -> None:
-    """List the recipes and comparisons that come with sharpen, and the parts that can be added to a recipe."""
+    """List the recipes and comparisons that come with sharpen, and the parts that can be added to a recipe.
+
+    Example: sharpen recipes
+    """
     from sharpen.recipes.load import FOLDER, comparison_files, first_line, part_files, recipe_files
 
     for path in [*recipe_files(), *comparison_files(), *part_files()]:
@@ -76,7 +94,10 @@ def recipes() -> None:
 
 @app.command()
 def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Say what a recipe's LLM will cost, for queries and as a teacher: calls, tokens, money, hours. None is asked."""
+    """Say what a recipe's LLM will cost, for queries and as a teacher: calls, tokens, money, hours. None is asked.
+
+    Example: sharpen estimate quickstart 'llm.prices={input: 0.1, output: 0.4}'
+    """
     loaded = _load(recipe, overrides)
     from sharpen.recipes.preview import estimate_recipe
 
@@ -89,7 +110,10 @@ def preview(
     overrides: Overrides = None,
     documents: Annotated[int, typer.Option(min=1, help="For how many documents.")] = 20,
 ) -> None:
-    """Write the queries of a few documents and print them. What is asked is kept, and the run does not ask again."""
+    """Write the queries of a few documents and print them. What is asked is kept, and the run does not ask again.
+
+    Example: sharpen preview own_documents corpus.source=documents --documents 5
+    """
     loaded = _load(recipe, overrides)
     from sharpen.recipes.preview import preview_recipe
 
@@ -110,7 +134,10 @@ def teachers(
         ),
     ] = None,
 ) -> None:
-    """Say which scorers, and which mixture of them, would be the best teacher, before anything is trained."""
+    """Say which scorers, and which mixture of them, would be the best teacher, before anything is trained.
+
+    Example: sharpen teachers adapt corpus.source=documents evaluation.data=questions --scorer encoder:my/large-model
+    """
     loaded = _load(recipe, overrides)
     quiet_libraries()
     from sharpen.evaluation.processes import end_processes, process_state

@@ -27,6 +27,7 @@ from sharpen.recipes.stages import (
 from sharpen.recipes.stages.comparison import AFTER, BEFORE, RERANKED
 from sharpen.recipes.stages.elsewhere import Elsewhere
 from sharpen.recipes.stages.families import check_family
+from sharpen.recipes.trackers import is_installed
 from sharpen.training.launch import check_launch
 from sharpen.training.trainer import processes_of_batch
 
@@ -60,9 +61,6 @@ GENERATIVE: dict[str, Stage] = {
     )
 }
 """Those of a generative retriever."""
-
-TRACKERS = {"wandb": ("wandb",), "tensorboard": ("tensorboardX", "tensorboard")}
-"""The packages of which a tracker needs one."""
 
 
 def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
@@ -144,7 +142,7 @@ def _check_packages(recipe: Recipe) -> None:
         if getattr(part, "lora", None) and importlib.util.find_spec("peft") is None:
             raise InputError(f"{name}.lora: needs PEFT; pip install 'sharpen[lora]'")
         for tracker in part.trackers if part else ():
-            if not any(importlib.util.find_spec(package) for package in TRACKERS[tracker]):
+            if not is_installed(tracker):
                 raise InputError(f"{name}.trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")
     if second and importlib.util.find_spec("trl") is None:
         raise InputError("generative.preferences: needs TRL; pip install 'sharpen[generative]'")

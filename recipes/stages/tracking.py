@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,30 +10,16 @@ from sharpen.evaluation.files import write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.recipes.engine import Counts
 from sharpen.recipes.inputs import TRAINING_LOG
+from sharpen.recipes.trackers import LIVE, open_trackers
 from sharpen.training.trainer import StepProgress, TrainingResult
 
 
 @contextmanager
 def tracked(trackers: Sequence[str], run: Path, stage: str) -> Iterator[None]:
-    """Where the trackers write, by the variables that they read: below the run's folder, unless the person says
-    otherwise."""
-    defaults = {
-        "WANDB_PROJECT": "sharpen",
-        "WANDB_NAME": f"{run.name}-{stage}",
-        "WANDB_DIR": str(run),
-        "TENSORBOARD_LOGGING_DIR": str(run / "tensorboard" / stage),
-    }
-    added = {name: value for name, value in defaults.items() if trackers and name not in os.environ}
-    os.environ.update(added)
-    try:
+    """The trackers get the training's curves while it goes on, in a run of their own."""
+    live = [tracker for tracker in trackers if tracker in LIVE] if process_state().is_main_process else []
+    with open_trackers(live, run, f"{run.name}-{stage}"):
         yield
-    finally:
-        for name in added:
-            del os.environ[name]
-        if "wandb" in trackers:
-            import wandb
-
-            wandb.finish()  # or the next training would go on in this one's curves
 
 
 def shown(advance: Callable[..., None]) -> Callable[[StepProgress], None]:

@@ -177,3 +177,36 @@ def test_given_negatives_go_to_the_labelled_queries_that_they_were_found_for(tmp
         "labelled-genQ1": {"rye": 1.0, "kiln#0": 0.5},
         "generated": {},
     }
+
+
+@pytest.mark.parametrize("form", ["save_to_disk", "save_dict_to_disk", "parquet"])
+def test_pairs_of_datasets_in_arrow_and_parquet(tmp_path, form):
+    from datasets import Dataset, DatasetDict
+
+    rows = [
+        {"anchor": "how is tea brewed", "positive": TEXTS["tea"], "negative_1": TEXTS["rye"], "negative_2": ""},
+        {"anchor": "what fires pots", "positive": TEXTS["kiln"], "negative_1": TEXTS["tea"], "negative_2": ""},
+    ]
+    source, dataset = tmp_path / "source", Dataset.from_list(rows)
+    if form == "save_to_disk":
+        dataset.save_to_disk(str(source))
+    elif form == "save_dict_to_disk":
+        DatasetDict({"train": dataset, "validation": dataset.select([0])}).save_to_disk(str(source))
+    else:
+        source.mkdir()
+        dataset.to_parquet(source / "train-00000-of-00001.parquet")
+    counts = convert(source, tmp_path / "out")
+    corpus, queries, splits, negatives = _read(tmp_path / "out")
+    assert counts["layout"] == "datasets" and {d.text for d in corpus.values()} == set(TEXTS.values())
+    assert {q.text for q in queries.values()} == {row["anchor"] for row in rows} and len(splits["train"]) == 2
+    assert set(splits) == ({"train", "dev"} if form == "save_dict_to_disk" else {"train"})
+    found = {(queries[q].text, corpus[i].text) for q, i, _, _ in negatives}
+    assert found == {(row["anchor"], row["negative_1"]) for row in rows}
+
+
+def test_a_dataset_without_pairs_says_which_columns_it_has(tmp_path):
+    from datasets import Dataset
+
+    Dataset.from_list([{"left": "a", "right": "b"}]).save_to_disk(str(tmp_path / "source"))
+    with pytest.raises(InputError, match=r"expected a column anchor .* the columns there are left, right"):
+        convert(tmp_path / "source", tmp_path / "out")

@@ -116,3 +116,33 @@ def test_lines_for_tevatron_and_flag_embedding(labelled, tmp_path):
         and row["neg_id"] == ["coffee", "candle"]
         and all(isinstance(t, str) for t in row["neg"])
     )
+
+
+def test_datasets_reads_it_and_it_comes_back_the_same(labelled, tmp_path):
+    from huggingface_hub import DatasetCard
+
+    from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
+    from sharpen.sdg.convert import convert
+    from sharpen.sdg.negatives.record import read_negatives
+
+    folder, cache = tmp_path / "made", str(tmp_path / "cache")
+    counts = EXPORTS["datasets"](labelled, folder)
+    assert counts == {"documents": 12, "train": 3, "dev": 1, "test": 1}
+    assert {p.suffix for p in folder.rglob("*") if p.is_file()} == {".parquet", ".md"}
+    corpus, queries, qrels, negatives = (
+        load_dataset(str(folder), part, cache_dir=cache) for part in ("corpus", "queries", "qrels", "negatives")
+    )
+    assert set(corpus["corpus"]["_id"]) == set(labelled.corpus) and len(queries["queries"]) == 5
+    assert {split: len(rows) for split, rows in qrels.items()} == {"train": 4, "dev": 2, "test": 1}
+    assert len(negatives["train"]) == 5
+    card = DatasetCard.load(folder / "README.md")
+    assert card.data.language == ["en"] and card.data.configs[0]["config_name"] == "corpus"
+    assert convert(folder, tmp_path / "back")["negatives"] == 5
+    assert read_qrels(tmp_path / "back" / "qrels" / "dev.tsv") == labelled.splits["dev"]
+    back = read_corpus(tmp_path / "back" / "corpus.jsonl")
+    assert {i: d.content for i, d in back.items()} == {i: d.content for i, d in labelled.corpus.items()}
+    assert {q.id: q.text for q in read_queries(tmp_path / "back" / "queries.jsonl").values()} == {
+        q.id: q.text for q in labelled.queries.values()
+    }
+    rows = read_negatives(tmp_path / "back" / "negatives.jsonl")
+    assert {(n.query_id, n.doc_id) for n in rows} == {(q, i) for q, ids in labelled.negatives.items() for i in ids}

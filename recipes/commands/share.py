@@ -1,0 +1,37 @@
+"""Commands that hand a run to others."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from sharpen.recipes.arguments import RunArgument
+
+app = typer.Typer()
+
+
+@app.command()
+def push(
+    run: RunArgument,
+    repo: Annotated[str, typer.Argument(metavar="REPO", help="Name or owner/name of the repository.")],
+    pairs: Annotated[
+        bool,
+        typer.Option("--pairs", help="Push queries, documents and judgements as a dataset, in place of the model."),
+    ] = False,
+    texts: Annotated[
+        bool,
+        typer.Option("--texts", help="Push a model whose files hold words of documents: a generative retriever."),
+    ] = False,
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and sizes; connect to nobody.")] = False,
+) -> None:
+    """Push a run's model with its card to the Hugging Face Hub: private, with the token in HF_TOKEN, and without any
+    text of the documents unless --pairs or --texts asks for it. HF_ENDPOINT names another server.
+
+    Example: sharpen push runs/mine me/handbook-retriever --dry-run
+    """
+    from sharpen.recipes.push import push_run
+
+    push_run(run, repo, Console(), pairs=pairs, texts=texts, public=public, dry_run=dry_run)

@@ -1,0 +1,115 @@
+"""A run's model, or its pairs, on the Hugging Face Hub or another server that speaks its API."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from rich.console import Console
+from ruamel.yaml import YAML
+
+from sharpen.evaluation.files import InputError, link_or_copy, visible_files, write_text
+from sharpen.recipes.yaml_text import dump_yaml
+
+TOKEN = "HF_TOKEN"
+MODEL_TEXTS = ("identifiers.jsonl",)
+"""Files of a model's folder that hold words of documents."""
+_OF_THE_RUN = ("manifest.json", "choice.json")
+"""Files of a model's folder that are of no use without the run, and name files of this machine."""
+
+
+def push_run(
+    run: Path, repo: str, console: Console, *, pairs: bool, texts: bool, public: bool, dry_run: bool
+) -> list[Path]:
+    """Put a run's model with its card into the repository ``repo`` (``name`` or ``owner/name``), or with ``pairs`` its
+    queries, documents and judgements as a dataset. Private, unless ``public``; one that is there keeps what it is.
+
+    ``texts``: files of the model that hold words of documents, too. ``dry_run``: say what would be pushed, and connect
+    to nobody. The token is that of the variable ``HF_TOKEN`` and stands in no file. Returns the files, relative to the
+    repository. Raises ``InputError`` for a run that is not that far, a missing token, and what the server refuses.
+    """
+    with _pairs_folder(run) if pairs else _model_folder(run, texts) as folder:
+        files = sorted(visible_files(folder))
+        kind: Literal["dataset", "model"] = "dataset" if pairs else "model"
+        for file in files:
+            name = file.relative_to(folder).as_posix()
+            console.print(f"{file.stat().st_size:>13,}  {name}", highlight=False, markup=False)
+        total = sum(file.stat().st_size for file in files)
+        said = f"{len(files)} files, {total:,} bytes, as a {'public' if public else 'private'} {kind} to {repo}"
+        if dry_run:
+            console.print(f"would push {said}", highlight=False)
+        else:
+            url = _upload(folder, repo, kind, public)
+            console.print(f"pushed {said}\n{url}", highlight=False, soft_wrap=True)
+        return [file.relative_to(folder) for file in files]
+
+
+@contextmanager
+def _model_folder(run: Path, texts: bool) -> Iterator[Path]:
+    """The files to push: links to the model's, and a recipe without this machine's paths."""
+    model = run / "model"
+    if not (model / "README.md").is_file():
+        raise InputError(f"{run}: no finished model there; `sharpen run` makes one and its card")
+    if not texts and (held := [name for name in MODEL_TEXTS if (model / name).exists()]):
+        raise InputError(
+            f"{model / held[0]}: holds words of your documents, and the model does not work without it; --texts pushes"
+            " it, too"
+        )
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        for file in visible_files(model):
+            name = file.relative_to(model)
+            if name.as_posix() not in _OF_THE_RUN:
+                link_or_copy(file, folder / name)
+        if (recipe := folder / "recipe.yaml").exists():
+            recipe.unlink()  # or a link to the run's own would be written through
+            values = YAML(typ="safe").load((model / "recipe.yaml").read_text(encoding="utf-8"))
+            write_text(recipe, dump_yaml(_without_places(values)))
+        yield folder
+
+
+@contextmanager
+def _pairs_folder(run: Path) -> Iterator[Path]:
+    from sharpen.recipes.show import export_run
+
+    with tempfile.TemporaryDirectory() as scratch:
+        export_run(run, "datasets", Path(scratch) / "pairs", Console(quiet=True))
+        yield Path(scratch) / "pairs"
+
+
+def _without_places(value: Any) -> Any:
+    """Paths by their last part, and addresses without who logs in there."""
+    if isinstance(value, dict):
+        return {key: _without_places(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_places(inner) for inner in value]
+    if isinstance(value, str) and value.startswith(("http://", "https://")):
+        parts = urlsplit(value)
+        return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: bool) -> str:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not (token := os.environ.get(TOKEN)):
+        raise InputError(
+            f"{TOKEN} is not set: put a token that may write into it (https://huggingface.co/settings/tokens)"
+        )
+    disable_progress_bars()
+    api = HfApi(token=token)
+    try:
+        url = api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
+        api.upload_folder(repo_id=url.repo_id, folder_path=folder, repo_type=kind, commit_message="Made with sharpen")
+    except OfflineModeIsEnabled:
+        raise InputError("HF_HUB_OFFLINE forbids to push; unset it") from None
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise InputError(f"{repo}: not pushed: {str(error).strip().splitlines()[0]}") from None
+    return str(url)

@@ -1,0 +1,169 @@
+"""A model and its pairs go to a server that speaks as much of the hub's API as it takes."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard, ModelCard
+from ruamel.yaml import YAML
+
+from tests.conftest import TOPICS
+from tests.processes import sharpen
+
+SECRET = "hf_of_nobody"
+
+
+class Hub(BaseHTTPRequestHandler):
+    """Repositories, commits and large files, kept in memory by the class made for a test."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        path = urlsplit(self.path).path
+        if self.headers["Authorization"] != f"Bearer {SECRET}":
+            return self._answer(401, {"error": "Invalid username or password."})
+        if path == "/api/repos/create":
+            asked = json.loads(body)
+            self.created.append(asked)
+            return self._answer(200, {"url": f"{self.address}/me/{asked['name']}", "name": f"me/{asked['name']}"})
+        if "/preupload/" in path:
+            rows = [
+                {
+                    "path": f["path"],
+                    "uploadMode": "lfs" if f["path"].endswith((".safetensors", ".parquet")) else "regular",
+                }
+                for f in json.loads(body)["files"]
+            ]
+            return self._answer(200, {"files": [row | {"shouldIgnore": False} for row in rows]})
+        if path.endswith("/info/lfs/objects/batch"):
+            objects = [
+                {**o, "actions": {"upload": {"href": f"{self.address}/large/{o['oid']}"}}}
+                for o in json.loads(body)["objects"]
+            ]
+            return self._answer(200, {"transfer": "basic", "objects": objects})
+        if "/commit/" in path:
+            for line in body.splitlines():
+                row = json.loads(line)
+                if row["key"] == "file":
+                    self.files[row["value"]["path"]] = base64.b64decode(row["value"]["content"])
+                elif row["key"] == "lfsFile":
+                    self.files[row["value"]["path"]] = self.large[row["value"]["oid"]]
+            repo = path.removeprefix("/api/").removeprefix("models/").partition("/commit/")[0]
+            oid = hashlib.sha1(body, usedforsecurity=False).hexdigest()
+            return self._answer(
+                200, {"commitUrl": f"{self.address}/{repo}/commit/{oid}", "commitOid": oid, "hookOutput": ""}
+            )
+        return self._answer(200, {})
+
+    def do_PUT(self):
+        self.large[self.path.rpartition("/")[2]] = self.rfile.read(int(self.headers["Content-Length"]))
+        self._answer(200, {})
+
+    def do_GET(self):
+        self._answer(404, {})
+
+    def _answer(self, status: int, value: dict) -> None:
+        content = json.dumps(value).encode()
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+@pytest.fixture
+def hub():
+    handler = type("OneHub", (Hub,), {"files": {}, "created": [], "large": {}})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    handler.address = f"http://127.0.0.1:{server.server_address[1]}"
+    threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def _push(hub, *arguments: str, token: str = SECRET) -> subprocess.CompletedProcess:
+    variables = {"HF_ENDPOINT": hub.address, "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": token}
+    return subprocess.run(
+        [sys.executable, "-m", "sharpen.recipes", "push", *arguments],
+        env=os.environ | variables,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_model_and_its_card_arrive_whole_and_private(plain, hub):
+    result = _push(hub, str(plain), "topics-retriever")
+    assert result.returncode == 0, result.stderr
+    assert [(c["name"], c["visibility"]) for c in hub.created] == [("topics-retriever", "private")]
+    model = plain / "model"
+    assert hub.files["model.safetensors"] == (model / "model.safetensors").read_bytes()
+    assert {"config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json"} <= set(hub.files)
+    assert not {"manifest.json", "choice.json"} & set(hub.files)
+    card = ModelCard(hub.files["README.md"].decode())
+    metrics = json.loads((plain / "metrics.json").read_text())
+    results = {r.metric_type: r for r in card.data.eval_results}
+    assert results["ndcg_at_10"].metric_value == pytest.approx(metrics["after"]["ndcg@10"]["value"], abs=1e-4)
+    assert results["ndcg_at_10"].dataset_split == "test" and card.data.language == ["en"]
+    recipe = YAML(typ="safe").load(hub.files["recipe.yaml"].decode())
+    assert recipe["corpus"]["source"] == "topics" and recipe["training"]["base"] == "packaged:tiny-bert"
+    assert str(plain.parent) in (model / "recipe.yaml").read_text()  # the run's own is as it was
+    whole = b"".join(hub.files.values())
+    assert SECRET.encode() not in whole and str(plain.parent).encode() not in whole
+    readable = b"".join(c for name, c in hub.files.items() if name.endswith((".md", ".yaml", ".json")))
+    assert not [title for title, text in TOPICS.values() if text.encode() in readable]
+
+
+def test_pairs_arrive_as_a_dataset_that_datasets_reads(plain, hub, tmp_path):
+    result = _push(hub, str(plain), "me/topics-pairs", "--pairs", "--public")
+    assert result.returncode == 0, result.stderr
+    assert [(c["type"], c["visibility"]) for c in hub.created] == [("dataset", "public")]
+    for name, content in hub.files.items():
+        (tmp_path / "got" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "got" / name).write_bytes(content)
+    card = DatasetCard(hub.files["README.md"].decode())
+    assert card.data.task_categories == ["text-retrieval"] and "harvested" in card.text
+    corpus = load_dataset(str(tmp_path / "got"), "corpus", cache_dir=str(tmp_path / "cache"))["corpus"]
+    assert set(corpus["_id"]) == set(TOPICS)
+
+
+def test_a_dry_run_lists_files_and_sizes_and_connects_to_nobody(plain, tmp_path):
+    result = sharpen("push", str(plain), "me/topics", "--dry-run", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    size = (plain / "model" / "model.safetensors").stat().st_size
+    assert f"{size:,}  model.safetensors" in result.stdout and "would push" in result.stdout
+    assert "as a private model to me/topics" in result.stdout
+
+
+def test_what_keeps_it_from_being_pushed_is_one_line(plain, hub, tmp_path, monkeypatch):
+    wrong = _push(hub, str(plain), "topics", token="hf_wrong")
+    assert wrong.returncode == 2 and "topics: not pushed: " in wrong.stderr and "hf_wrong" not in wrong.stderr
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    without = sharpen("push", str(plain), "topics", cwd=tmp_path)
+    assert without.returncode == 2 and "HF_TOKEN is not set" in without.stderr
+    assert "no finished model there" in sharpen("push", str(tmp_path), "topics", cwd=tmp_path).stderr
+
+
+def test_a_generative_models_identifiers_are_pushed_when_asked_for(tmp_path: Path):
+    (tmp_path / "run" / "model").mkdir(parents=True)
+    for name in ("README.md", "identifiers.jsonl"):
+        (tmp_path / "run" / "model" / name).write_text("{}\n")
+    refused = sharpen("push", "run", "me/topics", "--dry-run", cwd=tmp_path)
+    assert refused.returncode == 2 and "holds words of your documents" in refused.stderr
+    assert "identifiers.jsonl" in sharpen("push", "run", "me/topics", "--dry-run", "--texts", cwd=tmp_path).stdout
