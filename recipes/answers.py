@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import fmean
 
@@ -15,31 +14,21 @@ from sharpen.evaluation.answer_metrics import (
     EXACT,
     F1,
     IN_CONTEXT,
-    are_short,
     exact_match,
     is_refusal,
     token_f1,
 )
-from sharpen.evaluation.beir import Corpus, Document, Query, chunks_by_document
-from sharpen.evaluation.datasets import Task, read_judged
 from sharpen.evaluation.files import InputError, atomic_folder, write_json, write_jsonl
-from sharpen.evaluation.languages import find_languages
 from sharpen.evaluation.metrics import PerQuery
-from sharpen.evaluation.retrievers.base import Retriever
-from sharpen.evaluation.runs import ranking
 from sharpen.recipes.answers_report import NAMES, AnswersReport, Cost, make_report, write_pages
-from sharpen.recipes.finished import queries_of, task_of
-from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.asked_questions import AnswersOptions, Asking, prepare_asking
 from sharpen.recipes.load import LoadedRecipe
 from sharpen.recipes.preview import print_costs, token_counter
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.run import print_comparison
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages.tuned import TunedPart
-from sharpen.sdg.answering.asking import MAX_TOKENS, Asked, GivenAnswer, answer_request, ask_answers
+from sharpen.sdg.answering.asking import MAX_TOKENS, GivenAnswer, answer_request, ask_answers
 from sharpen.sdg.answering.judging import CORRECTNESS, TOKENS_OF_SCORES, Judgement, ask_judge
-from sharpen.sdg.answering.questions import AnsweredQuestion, answered_queries, read_answered
-from sharpen.sdg.drawing import drawn
 from sharpen.sdg.estimate import MIN_MEASURED, CostEstimate
 from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.llm.client import LLMClient
@@ -48,55 +37,6 @@ from sharpen.sdg.llm.settings import LLMSettings, known_answers
 from sharpen.sdg.resources import Resources
 
 FOLDER = "answers"
-BASE, TUNED, BM25, NONE, GOLD = "base", "tuned", "bm25", "none", "gold"
-SYSTEMS = (BASE, TUNED, BM25, NONE, GOLD)
-"""Whose documents the LLM is shown: ``none``, none at all (a floor); ``gold``, those that are known to answer (a
-ceiling)."""
-LANGUAGES_LOOKED_AT = 50
-
-
-@dataclass(frozen=True)
-class AnswersOptions:
-    """``questions``: a ``.json`` file in SQuAD's layout, a ``.jsonl`` file, or a dataset whose queries have answers in
-    their metadata; None: the run's own. ``top_k``: documents shown. ``number``: questions at most, drawn by the
-    recipe's seed. ``judge``: whether an LLM judges, too."""
-
-    questions: str | None = None
-    top_k: int = 5
-    systems: Sequence[str] = (BASE, TUNED, NONE, GOLD)
-    number: int = 100
-    judge: bool = False
-
-    def check(self) -> None:
-        """Raise ``InputError`` for a system that there is not, or none."""
-        for name in self.systems:
-            if name not in SYSTEMS:
-                raise InputError(f"--systems: no {name!r}; there are {', '.join(SYSTEMS)}")
-        if not self.systems:
-            raise InputError(f"--systems: name at least one of {', '.join(SYSTEMS)}")
-
-
-@dataclass
-class Asking:
-    """What is to be asked: of each system, the questions with their documents, in one order for all."""
-
-    questions: list[AnsweredQuestion]
-    queries_of: str
-    corpus: Corpus
-    asked: dict[str, list[Asked]]
-    left_out: int = 0
-    language: str = "en"
-    answers: dict[str, list[GivenAnswer]] = field(default_factory=dict)
-
-    @property
-    def is_short(self) -> bool:
-        return are_short([question.answers for question in self.questions])
-
-    def task(self) -> Task:
-        """The questions as queries, for what a report says of them."""
-        queries = {q.id: Query(q.id, q.text) for q in self.questions if q.documents}
-        qrels = {q.id: dict.fromkeys(q.documents, 1) for q in self.questions if q.documents}
-        return Task(self.corpus, queries, qrels, self.queries_of)
 
 
 def answer_questions(
@@ -109,7 +49,8 @@ def answer_questions(
     suffice.
     """
     recipe = loaded.recipe
-    resources, asking = _prepared(recipe, folder, options, console)
+    resources = resources_of(recipe, console, folder=folder)
+    asking = prepare_asking(recipe, folder, options, resources)
     if not (asking.is_short or options.judge):
         raise InputError(
             "the reference answers are long, and words alone do not tell whether they are met; give --judge"
@@ -120,11 +61,13 @@ def answer_questions(
         costs = [_cost_of(system, given) for system, given in asking.answers.items()]
         costs[-1].money = _money(llm)
     scores = {system: _scores(asking, system) for system in asking.asked}
-    unread = 0
+    llms, unread = [recipe.llm.identity], 0
     if options.judge:
         unread, cost = _judge(recipe, resources, asking, scores)
         costs.append(cost)
-    report = make_report(asking, scores, F1 if asking.is_short else CORRECTNESS, recipe.seed, costs, unread)
+        llms.append((_judge_settings(recipe) or recipe.llm).identity)
+    report = make_report(asking, scores, F1 if asking.is_short else CORRECTNESS, recipe.seed)
+    report = report.model_copy(update={"costs": costs, "unread": unread, "llms": llms})
     _write(folder / FOLDER, asking, scores, report, loaded)
     for line in report.lines():
         console.print(line, highlight=False, soft_wrap=True, markup=False)
@@ -139,7 +82,8 @@ def estimate_answers(
 ) -> list[CostEstimate]:
     """Print calls, tokens, money and hours, without asking the LLM anything. What the journal has is not counted."""
     recipe = loaded.recipe
-    resources, asking = _prepared(recipe, folder, options, console)
+    resources = resources_of(recipe, console, folder=folder)
+    asking = prepare_asking(recipe, folder, options, resources)
     count, how = token_counter(recipe), _how(recipe.llm)
     requests: dict[str, tuple[list[Request], int, float]] = {}
     length = fmean(count(question.answers[0]) for question in asking.questions)
@@ -154,14 +98,18 @@ def estimate_answers(
                 for (question, _), request in zip(asked, of_system, strict=True)
             ]
         rows += [_estimated(name, *of_name, known, count, seen) for name, of_name in requests.items()]
+    judge = _judge_settings(recipe) or recipe.llm
+    of_judge: list[CostEstimate] = []
     if options.judge:
-        chosen = _judge_settings(recipe) or recipe.llm
-        how = _how(chosen)
-        with known_answers(chosen, resources.journal) as known:
+        with known_answers(judge, resources.journal) as known:
             for system in asking.asked:
-                of_judge = [j.request(**how) for _, j in _judgements(asking, system)]
-                name = f"judge, {system}"
-                rows.append(_estimated(name, of_judge, TOKENS_OF_SCORES, TOKENS_OF_SCORES / 2, known, count, seen))
+                judged = [j.request(**_how(judge)) for _, j in _judgements(asking, system)]
+                about = (f"judge, {system}", judged, TOKENS_OF_SCORES, TOKENS_OF_SCORES / 2)
+                of_judge.append(_estimated(*about, known, count, seen))
+    if judge == recipe.llm:
+        rows += of_judge
+    elif of_judge:  # it has prices of its own
+        print_costs(recipe.model_copy(update={"llm": judge}), of_judge, console, what="what is judged")
     print_costs(recipe, rows, console, what="what is asked")
     prices = recipe.llm.expected_prices
     notes = [f"{len(asking.questions):,} {asking.queries_of}; what the journal has, or is asked twice, is not counted."]
@@ -171,96 +119,7 @@ def estimate_answers(
         notes.append(f"{prices.show(total)} is more than llm.budget: it stops when that is spent, and goes on later.")
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    return rows
-
-
-def _prepared(recipe: Recipe, folder: Path, options: AnswersOptions, console: Console) -> tuple[Resources, Asking]:
-    options.check()
-    inputs = Inputs(folder)
-    if recipe.generative:
-        raise InputError(f"{folder}: answers compares encoders, and this run has a generative retriever")
-    if inputs.manifest("model") is None:
-        raise InputError(f"{folder}: no model there yet; give the folder of a finished run, like runs/quickstart")
-    if recipe.llm is None:
-        raise InputError(f"{folder}: its recipe has no llm to answer; add one, as in llm=embedded")
-    resources = resources_of(recipe, console, folder=folder)
-    task = task_of(recipe, inputs)
-    questions, name = _questions(recipe, inputs, task, options.questions)
-    found = len(questions)
-    if GOLD in options.systems:
-        known = task.known
-        questions = [q for q in questions if any(i in known for i in q.documents)]
-        if not questions:
-            raise InputError(
-                "--systems: gold shows the documents that answer, and of no question they are known; leave it out, or"
-                " give each question its document"
-            )
-    left_out = found - len(questions)
-    questions = sorted(questions, key=lambda q: drawn(recipe.seed, "answers", q.id))[: options.number]
-    languages = find_languages(task.corpus, LANGUAGES_LOOKED_AT)
-    language = max(set(languages.values()), key=list(languages.values()).count)
-    asked = {s: _shown(s, questions, task.corpus, recipe, inputs, resources, options.top_k) for s in options.systems}
-    return resources, Asking(questions, name, task.corpus, asked, left_out, language)
-
-
-def _questions(recipe: Recipe, inputs: Inputs, task: Task, given: str | None) -> tuple[list[AnsweredQuestion], str]:
-    """The questions, and what they are called."""
-    if given and Path(given).suffix in (".json", ".jsonl"):
-        return read_answered(Path(given), task.corpus, task.qrels), f"questions of {Path(given).name}"
-    if given:
-        split = recipe.evaluation.split
-        if found := answered_queries(*read_judged(given, split)):
-            return found, f"questions of {Path(given).name}, split {split}"
-        raise InputError(f"--questions {given}: none of its queries has an answer in its metadata; give a file")
-    if found := answered_queries(task.queries, task.qrels):
-        return found, queries_of(recipe)
-    queries = inputs.queries()
-    for split in ("test", "dev"):
-        try:
-            qrels = inputs.qrels(split)
-        except InputError:  # no query is in this split
-            continue
-        if found := answered_queries(queries, qrels):
-            return found, f"generated questions, split {split}"
-    raise InputError(
-        "no query of the run has an answer; give --questions FILE (.jsonl with question and answer in each line, or"
-        " SQuAD's .json), or have some generated: strategies/question_answer"
-    )
-
-
-def _shown(
-    system: str,
-    questions: Sequence[AnsweredQuestion],
-    corpus: Corpus,
-    recipe: Recipe,
-    inputs: Inputs,
-    resources: Resources,
-    top_k: int,
-) -> list[Asked]:
-    """Each question with the documents that a system has for it."""
-    if system == NONE:
-        return [(question, None) for question in questions]
-    if system == GOLD:
-        chunks = chunks_by_document(corpus)
-        return [(question, _gold(question, corpus, chunks, top_k)) for question in questions]
-    models = resources.models
-    retriever: Retriever = models.bm25(corpus)
-    if system == BASE:
-        retriever = models.index(corpus, recipe.training.encoder)
-    elif system == TUNED:
-        retriever = TunedPart.of(recipe).index(inputs, models, corpus)
-    # one more, as a document with the question's ID is left out
-    run = retriever.search({q.id: q.text for q in questions}, top_k + 1)
-    return [(q, [corpus[i] for i in ranking(run[q.id]) if i != q.id][:top_k]) for q in questions]
-
-
-def _gold(
-    question: AnsweredQuestion, corpus: Corpus, chunks: Mapping[str, list[Document]], top_k: int
-) -> list[Document]:
-    """What is known to answer; of a document that was cut, the chunks that have the answer's words first."""
-    found = [c for i in question.documents for c in ([corpus[i]] if i in corpus else chunks.get(i, []))]
-    has_answer = {c.id: any(a.casefold() in c.content.casefold() for a in question.answers) for c in found}
-    return sorted(found, key=lambda c: not has_answer[c.id])[:top_k]
+    return rows if judge == recipe.llm else [*rows, *of_judge]
 
 
 def _scores(asking: Asking, system: str) -> PerQuery:

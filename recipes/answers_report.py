@@ -27,7 +27,7 @@ from sharpen.evaluation.significance import Estimate, Groups, document_groups, e
 from sharpen.sdg.answering.judging import CORRECTNESS, FAITHFULNESS, MEASURES
 
 if TYPE_CHECKING:
-    from sharpen.recipes.answers import Asking
+    from sharpen.recipes.asked_questions import Asking
 
 NAMES = {
     "base": "base",
@@ -58,9 +58,9 @@ class AnswersReport(BaseModel):
     """The content of ``answers/metrics.json``.
 
     ``comparison``: of the first two systems, None where there is one. ``systems``: system to measure to its mean.
-    ``against``: the first system and each of the others. ``unread``: answers of the judge that say nothing.
-    ``agreement``: of the judge with the references; None where nothing was judged, or these are long. ``left_out``:
-    questions of which the document is not known.
+    ``against``: the first system and each of the others. ``agreement``: of the judge with the references; None where
+    nothing was judged, or these are long. ``left_out``: questions of which the document is not known. ``unread``:
+    answers of the judge that say nothing. ``llms``: who answered, and who judged.
     """
 
     queries_of: str
@@ -70,8 +70,9 @@ class AnswersReport(BaseModel):
     systems: dict[str, dict[str, Estimate]]
     against: dict[str, Comparison]
     agreement: Agreement | None
-    unread: int
-    costs: list[Cost]
+    unread: int = 0
+    costs: list[Cost] = []
+    llms: list[str] = []
 
     def lines(self) -> list[str]:
         """What is printed: the table, what it cost, and whether the judge can be trusted."""
@@ -102,9 +103,7 @@ class AnswersReport(BaseModel):
         return lines
 
 
-def make_report(
-    asking: Asking, scores: Mapping[str, PerQuery], primary: str, seed: int, costs: Sequence[Cost], unread: int
-) -> AnswersReport:
+def make_report(asking: Asking, scores: Mapping[str, PerQuery], primary: str, seed: int) -> AnswersReport:
     """Compare the first system with each of the others, paired by question.
 
     Questions about the same document are resampled together. A measure that not every answer has, as a refusal is not
@@ -135,8 +134,6 @@ def make_report(
         },
         against=against,
         agreement=_agreement(scores, seed) if asking.is_short else None,
-        unread=unread,
-        costs=list(costs),
     )
 
 
@@ -202,16 +199,17 @@ def write_pages(folder: Path, report: AnswersReport, asking: Asking, scores: Map
 def _sections(report: AnswersReport, asking: Asking, scores: Mapping[str, PerQuery]) -> dict[str, list[str]]:
     first = next(iter(scores))
     notes = [
-        f"{report.questions:,} {report.queries_of}. *Answered*: not refused; a refusal counts as wrong. *Answer in"
-        " context*: a reference stands word for word in what was shown.",
+        f"{report.questions:,} {report.queries_of}, answered by {code(report.llms[0])}. *Answered*: not refused; a"
+        " refusal counts as wrong. *Answer in context*: a reference stands word for word in what was shown.",
     ]
     if report.left_out:
         notes.append(f"{report.left_out:,} further questions name no document that is known.")
     if any(measure in MEASURES for of_system in scores.values() for measure in of_system):
         judged = sum(len(of_system.get(FAITHFULNESS, {})) for of_system in scores.values())
         notes.append(
-            f"The last measures are a judge's, 0 to 1; *{FAITHFULNESS}* is of the {judged:,} answers from documents"
-            f" that are no refusals. {report.unread:,} of the judge's answers could not be read."
+            f"The last measures are those of a judge, {_named(report.llms)}, 0 to 1; *{FAITHFULNESS}* is of the"
+            f" {judged:,} answers from documents that are no refusals. {report.unread:,} of the judge's answers could"
+            " not be read."
         )
     sections = {"Answers by context": [*report.table(), "", " ".join(notes)]}
     if report.against:
@@ -225,6 +223,11 @@ def _sections(report: AnswersReport, asking: Asking, scores: Mapping[str, PerQue
     sections["Cost"] = report.cost_table()
     sections["Questions and answers"] = _examples(asking, scores)
     return sections
+
+
+def _named(llms: Sequence[str]) -> str:
+    first, last = llms[0], llms[-1]
+    return code(last) if last != first else "the same model, which may favour what it writes itself"
 
 
 def _judge_lines(agreement: Agreement) -> list[str]:

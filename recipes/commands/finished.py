@@ -96,7 +96,8 @@ def answers(  # noqa: PLR0913 - an argument is an option of the command
 
     loaded = load_recipe(str(run), overrides or [])
     quiet_libraries()
-    from sharpen.recipes.answers import AnswersOptions, answer_questions, estimate_answers
+    from sharpen.recipes.answers import answer_questions, estimate_answers
+    from sharpen.recipes.asked_questions import AnswersOptions
 
     chosen = tuple(dict.fromkeys(name.strip() for name in systems.split(",") if name.strip()))
     options = AnswersOptions(questions, top_k, chosen, number, judge)

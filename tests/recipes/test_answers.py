@@ -21,6 +21,8 @@ ANSWERS = {
     "chess": "castle early",
 }
 
+HOSTILE = "<script>window.owned = 1</script>"
+
 
 class Reader:
     """An LLM that knows the answers that stand in what it is shown, and a judge that compares texts; it keeps what it
@@ -60,7 +62,8 @@ def finished(tmp_path_factory):
     result = sharpen("train", str(recipe), *more, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     rows = [
-        {"_id": i, "question": f"about {i}: {TOPICS[i][0]}", "answer": a, "document": i} for i, a in ANSWERS.items()
+        {"_id": i, "question": f"about {i}: {TOPICS[i][0]} {HOSTILE}", "answer": a, "document": i}
+        for i, a in ANSWERS.items()
     ]
     write_rows(tmp_path / "questions.jsonl", rows)
     return tmp_path
@@ -128,6 +131,8 @@ def test_answers_from_each_context_are_compared_by_question_and_judged(run):
     assert "## Answers by context" in report and "## The judge" in report and "| right documents |" in report
     html = (folder / "report.html").read_text()
     assert "token F1 of each query" in html and "nDCG@10 of each" not in html
+    assert "window.owned" in html and HOSTILE not in html
+    assert "the same model, which may favour what it writes itself" in report and metrics["llms"] == ["m", "m"]
 
 
 def test_who_was_stopped_goes_on_and_nothing_is_asked_twice(run):
