@@ -1,104 +1,52 @@
-"""Which system to serve: BM25, encoders, their fusion, reranked or not. Chosen on one set of queries, confirmed on
-another."""
+"""Which system to deploy: BM25, encoders, their fusions, reranked, quantised. Chosen on one set of queries, confirmed
+on another."""
 
 from __future__ import annotations
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from statistics import fmean, median
 
-from pydantic import BaseModel
-
 from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.metrics import PRIMARY, PerQuery, evaluate
-from sharpen.evaluation.report.comparison import Comparison, make_comparison, markdown_row, sentence
+from sharpen.evaluation.report.comparison import make_comparison
+from sharpen.evaluation.report.systems import Cheaper, System, Systems, adjust, is_near
 from sharpen.evaluation.retrievers.base import Retriever, search_task
 from sharpen.evaluation.retrievers.candidates import WEIGHTS, JudgedCandidates, weight_curve
 from sharpen.evaluation.retrievers.fused import CorpusScorer, Fused
-from sharpen.evaluation.significance import Difference, Estimate, estimate, paired_difference
+from sharpen.evaluation.significance import Difference, estimate, paired_difference
 
 BM25_NAME = "BM25"
 TIMED_QUERIES = 20
 """Searched one by one, for the milliseconds that a query takes."""
 TIMED_DEPTH = 10
 """Documents that somebody who searches is shown."""
+TIMED_DOCUMENTS = 200
+"""Indexed once more, for the documents that are indexed in a second."""
 MOST_CHOOSING = 500
 """Queries to choose by, at most."""
 
-Members = Callable[[Corpus], Mapping[str, CorpusScorer]]
-"""The retrievers over a corpus, by name; ``BM25`` is the one that is fused with each of the others."""
-Rerank = Callable[[Retriever, Corpus], Retriever]
+Index = Callable[[Corpus, bool], CorpusScorer]
+"""Makes the index of a corpus; whether it may stay in memory for others."""
+Variant = Callable[[CorpusScorer], Retriever]
+"""Makes of an index one of fewer bytes."""
+Known = list[dict[tuple[str, str], float]]
+"""Scores of pairs that a reranker has given before."""
+Rerank = Callable[[Retriever, Corpus, Known | None], Retriever]
+"""The best documents of a retriever in a new order; ``Known``: what several first stages share, None where it is timed
+what a query takes."""
 
 
-class System(BaseModel):
-    """One system with its figures. ``weights``: of what is fused. ``chosen_by``: mean nDCG@10 on the queries that
-    choose. ``test``: on those that confirm, and ``difference`` to the baseline there. ``milliseconds``: median of a
-    single query, the encoding of the query included, on the machine that ran this. ``needs``: what has to be served.
-    """
+@dataclass(frozen=True)
+class _Plan:
+    """``weights``: of members, by name. ``variant``: what is made of the one member."""
 
-    name: str
     weights: dict[str, float]
+    variant: Variant | None = None
     reranked: bool = False
-    needs: str
-    chosen_by: float
-    test: Estimate
-    difference: Difference
-    milliseconds: float
-
-
-class Systems(BaseModel):
-    """All systems, the one to serve, and its comparison with the baseline on the queries that confirm.
-
-    ``first``: the system with the highest mean on the queries that choose, and ``lead``, its difference to the baseline
-    there. ``best``: the same where the lead is clear, and else the baseline: of many systems some one is first on few
-    queries by chance. ``curves``: encoder to weight of BM25 to nDCG@10 on the queries that choose.
-    """
-
-    chosen_on: str
-    queries: int
-    systems: list[System]
-    first: str
-    lead: Difference
-    best: str
-    comparison: Comparison
-    curves: dict[str, dict[float, float]]
-
-    def sentence(self) -> str:
-        """The best system and the verdict on it, in Markdown."""
-        if self.best != self.first:
-            low, high = self.lead.interval
-            return (
-                f"No system is clearly better than **{self.best}** on {self.queries} {self.chosen_on}. First there is"
-                f" {self.first}, with {self.lead.value:+.4f}, 95 % interval {low:+.4f} to {high:+.4f}; more judged"
-                " queries to choose by would tell (training.validation.data)."
-            )
-        if self.best == self.comparison.names[0]:
-            return (
-                f"Best system on {self.queries} {self.chosen_on}: **{self.best}**, which everything is compared with."
-            )
-        return f"Best system on {self.queries} {self.chosen_on}: **{self.best}**. {sentence(self.comparison)}"
-
-    def plain(self) -> str:
-        """``sentence`` without the marks of Markdown."""
-        return self.sentence().replace("**", "")
-
-    def markdown(self) -> list[str]:
-        """The lines of the table, and of the curves."""
-        head = ["system", f"{PRIMARY}, {self.chosen_on}", f"{PRIMARY}, test", "difference", "95 % interval"]
-        head += ["ms a query", "to serve"]
-        lines = [markdown_row(head), markdown_row(["---"] * len(head))]
-        for s in sorted(self.systems, key=lambda s: -s.chosen_by):
-            low, high = s.difference.interval
-            cells = [f"**{s.name}**" if s.name == self.best else s.name, f"{s.chosen_by:.4f}", f"{s.test.value:.4f}"]
-            cells += [f"{s.difference.value:+.4f}", f"{low:+.4f} to {high:+.4f}", f"{s.milliseconds:.1f}", s.needs]
-            lines.append(markdown_row(cells))
-        for encoder, curve in self.curves.items():
-            head = [f"weight of BM25 beside {encoder}", *(f"{w:g}" for w in curve)]
-            row = [f"{PRIMARY}, {self.chosen_on}", *(f"{value:.4f}" for value in curve.values())]
-            lines += ["", markdown_row(head), markdown_row(["---"] * len(head)), markdown_row(row)]
-        return lines
 
 
 @dataclass(frozen=True)
@@ -114,55 +62,55 @@ class Choosing:
 def compare_systems(
     choosing: Choosing,
     test: Task,
-    members: Members,
+    indexes: Mapping[str, Index],
     *,
     baseline: str,
     rerank: Rerank | None = None,
-    grid: Sequence[float] = WEIGHTS,
+    variants: Mapping[str, Mapping[str, Variant]] | None = None,
     seed: int = 13,
 ) -> Systems:
-    """Measure each of ``members``, each but BM25 fused with it, and, with ``rerank``, the best of them reranked.
+    """Measure each of ``indexes`` (by the name of a retriever), each but BM25 fused with it, with ``rerank`` all of
+    these reranked, and their ``variants``: name of a retriever to that of a variant to how it is made.
 
-    The weight of BM25 and the best system are chosen on ``choosing``: the first one there, if it is clearly better than
-    the baseline. Of ``test`` every system is measured once.
-    ``baseline``: the member that the others are compared with. ``grid``: weights of BM25 to try, beside an encoder's 1.
-    ``seed``: of intervals. Under ``accelerate launch`` every process must call this.
+    The weight of BM25, the best system and a cheaper one that is as good are chosen on ``choosing``: the first one
+    there, if it is clearly better than the baseline, p adjusted for the number of systems; and the cheapest that is not
+    worse than that, by no more than ``NEAR``. Of ``test`` every system is measured once. ``baseline``: the retriever
+    that the others are compared with. ``seed``: of intervals. Under ``accelerate launch`` every process must call this.
     """
     choosing = replace(choosing, task=choosing.task.sample(MOST_CHOOSING, seed))
-    candidates = Fused(members(choosing.task.corpus)).candidates(choosing.task.texts)
-    judged = JudgedCandidates(candidates, choosing.task)
-    weights, curves = _fusions(judged, grid)
-    chosen_by = {name: judged.by_query(row) for name, row in weights.items()}
-    plan = {name: (row, False) for name, row in weights.items()}
+    measured = _Measured(indexes, rerank, test)
+    judged = JudgedCandidates(
+        Fused(measured.members(choosing.task.corpus)).candidates(choosing.task.texts), choosing.task
+    )
+    weights, curves = _fusions(judged)
+    plans = {name: _Plan(row) for name, row in weights.items()}
     if rerank:
-        first = _first(chosen_by)
-        retriever = rerank(_retriever(members(choosing.task.corpus), weights[first]), choosing.task.corpus)
-        name = f"{first}, reranked"
-        chosen_by[name] = _scores(choosing.task, retriever)[PRIMARY]
-        plan[name] = (weights[first], True)
-    systems: list[System] = []
+        plans |= {f"{name}, reranked": _Plan(row, reranked=True) for name, row in weights.items()}
+    for member, of_member in (variants or {}).items():
+        plans |= {f"{member}, {name}": _Plan({member: 1.0}, variant) for name, variant in of_member.items()}
+    chosen_by = {
+        name: judged.by_query(plan.weights)
+        if name in weights
+        else _scores(choosing.task, measured.retriever(plan, choosing.task.corpus))[PRIMARY]
+        for name, plan in plans.items()
+    }
     scores: dict[str, PerQuery] = {}
-    for name, (row, reranked) in sorted(plan.items(), key=lambda item: item[0] != baseline):
-        of_test = members(test.corpus)
-        retriever = _retriever(of_test, row)
-        if reranked:
-            retriever = rerank(retriever, test.corpus)
-        scores[name] = _scores(test, retriever)
+    systems: list[System] = []
+    for name, plan in sorted(plans.items(), key=lambda item: item[0] != baseline):
+        scores[name] = _scores(test, measured.retriever(plan, test.corpus))
         values = scores[name][PRIMARY]
         systems.append(
             System(
                 name=name,
-                weights=row,
-                reranked=reranked,
-                needs=_needs(of_test, row, getattr(retriever, "needs", "cross-encoder") if reranked else None),
+                weights=plan.weights,
+                reranked=plan.reranked,
                 chosen_by=fmean(chosen_by[name].values()),
                 test=estimate(values, seed, test.groups),
                 difference=paired_difference(scores[baseline][PRIMARY], values, seed, test.groups),
-                milliseconds=_milliseconds(retriever, test),
+                **measured.costs(plan),
             )
         )
-    first = _first(chosen_by)
-    lead = paired_difference(chosen_by[baseline], chosen_by[first], seed, choosing.task.groups)
+    first, lead = _first(chosen_by, baseline, choosing.task, seed)
     best = first if lead.verdict == "better" else baseline
     comparison = make_comparison(
         scores[baseline],
@@ -181,32 +129,111 @@ def compare_systems(
         best=best,
         comparison=comparison,
         curves=curves,
+        cheaper=_cheaper(systems, best, (chosen_by, scores), (choosing.task, test), seed),
     )
 
 
-def _first(values: Mapping[str, Mapping[str, float]]) -> str:
-    return max(values, key=lambda name: fmean(values[name].values()))
+class _Measured:
+    """Indexes of the corpora that are searched, each made once, and what they cost. ``test``: whose corpus and queries
+    the times are of."""
+
+    def __init__(self, indexes: Mapping[str, Index], rerank: Rerank | None, test: Task) -> None:
+        self._indexes, self._rerank, self._test = indexes, rerank, test
+        self._made: dict[int, dict[str, CorpusScorer]] = {}
+        self._known: Known = []
+        self._rates: dict[str, float] = {}
+
+    def members(self, corpus: Corpus) -> Mapping[str, CorpusScorer]:
+        if id(corpus) not in self._made:
+            keep = corpus is self._test.corpus
+            self._made[id(corpus)] = {name: index(corpus, keep) for name, index in self._indexes.items()}
+        return self._made[id(corpus)]
+
+    def retriever(self, plan: _Plan, corpus: Corpus, is_timed: bool = False) -> Retriever:
+        members = self.members(corpus)
+        chosen = {name: members[name] for name in plan.weights}
+        retriever: Retriever = next(iter(chosen.values())) if len(chosen) == 1 else Fused(chosen, plan.weights)
+        if plan.variant:
+            return plan.variant(retriever)
+        return self._rerank(retriever, corpus, None if is_timed else self._known) if plan.reranked else retriever
+
+    def costs(self, plan: _Plan) -> dict[str, object]:
+        """What a ``System`` has of it."""
+        corpus = self._test.corpus
+        retriever = self.retriever(plan, corpus, is_timed=True)
+        members = self.members(corpus)
+        sizes = [retriever.nbytes] if plan.variant else [members[name].nbytes for name in plan.weights]
+        parts = [
+            f"encoder, {size / 1e6:,.1f} MB of vectors" if hasattr(members[name], "vectors") else "inverted index"
+            for name, size in zip(plan.weights, sizes, strict=True)
+        ]
+        rerankers = getattr(retriever, "models", 1) if plan.reranked else 0
+        if plan.reranked:
+            parts.append("cross-encoder" if rerankers == 1 else f"{rerankers} cross-encoders")
+        return {
+            "needs": ", ".join(parts),
+            "milliseconds": _milliseconds(retriever, self._test),
+            "models": sum(hasattr(members[name], "vectors") for name in plan.weights) + rerankers,
+            "bytes_per_document": sum(sizes) / len(corpus),
+            "documents_per_second": 1 / sum(1 / self._rate(name) for name in plan.weights),
+        }
+
+    def _rate(self, name: str) -> float:
+        """Documents that are indexed in a second."""
+        if name not in self._rates:
+            corpus = self._test.corpus
+            chosen = random.Random(0).sample(list(corpus), min(TIMED_DOCUMENTS, len(corpus)))
+            sample = {i: corpus[i] for i in chosen}
+            started = time.perf_counter()
+            self._indexes[name](sample, False)
+            self._rates[name] = len(sample) / (time.perf_counter() - started)
+        return self._rates[name]
 
 
-def _fusions(
-    judged: JudgedCandidates, grid: Sequence[float]
-) -> tuple[dict[str, dict[str, float]], dict[str, dict[float, float]]]:
+def _first(
+    chosen_by: Mapping[str, Mapping[str, float]], baseline: str, task: Task, seed: int
+) -> tuple[str, Difference]:
+    """The system with the highest mean, and its difference to the baseline, adjusted for the number of systems."""
+    first = max(chosen_by, key=lambda name: fmean(chosen_by[name].values()))
+    others = [name for name in chosen_by if name != baseline]
+    found = [paired_difference(chosen_by[baseline], chosen_by[name], seed, task.groups) for name in others]
+    if first == baseline:
+        return first, paired_difference(chosen_by[baseline], chosen_by[baseline], seed, task.groups)
+    return first, adjust(found)[others.index(first)]
+
+
+def _cheaper(
+    systems: Sequence[System],
+    best: str,
+    scores: tuple[Mapping[str, Mapping[str, float]], Mapping[str, PerQuery]],
+    tasks: tuple[Task, Task],
+    seed: int,
+) -> Cheaper | None:
+    """The cheapest that is near the best on the queries that choose; of equally cheap ones the better."""
+    (chosen_by, of_test), (choosing, test) = scores, tasks
+    cost = next(s.cost for s in systems if s.name == best)
+    for system in sorted(systems, key=lambda s: (s.cost, -s.chosen_by)):
+        if system.cost < cost:
+            found = paired_difference(chosen_by[best], chosen_by[system.name], seed, choosing.groups)
+            if is_near(found):
+                values = of_test[best][PRIMARY], of_test[system.name][PRIMARY]
+                confirmed = paired_difference(*values, seed, test.groups)
+                return Cheaper(name=system.name, chosen_by=found, test=confirmed)
+    return None
+
+
+def _fusions(judged: JudgedCandidates) -> tuple[dict[str, dict[str, float]], dict[str, dict[float, float]]]:
     """Name of a system to its weights, and the curves by which BM25's were chosen: of equally good ones the least."""
     weights = {name: {name: 1.0} for name in judged.scorers}
     curves = {}
     for name in judged.scorers:
         if name == BM25_NAME or BM25_NAME not in judged.scorers:
             continue
-        curves[name] = weight_curve(judged, {name: 1.0}, BM25_NAME, grid)
+        curves[name] = weight_curve(judged, {name: 1.0}, BM25_NAME, WEIGHTS)
         best = max(curves[name].values())
         if weight := min(w for w, quality in curves[name].items() if quality == best):
             weights[f"{name} + {weight:g} {BM25_NAME}"] = {name: 1.0, BM25_NAME: weight}
     return weights, curves
-
-
-def _retriever(members: Mapping[str, CorpusScorer], weights: Mapping[str, float]) -> Retriever:
-    chosen = {name: members[name] for name in weights}
-    return next(iter(chosen.values())) if len(chosen) == 1 else Fused(chosen, weights)
 
 
 def _scores(task: Task, retriever: Retriever) -> PerQuery:
@@ -222,11 +249,3 @@ def _milliseconds(retriever: Retriever, task: Task) -> float:
         retriever.search({query_id: text}, TIMED_DEPTH)
         seconds.append(time.perf_counter() - started)
     return 1000 * median(seconds[1:] or seconds)
-
-
-def _needs(members: Mapping[str, CorpusScorer], weights: Mapping[str, float], reranker: str | None) -> str:
-    parts = []
-    for name in weights:
-        vectors = getattr(members[name], "vectors", None)
-        parts.append("inverted index" if vectors is None else f"encoder, {vectors.nbytes / 1e6:,.1f} MB of vectors")
-    return ", ".join([*parts, *([reranker] if reranker else [])])

@@ -50,10 +50,10 @@ def retriever_findings(run: FinishedRun, task: Task) -> Findings:
     systems = run.inputs.systems() if "systems" in run.manifests else None
     metrics: dict[str, Any] = {"reranker": reranking.model_dump(mode="json")} if reranking else {}
     metrics |= {"others": {name: c.model_dump(mode="json") for name, c in others.items()}} if others else {}
-    # without the milliseconds, which are others each time
-    timed = {"systems": {"__all__": {"milliseconds"}}}
+    # without the times, which are others each time
+    timed = {"systems": {"__all__": {"milliseconds", "documents_per_second"}}}
     metrics |= {"systems": systems.model_dump(mode="json", exclude=timed)} if systems else {}
-    sections: Sections = {"Which system to serve": [systems.sentence(), "", *systems.markdown()]} if systems else {}
+    sections: Sections = {"Which system to deploy": [systems.sentence(), "", *systems.markdown()]} if systems else {}
     sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)

@@ -100,7 +100,7 @@ class Inputs:
         return choice["base_weight"], {row["base_weight"]: row["value"] for row in choice[PRIMARY]}
 
     def systems(self) -> Systems:
-        """Which system to serve."""
+        """Which system to deploy."""
         return Systems.model_validate_json((self.folder("systems") / SYSTEMS).read_text(encoding="utf-8"))
 
     def diagnosis(self) -> dict[str, Any]:

@@ -26,7 +26,9 @@ from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.tuned import TunedPart
 
 RECIPE = "recipe.yaml"
-RESULTS = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png")
+ANSWERS = tuple(f"answers/{name}" for name in ("answers.jsonl", "metrics.json", "report.md", "report.html"))
+"""What ``sharpen answers`` writes: of another model's answers it would speak no more."""
+RESULTS = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png", *ANSWERS)
 TRAINED = {"training": "training", "reranker": "reranker", "model": "preferences"}
 """Stages that may have a log of a training, and what it is called."""
 STEPS = {"generate": ("queries",), "mine": ("pairs", "negatives"), "train": ("reranker", "model")}

@@ -68,8 +68,10 @@ def _without_unused(loaded: LoadedRecipe) -> LoadedRecipe:
     """Without what a study's table has nothing of, and every arm would take as long for."""
     part = loaded.recipe.evaluation
     others = () if [other.data for other in part.others] == [AT_HAND] else part.others
-    part = part.model_copy(update={"systems": False, "others": others})
-    written = loaded.values["evaluation"] | {"systems": False}
+    # with generative it has no effect, and is refused
+    systems = {} if loaded.recipe.generative else {"systems": False}
+    part = part.model_copy(update=systems | {"others": others})
+    written = loaded.values["evaluation"] | systems
     if not others:
         written["others"] = []
     recipe = loaded.recipe.model_copy(update={"evaluation": part})

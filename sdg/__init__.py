@@ -5,6 +5,9 @@ import lazy_loader
 __getattr__, __dir__, __all__ = lazy_loader.attach(
     __name__,
     submod_attrs={
+        "answering.asking": ["ask_answers"],
+        "answering.judging": ["Judgement", "ask_judge"],
+        "answering.questions": ["AnsweredQuestion", "read_answered"],
         "chunking": ["ChunkSettings", "chunk"],
         "convert": ["convert"],
         "documents": ["ReadingLog", "ReadingSettings", "Skipped", "iter_documents", "read_documents"],

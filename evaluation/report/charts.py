@@ -6,12 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, floor, log10
 
+from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.report.comparison import Comparison
 from sharpen.evaluation.report.rendering import render, source
 
 CHARACTER = 7
 """Width of one in labels, in the units of the drawing."""
 PADDING = 18
+METRIC_NAMES = {PRIMARY: "nDCG@10"}
 STANDALONE = "svg { color: #222; background: #fff; --line: #bbb; --before: #7a5c9e; --after: #1f6fb2; }\n"
 """Colours of a chart that is not in a page."""
 
@@ -75,13 +77,13 @@ def intervals(comparison: Comparison) -> str:
     )
 
 
-def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str]) -> str:
+def scatter(points: Mapping[str, tuple[float, float]], names: tuple[str, str], metric: str = PRIMARY) -> str:
     """A point for each query, before to the right and after upwards; ``points`` by the anchor that each leads to."""
     frame = (46, PADDING, 446, 400 + PADDING)
     x, y = Scale(-0.03, 1.03, frame[0], frame[2]), Scale(-0.03, 1.03, frame[3], frame[1])
     return render(
         "scatter.svg.j2",
-        title="nDCG@10 of each query: above the line it was won, below it lost",
+        title=f"{METRIC_NAMES.get(metric, metric)} of each query: above the line it was won, below it lost",
         width=460,
         height=460,
         frame=frame,

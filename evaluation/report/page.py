@@ -47,7 +47,7 @@ def page(
         header=header,
         rows=rows,
         intervals=Markup(charts.intervals(comparison)),
-        scatter=Markup(charts.scatter(points, comparison.names)),
+        scatter=Markup(charts.scatter(points, comparison.names, comparison.primary)),
         changes=listed,
         total=len(changes),
         top_k=TOP_K,

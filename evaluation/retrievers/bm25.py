@@ -98,6 +98,11 @@ class BM25:
         postings = build_postings(terms, k1, b)
         self._rows, self._scores = postings.rows, postings.scores
 
+    @property
+    def nbytes(self) -> int:
+        """Of the scores of all words in all documents, without the words themselves."""
+        return sum(part.nbytes for part in (self._scores.data, self._scores.indices, self._scores.indptr))
+
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Documents that share no word with the query are left out."""
         words = self._known_words(list(queries.values()))

@@ -102,16 +102,31 @@ class Dense:
         self._without_token = set(np.flatnonzero(~self.vectors.any(axis=1)).tolist())
         self._warn(corpus)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the documents' vectors."""
+        return self.vectors.nbytes
+
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
-        vectors, left_out = self.encode_queries(list(queries.values()), progress), self._without_token
-        scores, rows = self._nearest(vectors, k + len(left_out))
-        found = zip(rows.tolist(), scores.tolist(), vectors.any(axis=1).tolist(), strict=True)
+        vectors = self.encode_queries(list(queries.values()), progress)
+        return self.as_run(list(queries), vectors, self._nearest(vectors, self.depth(k)), k)
+
+    def depth(self, k: int) -> int:
+        """How many documents have to be found so that ``k`` are left without those that have no token."""
+        return k + len(self._without_token)
+
+    def as_run(
+        self, query_ids: Sequence[str], vectors: np.ndarray, found: tuple[np.ndarray, np.ndarray], k: int
+    ) -> Run:
+        """What was found for queries of these vectors, as scores and rows of shape (queries, ``depth(k)``); row -1:
+        there are no more."""
+        has_token, left_out = vectors.any(axis=1).tolist(), self._without_token
         return {
             q: dict([(self.ids[r], s) for r, s in zip(row, score, strict=True) if r >= 0 and r not in left_out][:k])
-            if has_token
+            if has
             else {}
-            for q, (row, score, has_token) in zip(queries, found, strict=True)
+            for q, score, row, has in zip(query_ids, *(side.tolist() for side in found), has_token, strict=True)
         }
 
     def _nearest(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import copy
 
 import numpy as np
 from sentence_transformers import CrossEncoder
 
 from sharpen.evaluation.beir import Corpus, Run
-from sharpen.evaluation.encoders.committee import Committee
+from sharpen.evaluation.encoders.committee import Committee, committee_scores
 from sharpen.evaluation.encoders.encode import score_pairs
 from sharpen.evaluation.encoders.settings import Precision
 from sharpen.evaluation.retrievers.base import Advance, Retriever
@@ -39,12 +40,20 @@ class Reranked:
         self._first, self._corpus, self._model = first, corpus, model
         self._depth, self._progress = depth, progress
         self._weight, self._precision = first_stage_weight, precision
+        self._known: list[dict[tuple[str, str], float]] | None = None
+
+    def remembering(self, known: list[dict[tuple[str, str], float]]) -> Reranked:
+        """The same that keeps its members' scores of (query, document) texts in ``known``, which others share, and
+        takes what is there: several first stages find much of the same."""
+        other = copy(self)
+        other._known = known
+        known.extend({} for _ in range(len(known), len(self._members())))
+        return other
 
     @property
-    def needs(self) -> str:
-        """What has to be served beside the first retriever."""
-        members = len(self._model.members) if isinstance(self._model, Committee) else 1
-        return "cross-encoder" if members == 1 else f"{members} cross-encoders"
+    def models(self) -> int:
+        """Cross-encoders that have to be served beside the first retriever."""
+        return len(self._members())
 
     def search(self, queries: Mapping[str, str], k: int) -> Run:
         """Return ``k`` documents of each query."""
@@ -53,8 +62,7 @@ class Reranked:
         best = {q: [d for d in documents if d != q][: self._depth] for q, documents in ranked.items()}
         pairs = [(q, d) for q, documents in best.items() for d in documents]
         texts = [(queries[q], self._corpus[d].content) for q, d in pairs]
-        values = score_pairs(self._model, texts, self._progress, precision=self._precision)
-        scores = dict(zip(pairs, values, strict=True))
+        scores = dict(zip(pairs, self._scored(texts), strict=True))
         run: Run = {}
         for q, documents in best.items():
             new = np.array([scores[q, d] for d in documents])
@@ -67,3 +75,17 @@ class Reranked:
             reranked |= {d: lowest - place for place, d in enumerate(below, start=1)}
             run[q] = {d: reranked[d] for d in ranking(reranked)[:k]}
         return run
+
+    def _members(self) -> list[CrossEncoder]:
+        return list(self._model.members) if isinstance(self._model, Committee) else [self._model]
+
+    def _scored(self, pairs: list[tuple[str, str]]) -> list[float]:
+        if self._known is None:
+            return score_pairs(self._model, pairs, self._progress, precision=self._precision)
+        rows = []
+        for member, known in zip(self._members(), self._known, strict=True):
+            new = [pair for pair in dict.fromkeys(pairs) if pair not in known]
+            if new:
+                known.update(zip(new, score_pairs(member, new, precision=self._precision), strict=True))
+            rows.append([known[pair] for pair in pairs])
+        return committee_scores(rows, [query for query, _ in pairs]) if len(rows) > 1 else rows[0]

@@ -8,7 +8,8 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from sharpen.recipes.arguments import RunArgument
+from sharpen.recipes.arguments import Overrides, RunArgument
+from sharpen.recipes.quiet import quiet_libraries
 
 app = typer.Typer()
 
@@ -53,6 +54,57 @@ def negatives(
         make_sheet(run, sheet, number, Console())
     else:
         show_labels(run, labels, Console())
+
+
+@app.command()
+def answers(  # noqa: PLR0913 - an argument is an option of the command
+    run: RunArgument,
+    overrides: Overrides = None,
+    questions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE_OR_DATASET",
+            help=(
+                "SQuAD's .json, a .jsonl file with question, answer and perhaps document in each line, or a dataset"
+                " whose queries have answers in their metadata. Default: those of the run that have one."
+            ),
+        ),
+    ] = None,
+    top_k: Annotated[int, typer.Option(min=1, help="Documents that the LLM is shown.")] = 5,
+    systems: Annotated[
+        str,
+        typer.Option(
+            help=(
+                "Whose documents: base, tuned, bm25; none, without any; gold, those that answer. The first is what the"
+                " others are compared with."
+            )
+        ),
+    ] = "base,tuned,none,gold",
+    number: Annotated[int, typer.Option("-n", min=1, help="Questions at most, drawn by the recipe's seed.")] = 100,
+    judge: Annotated[
+        bool,
+        typer.Option(
+            "--judge", help="Have an LLM judge, too: filters.judge.llm where the recipe has it, else its llm."
+        ),
+    ] = False,
+    estimate: Annotated[bool, typer.Option("--estimate", help="Say what it costs, and ask nothing.")] = False,
+) -> None:
+    """Have the recipe's LLM answer questions from what base and tuned model find, and say if answers got better.
+
+    What was answered is kept and never paid for twice; llm.budget holds.
+
+    Example: sharpen answers runs/quickstart --questions questions.jsonl --judge --estimate
+    """
+    from sharpen.recipes.load import load_recipe
+
+    loaded = load_recipe(str(run), overrides or [])
+    quiet_libraries()
+    from sharpen.recipes.answers import answer_questions, estimate_answers
+    from sharpen.recipes.asked_questions import AnswersOptions
+
+    chosen = tuple(dict.fromkeys(name.strip() for name in systems.split(",") if name.strip()))
+    options = AnswersOptions(questions, top_k, chosen, number, judge)
+    (estimate_answers if estimate else answer_questions)(loaded, run, options, Console())
 
 
 @app.command()

@@ -55,8 +55,9 @@ class EvaluationPart(Settings):
     systems: bool = Field(
         True,
         description=(
-            "Measure BM25, the base and the tuned model, each fused with BM25 and reranked, too, and say which is best"
-            " to serve: chosen on the validation's queries or else on generated ones, confirmed on these."
+            "Measure BM25, the base and the tuned model, each fused with BM25, reranked, cut (training.matryoshka) and"
+            " quantised (int8, binary), too, and say which one to deploy and what it costs: chosen on the validation's"
+            " queries or else on generated ones, confirmed on these. No effect with generative."
         ),
     )
     unknown_documents: Literal["error", "drop"] = Field(

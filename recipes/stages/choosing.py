@@ -1,4 +1,4 @@
-"""By which queries a mixture of scorers and the system to serve are chosen, in the whole corpus."""
+"""By which queries a mixture of scorers and the system to deploy are chosen, in the whole corpus."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Which system to serve: what was compared, fused with BM25 and reranked."""
+"""Which system to deploy: what was compared, fused with BM25, reranked, cut and quantised."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import ClassVar, Self
 
 from sharpen.evaluation.beir import Corpus
@@ -11,10 +10,11 @@ from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever
+from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.fused import CorpusScorer
+from sharpen.evaluation.retrievers.quantized import Quantized
 from sharpen.evaluation.retrievers.reranked import Reranked
-from sharpen.evaluation.scorers import BM25_SCORER
-from sharpen.evaluation.systems import BM25_NAME, Rerank, compare_systems
+from sharpen.evaluation.systems import BM25_NAME, Index, Known, Rerank, Variant, compare_systems
 from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import SYSTEMS, Inputs
 from sharpen.recipes.schema.recipe import Recipe
@@ -24,18 +24,25 @@ from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.sdg.resources import Resources
 
 BASE, TUNED = "base", "tuned"
+QUANTIZED: dict[str, Variant] = {
+    "int8": lambda index: Quantized(index, "int8"),
+    "binary": lambda index: Quantized(index, "binary"),
+}
 
 
 class SystemsStage(ComparisonPart):
-    """``depth``: documents that the run's reranker puts in order; None: there is none."""
+    """``depth``: documents that the run's reranker puts in order; None: there is none. ``matryoshka``: dimensions to
+    which embeddings are cut."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs", "model")
+    LATER: ClassVar[tuple[str, ...]] = ("matryoshka",)
 
     encoder: Encoder
     tuned: TunedPart
     choosing: ChoosingPart
     depth: int | None
     first_stage_weight: float
+    matryoshka: tuple[int, ...] = ()
     seed: int
 
     @classmethod
@@ -48,6 +55,7 @@ class SystemsStage(ComparisonPart):
             choosing=ChoosingPart.of(recipe),
             depth=reranker.depth if reranker else None,
             first_stage_weight=reranker.first_stage_weight if reranker else 0.0,
+            matryoshka=training.matryoshka,
             seed=recipe.seed,
         )
 
@@ -57,40 +65,56 @@ class SystemsStage(ComparisonPart):
 
 def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     choosing, test = part.choosing.task(inputs, inputs.train_queries()), part.task(inputs)
-    made: dict[int, tuple[Corpus, Mapping[str, CorpusScorer]]] = {}
+    models = resources.models
 
-    def members(corpus: Corpus) -> Mapping[str, CorpusScorer]:
-        if id(corpus) not in made:
-            models, keep = resources.models, corpus is test.corpus
-            made[id(corpus)] = (
-                corpus,
-                {
-                    BASE: models.index(corpus, part.encoder, part.approximate, keep),
-                    TUNED: part.tuned.index(inputs, models, corpus, part.approximate, keep),
-                    BM25_NAME: models.corpus_scorer(BM25_SCORER, corpus),
-                },
-            )
-        return made[id(corpus)][1]
+    def bm25(corpus: Corpus, _keep: bool) -> CorpusScorer:
+        known = any(corpus is task.corpus for task in (choosing.task, test))
+        return models.bm25(corpus) if known else BM25(corpus)  # of a sample none is kept
 
+    indexes: dict[str, Index] = {
+        BASE: lambda corpus, keep: models.index(corpus, part.encoder, part.approximate, keep),
+        TUNED: lambda corpus, keep: part.tuned.index(inputs, models, corpus, part.approximate, keep),
+        BM25_NAME: bm25,
+    }
+    variants = {BASE: dict(QUANTIZED), TUNED: QUANTIZED | {_dimensions(d): _cut(d) for d in part.matryoshka}}
     systems = compare_systems(
-        choosing, test, members, baseline=BASE, rerank=_rerank(part, inputs, resources), seed=part.seed
+        choosing,
+        test,
+        indexes,
+        baseline=BASE,
+        rerank=_rerank(part, inputs),
+        variants=variants,
+        seed=part.seed,
     )
     if process_state().is_main_process:
         write_json(folder.path / SYSTEMS, systems.model_dump(mode="json"))
-    return {"systems": len(systems.systems), "queries to choose by": systems.queries, "best": systems.best}
+    return {
+        "systems": len(systems.systems),
+        "queries to choose by": systems.queries,
+        "best": systems.best,
+        "to deploy": systems.deploy,
+    }
 
 
-def _rerank(part: SystemsStage, inputs: Inputs, resources: Resources) -> Rerank | None:
+def _dimensions(number: int) -> str:
+    return f"{number} dimensions"
+
+
+def _cut(dimensions: int) -> Variant:
+    return lambda index: index.cut(dimensions)
+
+
+def _rerank(part: SystemsStage, inputs: Inputs) -> Rerank | None:
     if part.depth is None:
         return None
     model = load_cross_encoder(str(inputs.folder("reranker")))
 
-    def rerank(first: Retriever, corpus: Corpus) -> Retriever:
-        return Reranked(
-            first, corpus, model, part.depth, None, part.first_stage_weight, precision=part.tuned.options.precision
-        )
+    def rerank(first: Retriever, corpus: Corpus, known: Known | None) -> Retriever:
+        weight, precision = part.first_stage_weight, part.tuned.options.precision
+        reranked = Reranked(first, corpus, model, part.depth, None, weight, precision)
+        return reranked if known is None else reranked.remembering(known)
 
     return rerank
 
 
-STAGE = Stage("systems", 3, SystemsStage, measure_systems, shared=True)
+STAGE = Stage("systems", 4, SystemsStage, measure_systems, shared=True)

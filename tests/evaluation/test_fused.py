@@ -14,7 +14,6 @@ from sharpen.evaluation.retrievers.candidates import JudgedCandidates, fit_weigh
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.runs import ranking
-from sharpen.evaluation.systems import Choosing, compare_systems
 from tests.conftest import shared_dataset
 
 
@@ -101,55 +100,3 @@ def test_other_documents_or_an_unknown_member_are_refused(corpus, members):
         Fused({**members, "other": other})
     with pytest.raises(InputError, match="a weight is given for 'bm52', and there are dense, bm25"):
         Fused(members, {"bm52": 1.0})
-
-
-def test_the_best_system_is_chosen_on_one_half_and_confirmed_on_the_other():
-    task = load_task(str(shared_dataset("cranfield")), "test")
-    names = sorted(task.qrels)
-    halves = [
-        Task(task.corpus, task.queries, {q: task.qrels[q] for q in part}, name)
-        for part, name in ((names[::2], "dev"), (names[1::2], "test"))
-    ]
-    calls = []
-
-    def members(corpus):
-        calls.append(corpus)
-        return {"plain": BM25(corpus, language="none", b=1.0), "BM25": BM25(corpus)}
-
-    class Backwards:
-        def __init__(self, first):
-            self.first = first
-
-        def search(self, queries, k):
-            found = self.first.search(queries, k)
-            return {q: {d: -score for d, score in documents.items()} for q, documents in found.items()}
-
-    systems = compare_systems(
-        Choosing(halves[0]), halves[1], members, baseline="plain", rerank=lambda first, _corpus: Backwards(first)
-    )
-    assert all(corpus is task.corpus for corpus in calls) and systems.queries == len(halves[0].qrels)
-    rows = {row.name: row for row in systems.systems}
-    assert set(rows) == {"plain", "BM25", *(n for n in rows if n.startswith("plain + ")), f"{systems.best}, reranked"}
-    first = max((row for row in rows.values() if not row.reranked), key=lambda row: row.chosen_by)
-    assert systems.best == first.name and systems.comparison.names == ("plain", first.name)
-    assert systems.lead.verdict == "better"
-    assert systems.lead.value == pytest.approx(first.chosen_by - rows["plain"].chosen_by)
-    assert rows[f"{first.name}, reranked"].chosen_by < first.chosen_by  # as it puts the worst first
-    values = evaluate(halves[1].qrels, search_task(halves[1], BM25(task.corpus)))[PRIMARY].values()
-    assert rows["BM25"].test.value == pytest.approx(np.mean(list(values)))
-    assert f"**{systems.best}**" in "\n".join(systems.markdown()) and systems.best in systems.plain()
-
-
-def test_on_few_queries_the_system_that_is_first_by_chance_is_not_served():
-    task = load_task(str(shared_dataset("cranfield")), "test")
-    few = Task(task.corpus, task.queries, {q: task.qrels[q] for q in sorted(task.qrels)[:4]}, "dev")
-    systems = compare_systems(
-        Choosing(few, "dev queries"),
-        task,
-        lambda corpus: {"plain": BM25(corpus, language="none", b=1.0), "BM25": BM25(corpus)},
-        baseline="BM25",
-    )
-    rows = {row.name: row for row in systems.systems}
-    assert systems.first != "BM25" and rows[systems.first].chosen_by > rows["BM25"].chosen_by
-    assert systems.best == "BM25" and systems.lead.verdict != "better"
-    assert systems.plain().startswith("No system is clearly better than BM25 on 4 dev queries. First there is")

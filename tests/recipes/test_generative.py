@@ -163,6 +163,7 @@ def test_settings_without_effect_are_refused(recipe_file, tmp_path):
         ("reranker={base: 'packaged:tiny-bert'}", "--rerank"),
         ("negatives.per_query=3", r"negatives\.per_query: has no effect"),
         ("evaluation.others=[{data: scifact}]", "nothing to measure elsewhere"),
+        ("evaluation.systems=false", r"evaluation\.systems: has no effect with generative"),
     ):
         with pytest.raises(InputError, match=message):
             load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path), override])

@@ -102,8 +102,9 @@ def test_a_committee_ranks_and_teaches_and_serves_by_its_folder(recipe_file, tmp
     assert counts["members"] == 2 and counts["steps"] >= 2
     assert "The committee of 2 rerankers over the first 6 of BM25 is" in result.stdout
     systems = json.loads((run / "systems" / "systems.json").read_text())["systems"]
-    (reranked,) = [system for system in systems if system["reranked"]]
-    assert reranked["needs"].endswith("2 cross-encoders")
+    reranked = {system["name"]: system for system in systems if system["reranked"]}
+    assert all(row["needs"].endswith("2 cross-encoders") for row in reranked.values())
+    assert [reranked[f"{name}, reranked"]["models"] for name in ("BM25", "tuned")] == [2, 3]
     # its scores of the rows are those that its folder gives
     inputs = Inputs(run)
     scores = read_teacher(inputs, "training")
