@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from sharpen.recipes.commands import begin, finished, measure, recipe, served, share
+from sharpen.recipes.commands import begin, finished, looking, measure, recipe, served, share
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -14,7 +14,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     help="Turn a folder of documents into a retriever that is measurably better on them.",
 )
-for commands in (begin, recipe, finished, measure, served, share):
+for commands in (begin, recipe, finished, looking, measure, served, share):
     app.add_typer(commands.app)
 
 

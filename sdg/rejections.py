@@ -55,6 +55,8 @@ class RejectionReason(StrEnum):
     JUDGE_MISMATCH = "judge_mismatch"
     # the split
     SEVERAL_SPLITS = "several_splits"
+    # a person
+    DECIDED = "decided"
     # whatever a user's own strategy or filter says
     OTHER = "other"
 
@@ -95,6 +97,7 @@ _MESSAGES: dict[RejectionReason, str] = {
     RejectionReason.LOW_JUDGE_SCORE: "judge: overall {value:g} is below {limit:g}",
     RejectionReason.JUDGE_MISMATCH: "judge: its answer does not match its pairs",
     RejectionReason.SEVERAL_SPLITS: "its documents are in several splits, or in none",
+    RejectionReason.DECIDED: "a person rejected it",
     RejectionReason.OTHER: "{detail}",
 }
 

@@ -15,7 +15,7 @@ from sharpen.evaluation.languages.identify import (
 )
 from sharpen.evaluation.languages.sentences import sentence_spans, sentences
 from sharpen.evaluation.languages.terms import Analyzer
-from sharpen.evaluation.languages.words import first_words, n_words, words
+from sharpen.evaluation.languages.words import first_words, n_words, word_spans, words
 
 __all__ = [
     "LANGUAGE",
@@ -30,5 +30,6 @@ __all__ = [
     "n_words",
     "sentence_spans",
     "sentences",
+    "word_spans",
     "words",
 ]

@@ -53,7 +53,7 @@ def first_words(text: str, n: int, in_prompt: bool = True) -> str:
         return " ".join(pieces[:n])
     shown: list[str] = []
     for piece in pieces:
-        ends = [end for _, end in _word_spans(piece)] if _UNSPACED_RUN.search(piece) else [len(piece)]
+        ends = [end for _, end in word_spans(piece)] if _UNSPACED_RUN.search(piece) else [len(piece)]
         if len(ends) >= n:
             return " ".join([*shown, piece[: ends[n - 1]] if len(ends) > n else piece])
         shown.append(piece)
@@ -67,11 +67,11 @@ def each_word(text: str) -> Iterator[str]:
         yield from _WORD.findall(text.lower())
         return
     text = unicodedata.normalize("NFC", text).lower()
-    for start, end in _word_spans(text):
+    for start, end in word_spans(text):
         yield text[start:end]
 
 
-def _word_spans(text: str) -> Iterator[tuple[int, int]]:
+def word_spans(text: str) -> Iterator[tuple[int, int]]:
     """Start and end of each word: of a run of letters, those of an unspaced script by its dictionary, and other
     letters around them together."""
     for run in _WORD.finditer(text):

@@ -88,9 +88,13 @@ class ComparisonPart(StagePart):
             return Task(corpus, {q: queries[q] for q in qrels}, qrels, name, by_document=self.whole_documents)
         # the run's own corpus where it is the same documents: it is chunked as it will be in use
         given = judged_files(self.judged.data, self.judged.split).get("corpus")
-        same = given is None or self.corpus.digest(self.runs) == {"files": sha256_file(given)}
-        corpus = inputs.corpus() if same else None
+        corpus = inputs.corpus() if given is None or self._is_same(sha256_file(given), inputs) else None
         return load_task(self.judged.data, self.judged.split, corpus, self.unknown_documents)
+
+    def _is_same(self, sum_: str, inputs: Inputs) -> bool:
+        """Whether a corpus of this sum is what the run was made from, or, as beside marks, its own."""
+        own = inputs.folder("corpus") / "corpus.jsonl"
+        return self.corpus.digest(self.runs) == {"files": sum_} or sha256_file(own) == sum_
 
 
 class EncoderStage(ComparisonPart):

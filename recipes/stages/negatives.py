@@ -11,9 +11,11 @@ from sharpen.evaluation.beir import write_corpus
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.processes import process_state
+from sharpen.recipes.decided import decisions_of
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import WRITTEN, Inputs
 from sharpen.recipes.schema.recipe import Recipe
+from sharpen.sdg.decisions import DecidedNegatives, NegativeDecision, count_decided
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.mine import MinedNegatives, mine_with_settings
 from sharpen.sdg.negatives.record import write_negatives, write_rejected_passages
@@ -24,9 +26,11 @@ from sharpen.sdg.splitting import read_split
 
 class NegativesStage(StagePart):
     """``extra``: negatives of a query beyond ``negatives.per_query``, which the reranker learns from. ``llm`` and
-    ``encoder``: who is asked and who searches where a part names none; None where none does."""
+    ``encoder``: who is asked and who searches where a part names none; None where none does. ``decisions``: of people
+    on negatives, made after all filters."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
+    LATER: ClassVar[tuple[str, ...]] = ("decisions",)
 
     negatives: NegativesSettings
     extra: int
@@ -34,6 +38,7 @@ class NegativesStage(StagePart):
     encoder: Encoder | None
     precision: PrecisionSetting
     seed: int
+    decisions: tuple[NegativeDecision, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -47,6 +52,7 @@ class NegativesStage(StagePart):
             encoder=recipe.training.encoder if negatives.needs_base() else None,
             precision=recipe.training.precision,
             seed=recipe.seed,
+            decisions=decisions_of(recipe).negatives,
         )
 
     def mine(self, inputs: Inputs, resources: Resources, current: SentenceTransformer | None = None) -> MinedNegatives:
@@ -54,10 +60,12 @@ class NegativesStage(StagePart):
         split = read_split(inputs.folder("pairs") / "split.jsonl")
         if current is not None:
             resources = replace(resources, models=resources.models.with_current(current))
+        decided = (DecidedNegatives(self.decisions),) if self.decisions else ()
+        settings = self.negatives.model_copy(update={"filters": (*self.negatives.filters, *decided)})
         return mine_with_settings(
             inputs.train_queries(),
             inputs.corpus(),
-            self.negatives,
+            settings,
             held_out=[doc_id for doc_id, side in split.items() if side != "train"],
             more=self.extra,
             resources=resources,
@@ -72,7 +80,7 @@ def mine(part: NegativesStage, inputs: Inputs, folder: Folder, resources: Resour
         if any(miner.kind == "llm" for miner in part.negatives.miners):
             write_corpus(folder.path / WRITTEN, mined.written)
             write_rejected_passages(folder.path / "rejected.jsonl", mined.rejected)
-    return mined.counts
+    return mined.counts | ({"decided": count_decided(mined.rows)} if part.decisions else {})
 
 
 STAGE = Stage("negatives", 6, NegativesStage, mine, shared=True)

@@ -10,10 +10,12 @@ from sharpen.evaluation.beir import Corpus, Query, read_queries, write_qrels, wr
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
+from sharpen.recipes.decided import decisions_of
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.training import ReplaySettings
+from sharpen.sdg.decisions import PairDecision, decide_queries
 from sharpen.sdg.filters.base import FilterResult, filter_queries
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.filters.text import query_key
@@ -38,10 +40,10 @@ from sharpen.sdg.splitting import (
 class PairsStage(StagePart):
     """``fraction``: of the queries trained on, labelled ones (None: there are none). ``compared_on``: the split that
     the run is compared on; None where it is other queries. ``llm``, ``encoder``: of the filters that name none.
-    ``replay``: None unless the run goes on from an earlier one."""
+    ``replay``: None unless the run goes on from an earlier one. ``decisions``: of people on queries."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "queries")
-    LATER: ClassVar[tuple[str, ...]] = ("replay",)
+    LATER: ClassVar[tuple[str, ...]] = ("replay", "decisions")
 
     filters: FiltersSettings
     split: SplitSettings
@@ -52,6 +54,7 @@ class PairsStage(StagePart):
     precision: PrecisionSetting
     seed: int
     replay: ReplaySettings | None
+    decisions: tuple[PairDecision, ...] = ()
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
@@ -67,6 +70,7 @@ class PairsStage(StagePart):
             precision=recipe.training.precision,
             seed=recipe.seed,
             replay=recipe.replay,
+            decisions=decisions_of(recipe).pairs,
         )
 
 
@@ -76,6 +80,12 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     labelled = [q for q in queries if q.metadata["strategy"] == LABELLED]
     generated = [q for q in queries if q.metadata["strategy"] != LABELLED]
     filtered = filter_queries(generated, corpus, part.filters.in_order(), resources)
+    number = 0
+    if part.decisions:
+        filtered, number = decide_queries(filtered, generated, part.decisions)
+        of_labelled, more = decide_queries(FilterResult(labelled), labelled, part.decisions)
+        labelled, number = of_labelled.kept, number + more
+        filtered.rejected += of_labelled.rejected
     bundles = bundles_of(generated)  # whether or not their query passed the filters
     known = _known_splits(part.replay)
     known_queries = _known_queries(part)
@@ -96,6 +106,8 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     if process_state().is_main_process:
         _write(folder, inputs, splits, filtered)
     counts = _counts(part, splits, filtered, labelled, real, available - all_of_train + len(splits.train))
+    if part.decisions:
+        counts |= {"decided": number, "decisions_of_other_queries": len(part.decisions) - number}
     return counts | ({"not_replayed": all_of_train - len(splits.train)} if part.replay else {})
 
 

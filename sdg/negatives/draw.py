@@ -144,7 +144,10 @@ class _QueryDraw:
         one_row = self.options.mix == "instance"
         ids = {n.doc_id for n in self.taken if one_row or n.miner == miner}
         left = [n for n in rows if n.verdict == "candidate" and n.doc_id not in ids]
-        return sorted(self._rng.sample(left, min(number, len(left))), key=lambda n: n.rank)
+        chosen = [n for n in left if n.reason == Reason.DECIDED][:number]  # a person said so
+        others = [n for n in left if n not in chosen] if chosen else left
+        drawn = self._rng.sample(others, min(number - len(chosen), len(others)))
+        return sorted([*chosen, *drawn], key=lambda n: n.rank)
 
     def _fill(self, miner: str, missing: int) -> None:
         """Take what stands in for negatives that ``miner`` lacks: at random, or from the other miners."""

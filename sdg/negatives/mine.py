@@ -20,7 +20,7 @@ from sharpen.sdg.negatives.filters.verdicts import (
     resolve_verdicts,
     threshold_warning,
 )
-from sharpen.sdg.negatives.record import MinedRows, Negative, RejectedPassage
+from sharpen.sdg.negatives.record import FILL_REASONS, MinedRows, Negative, RejectedPassage
 from sharpen.sdg.negatives.settings import NegativesSettings
 
 if TYPE_CHECKING:
@@ -239,7 +239,8 @@ class _Mining:
         self.filter_counts[f"filter {number}, {kind}"] = {
             f"{miner}: {key}": n for miner, of_miner in counts.items() for key, n in of_miner.to_dict().items()
         }
-        self.warn_of_thresholds(kind, counts)
+        if getattr(each, "has_threshold", True):
+            self.warn_of_thresholds(kind, counts)
         return result.rows
 
     def warn_of_thresholds(self, kind: str, counts: Mapping[str, FilterCounts]) -> None:
@@ -265,7 +266,7 @@ class _Mining:
         if miners > 1:
             counts["by_miner"] = _tally(n.miner for n in kept)
         # by_miner counts these for the miner whose place they take
-        if filled := _tally(n.message for n in kept if n.reason):
+        if filled := _tally(n.message for n in kept if n.reason in FILL_REASONS):
             counts["filled"] = filled
         if relabelled := sum(n.verdict == "relabelled" for n in drawn.rows):
             counts["relabelled"] = relabelled

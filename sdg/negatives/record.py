@@ -26,8 +26,13 @@ class Reason(StrEnum):
     CUSTOM = "custom"
     FROM_OTHER_MINER = "from_other_miner"
     DRAWN_AT_RANDOM = "drawn_at_random"
+    DECIDED = "decided"
 
 
+FINAL_REASONS = frozenset({Reason.POSITIVE, Reason.COPY_OF_POSITIVE, Reason.CHUNK_OF_POSITIVE, Reason.HELD_OUT})
+"""Nothing that has one of these becomes a negative, whoever says so."""
+FILL_REASONS = frozenset({Reason.FROM_OTHER_MINER, Reason.DRAWN_AT_RANDOM})
+"""Of what stands in for negatives that a miner lacks."""
 _MESSAGES = {
     Reason.POSITIVE: "positive",
     Reason.COPY_OF_POSITIVE: "same text as a positive",

@@ -1,5 +1,6 @@
 import pytest
 
+from tests.browsers import chromium
 from tests.conftest import make_dataset, make_recipe
 from tests.processes import sharpen
 
@@ -34,3 +35,9 @@ def plain(tmp_path_factory):
     result = sharpen("run", "plain.yaml", cwd=tmp_path)
     assert result.returncode == 0, result.stderr + result.stdout
     return tmp_path / "runs" / "plain"
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with chromium() as started:
+        yield started

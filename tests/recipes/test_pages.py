@@ -1,37 +1,12 @@
 """The report of a real run in a real browser."""
 
-import os
 import re
-import shutil
 
 import pytest
 
+from tests.browsers import luminance
+
 pytestmark = [pytest.mark.slow, pytest.mark.browser]
-
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-FLAGS = (
-    "--no-sandbox",
-    "--disable-gpu",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
-
-
-@pytest.fixture(scope="module")
-def browser():
-    from playwright.sync_api import sync_playwright
-
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    if found is None:
-        if os.environ.get("CI"):
-            pytest.fail("no Chromium here, and CI must have one")
-        pytest.skip("no Chromium here")
-    with sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=found, args=list(FLAGS))
-        yield started
-        started.close()
 
 
 @pytest.fixture
@@ -108,7 +83,7 @@ def test_it_is_readable_on_a_phone_and_in_the_dark(open_page, scheme: str, width
         "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor,"
         " getComputedStyle(document.querySelector('svg text')).fill]"
     )
-    ink, paper, drawn = (_luminance(c) for c in colours)
+    ink, paper, drawn = (luminance(c) for c in colours)
     assert (max(ink, paper) + 0.05) / (min(ink, paper) + 0.05) > 7 and (paper < 0.1) == (scheme == "dark")
     assert drawn == ink  # the charts are in the page's colours
     assert page.locator("svg[role=img][aria-label]").count() == 3
@@ -150,9 +125,3 @@ def test_the_page_tells_of_the_whole_run(open_page):
     ):
         assert re.search(rf"^{heading}$", text, flags=re.M), heading
     assert "packaged:tiny-bert" in text and "positive" in text
-
-
-def _luminance(colour: str) -> float:
-    parts = [int(n) / 255 for n in re.findall(r"\d+", colour)[:3]]
-    linear = [c / 12.92 if c <= 0.03928 else ((c + 0.055) / 1.055) ** 2.4 for c in parts]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
