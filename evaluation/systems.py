@@ -227,6 +227,6 @@ def _milliseconds(retriever: Retriever, task: Task) -> float:
 def _needs(members: Mapping[str, CorpusScorer], weights: Mapping[str, float], reranker: str | None) -> str:
     parts = []
     for name in weights:
-        vectors = getattr(members[name], "vectors", None)
-        parts.append("inverted index" if vectors is None else f"encoder, {vectors.nbytes / 1e6:,.1f} MB of vectors")
+        size = getattr(members[name], "nbytes", None)
+        parts.append("inverted index" if size is None else f"encoder, {size / 1e6:,.1f} MB of vectors")
     return ", ".join([*parts, *([reranker] if reranker else [])])

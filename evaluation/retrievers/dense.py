@@ -77,6 +77,11 @@ class Dense:
         self._without_token = set(np.flatnonzero(~self.vectors.any(axis=1)).tolist())
         self._warn(corpus)
 
+    @property
+    def nbytes(self) -> int:
+        """Of the documents' vectors."""
+        return self.vectors.nbytes
+
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query."""
         vectors, left_out = self.encode_queries(list(queries.values()), progress), self._without_token

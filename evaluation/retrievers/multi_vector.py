@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -73,6 +74,11 @@ class MultiVector:
             self._vectors = encode_tokens(model, texts, "document", prompt, precision, progress)
         self.truncations = found.all()
 
+    @property
+    def nbytes(self) -> int:
+        """Of the documents' vectors, in float16."""
+        return self._vectors.nbytes
+
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Those without a token that counts are left out."""
         return search_blocks(self, queries, k, above=-np.inf, progress=progress)
@@ -112,6 +118,7 @@ class TokenVectors:
 
     def __init__(self, texts: int) -> None:
         self._file = tempfile.TemporaryFile(prefix="sharpen-", suffix=".tokens")  # noqa: SIM115 - as long as this
+        weakref.finalize(self, self._file.close)
         self._lock = Lock()
         self._lengths, self._starts = np.zeros(texts, dtype=np.int64), np.zeros(texts, dtype=np.int64)
         self._tokens, self._dimension = 0, 1
@@ -129,6 +136,11 @@ class TokenVectors:
                     f"{tempfile.gettempdir()}: the tokens' vectors of the documents cannot be written ({error}); set"
                     " TMPDIR to a folder with more room"
                 ) from error
+
+    @property
+    def nbytes(self) -> int:
+        """Of the file."""
+        return 2 * self._tokens * self._dimension
 
     def blocks(self, most: int) -> Iterator[tuple[np.ndarray, torch.Tensor, np.ndarray]]:
         """Row numbers, vectors of shape (texts, tokens, dimension) and numbers of tokens of texts of like length, at
