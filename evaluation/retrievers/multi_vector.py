@@ -81,14 +81,15 @@ class MultiVector:
 
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Those without a token that counts are left out."""
-        return search_blocks(self, queries, k, above=-np.inf, progress=progress)
+        return search_blocks(self, queries, k, never=self._vectors.without_token, progress=progress)
 
     def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:
-        """Scores of all documents, for at most ``rows`` queries at a time: float32 of shape (queries, documents)."""
+        """Scores of all documents, for at most ``rows`` queries at a time: float32 of shape (queries, documents); 0 for
+        a document without a token that counts."""
         queries = encode_tokens(self._model, list(texts), "query", self._query_prompt, self._precision)
         mean = self._model.similarity_fn_name == "meanmaxsim"
         for start in range(0, len(texts), rows):
-            block = np.full((len(texts[start : start + rows]), len(self.ids)), -np.inf, dtype=np.float32)
+            block = np.zeros((len(texts[start : start + rows]), len(self.ids)), dtype=np.float32)
             for first, of_queries, lengths in queries.padded(range(start, start + len(block)), QUERY_TOKENS):
                 of_queries = of_queries.to(self._model.device)
                 for columns, of_documents, _ in self._vectors.blocks(DOCUMENT_TOKENS):
@@ -141,6 +142,11 @@ class TokenVectors:
     def nbytes(self) -> int:
         """Of the file."""
         return 2 * self._tokens * self._dimension
+
+    @property
+    def without_token(self) -> list[int]:
+        """Rows of the texts that have none."""
+        return np.flatnonzero(self._lengths == 0).tolist()
 
     def blocks(self, most: int) -> Iterator[tuple[np.ndarray, torch.Tensor, np.ndarray]]:
         """Row numbers, vectors of shape (texts, tokens, dimension) and numbers of tokens of texts of like length, at
