@@ -28,7 +28,8 @@ from sharpen.recipes.stages.tuned import TunedPart
 RECIPE = "recipe.yaml"
 ANSWERS = tuple(f"answers/{name}" for name in ("answers.jsonl", "metrics.json", "report.md", "report.html"))
 """What ``sharpen answers`` writes: of another model's answers it would speak no more."""
-RESULTS = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png", *ANSWERS)
+FINISHED = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png")
+RESULTS = (*FINISHED, *ANSWERS)
 TRAINED = {"training": "training", "reranker": "reranker", "model": "preferences"}
 """Stages that may have a log of a training, and what it is called."""
 STEPS = {"generate": ("queries",), "mine": ("pairs", "negatives"), "train": ("reranker", "model")}
@@ -151,7 +152,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
 
 def _is_as_before(folder: Path, resolved_yaml: str) -> bool:
     """Whether the run was finished by this very recipe: its results are removed as soon as a stage runs."""
-    there = all((folder / name).is_file() for name in RESULTS)
+    there = all((folder / name).is_file() for name in FINISHED)
     return there and (folder / RECIPE).read_text(encoding="utf-8") == resolved_yaml
 
 

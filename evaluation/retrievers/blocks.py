@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -16,17 +16,19 @@ def search_blocks(
     queries: Mapping[str, str],
     k: int,
     above: float = -np.inf,
+    never: Sequence[int] = (),
     progress: Advance | None = None,
 ) -> Run:
     """The ``k`` best documents of each query, block of queries after block, so that 32 MB of scores are in memory.
 
-    ``above``: documents with this score or a lower one are not found.
+    ``above``: documents with this score or a lower one are not found. ``never``: columns of those that never are.
     """
     names, run = list(queries), {}
     if not scorer.ids:
         return {query: {} for query in names}
     for block in scorer.score_blocks(list(queries.values()), max(1, MOST_SCORES // len(scorer.ids))):
         of_block = names[len(run) : len(run) + len(block)]
+        block[:, list(never)] = -np.inf
         for row, query, best in zip(block, of_block, best_columns(block, k), strict=True):
             run[query] = {scorer.ids[d]: float(row[d]) for d in best if row[d] > above}
         if progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from threading import Lock
 from typing import Any
@@ -73,16 +74,22 @@ class MultiVector:
             self._vectors = encode_tokens(model, texts, "document", prompt, precision, progress)
         self.truncations = found.all()
 
+    @property
+    def nbytes(self) -> int:
+        """Of the documents' vectors, in float16."""
+        return self._vectors.nbytes
+
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Those without a token that counts are left out."""
-        return search_blocks(self, queries, k, above=-np.inf, progress=progress)
+        return search_blocks(self, queries, k, never=self._vectors.without_token, progress=progress)
 
     def score_blocks(self, texts: Sequence[str], rows: int) -> Iterator[np.ndarray]:
-        """Scores of all documents, for at most ``rows`` queries at a time: float32 of shape (queries, documents)."""
+        """Scores of all documents, for at most ``rows`` queries at a time: float32 of shape (queries, documents); 0 for
+        a document without a token that counts."""
         queries = encode_tokens(self._model, list(texts), "query", self._query_prompt, self._precision)
         mean = self._model.similarity_fn_name == "meanmaxsim"
         for start in range(0, len(texts), rows):
-            block = np.full((len(texts[start : start + rows]), len(self.ids)), -np.inf, dtype=np.float32)
+            block = np.zeros((len(texts[start : start + rows]), len(self.ids)), dtype=np.float32)
             for first, of_queries, lengths in queries.padded(range(start, start + len(block)), QUERY_TOKENS):
                 of_queries = of_queries.to(self._model.device)
                 for columns, of_documents, _ in self._vectors.blocks(DOCUMENT_TOKENS):
@@ -112,6 +119,7 @@ class TokenVectors:
 
     def __init__(self, texts: int) -> None:
         self._file = tempfile.TemporaryFile(prefix="sharpen-", suffix=".tokens")  # noqa: SIM115 - as long as this
+        weakref.finalize(self, self._file.close)
         self._lock = Lock()
         self._lengths, self._starts = np.zeros(texts, dtype=np.int64), np.zeros(texts, dtype=np.int64)
         self._tokens, self._dimension = 0, 1
@@ -129,6 +137,16 @@ class TokenVectors:
                     f"{tempfile.gettempdir()}: the tokens' vectors of the documents cannot be written ({error}); set"
                     " TMPDIR to a folder with more room"
                 ) from error
+
+    @property
+    def nbytes(self) -> int:
+        """Of the file."""
+        return 2 * self._tokens * self._dimension
+
+    @property
+    def without_token(self) -> list[int]:
+        """Rows of the texts that have none."""
+        return np.flatnonzero(self._lengths == 0).tolist()
 
     def blocks(self, most: int) -> Iterator[tuple[np.ndarray, torch.Tensor, np.ndarray]]:
         """Row numbers, vectors of shape (texts, tokens, dimension) and numbers of tokens of texts of like length, at

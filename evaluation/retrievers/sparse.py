@@ -59,9 +59,7 @@ class Sparse:
             name, model = model, load_family(model, "sparse")
             probe_family(model, name)
         if model.similarity_fn_name not in SIMILARITIES:
-            raise InputError(
-                f"the sparse encoder compares by {model.similarity_fn_name}; only dot and cosine are known"
-            )
+            raise InputError(f"the sparse encoder compares by {model.similarity_fn_name}; dot and cosine are known")
         self.ids = list(corpus)
         self._model, self._precision = model, precision
         self._query_prompt = prompt_of(model, "query", query_prompt)
@@ -71,6 +69,11 @@ class Sparse:
             self.vectors = self._encode(texts, "document", prompt, progress)
         self.truncations = found.all()
         self._by_word = self.vectors.T.tocsr()
+
+    @property
+    def nbytes(self) -> int:
+        """Of the documents' numbers and the places of these, as an inverted index has them."""
+        return self.vectors.data.nbytes + self.vectors.indices.nbytes
 
     def search(self, queries: Mapping[str, str], k: int, progress: Advance | None = None) -> Run:
         """Return the ``k`` best documents of each query. Those that share no word with the query are left out."""

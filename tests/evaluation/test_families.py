@@ -80,6 +80,15 @@ def test_mean_maxsim_and_cosines_are_the_models_own(folders):
         encoder_index(CORPUS, cosine, approximate=True)
 
 
+def test_a_document_of_skipped_words_alone_is_not_found(folders):
+    model = load_any(str(folders["multi_vector"]))
+    model[2].skiplist_words = [*TEXTS[1].split(), "document", "<s>", "</s>", "<unk>"]
+    model[2].resolve_with_tokenizer(model.tokenizer)
+    index = encoder_index(CORPUS, model, precision="float32")
+    assert "d1" not in index.search(QUERIES, 6)["b"] and next(index.score_blocks(["ice"], 1))[0, 1] == 0
+    assert np.isfinite(next(Fused({"m": index}).score_blocks(["ice"], 1))).all()
+
+
 def test_a_query_without_a_model_is_a_table_of_words(folders):
     """Inference-free SPLADE: documents by the model, queries by a weight for each word."""
     model = load_any(str(folders["sparse"]))

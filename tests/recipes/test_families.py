@@ -89,7 +89,7 @@ def test_before_is_the_base_as_it_is_and_shared_with_the_dense_arm(recipe_file: 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["negatives.refresh=true"], "negatives.refresh: mines with dense encoders only"),
+        (["negatives={refresh: true, miners: [{kind: dense}]}"], "negatives.refresh: mines with dense encoders only"),
         (["evaluation.approximate=true"], "evaluation.approximate: cells are made of dense vectors"),
         (["training.documents=kept"], "documents: only dense encoders have it"),
         (["training.lora={}"], "lora: only dense encoders have it, and family is sparse"),

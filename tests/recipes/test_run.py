@@ -615,7 +615,8 @@ def test_the_model_card_says_where_the_model_comes_from(undisturbed):
     folder = undisturbed[0] / "runs" / "topics" / "model"
     card = (folder / "README.md").read_text()
     assert (
-        card.startswith("---\nlibrary_name: sentence-transformers")
+        card.startswith("---\n")
+        and "library_name: sentence-transformers" in card
         and "| ndcg@10 |" in card
         and "gemma-3-270m" in card
         and "No human label" in card

@@ -65,7 +65,10 @@ def _validation(task) -> Validation:
 
 @pytest.mark.parametrize("loss", ["mnrl", "cached_mnrl", "margin_mse", "kl"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_every_loss_falls_and_the_folder_loads_in_sentence_transformers(family, loss, tmp_path, task, bases):
+def test_every_loss_falls_and_the_folder_loads_in_sentence_transformers(
+    family, loss, tmp_path, task, bases, monkeypatch
+):
+    monkeypatch.setattr("sharpen.training.trainer.accelerated", lambda _: pytest.fail("the fast path is of dense ones"))
     triplets, queries, corpus = task
     teacher = {(t.query_id, i): 4.0 * (i == t.positive_id) for t in triplets for i in (t.positive_id, *t.negative_ids)}
     settings = _settings(bases[family], family, loss=loss, mini_batch_size=2)
