@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -117,12 +118,13 @@ def open_export(folder: Path, threads: int | None = None) -> Iterator[ExportedEn
         with serve_encoder(folder / GGUF_FILE, info.max_seq_length, threads or cores()) as served:
             yield ExportedEncoder(info, tokenizer, _by_server(served, tokenizer, info.max_seq_length))
         return
-    at_once = threads or cores()
+    at_once, alone = threads or cores(), threading.Lock()  # a tokenizer cannot be set while another thread uses it
     forward = openvino_forward(folder, at_once) if info.format == "openvino" else onnx_forward(folder)
 
     def vectors_of(texts: list[str]) -> np.ndarray:
         options = {"truncation": True, "max_length": info.max_seq_length, "padding": True, "return_tensors": "np"}
-        features = tokenizer(texts, return_token_type_ids=True, **options)
+        with alone:
+            features = tokenizer(texts, return_token_type_ids=True, **options)
         return forward({name: features[name].astype(np.int64) for name in INPUTS})
 
     yield ExportedEncoder(info, tokenizer, vectors_of, at_once)
