@@ -6,6 +6,7 @@ import importlib
 import logging
 import os
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stdout
@@ -16,7 +17,6 @@ import numpy as np
 import torch
 from sentence_transformers import SentenceTransformer
 
-from sharpen.evaluation.cores import cores
 from sharpen.evaluation.encoders.openvino import openvino
 from sharpen.evaluation.files import InputError
 
@@ -100,24 +100,36 @@ def write_openvino(model: SentenceTransformer, folder: Path) -> None:
     openvino.save_model(converted, path, compress_to_fp16=False)
 
 
-def onnx_forward(folder: Path, threads: int | None = None) -> Forward:
-    """What computes the vectors of an exported folder by ONNX Runtime. ``threads``: default, one a core."""
+def onnx_forward(folder: Path) -> Forward:
+    """What computes the vectors of an exported folder by ONNX Runtime, each call on the core that it is made on."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
+    options.intra_op_num_threads = 1
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(folder / ONNX_FILE, options, providers=["CPUExecutionProvider"])
     names = [each.name for each in session.get_inputs()]
     return lambda features: session.run([OUTPUTS[1]], {name: features[name] for name in names})[0]
 
 
-def openvino_forward(folder: Path, threads: int | None = None) -> Forward:
-    """The same by OpenVINO, in float32."""
-    options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": str(threads or cores())}
-    compiled = openvino.Core().compile_model(folder / OPENVINO_FILE, "CPU", options)
+def openvino_forward(folder: Path, threads: int) -> Forward:
+    """The same by OpenVINO, in float32, for ``threads`` that call it at once."""
+    options = {
+        "INFERENCE_PRECISION_HINT": "f32",
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": str(threads),
+        "INFERENCE_NUM_THREADS": str(threads),
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    compiled, local = openvino.Core().compile_model(folder / OPENVINO_FILE, "CPU", options), threading.local()
     names = [each.any_name for each in compiled.inputs]
-    return lambda features: compiled({name: features[name] for name in names})[OUTPUTS[1]]
+
+    def forward(features: dict[str, np.ndarray]) -> np.ndarray:
+        if not hasattr(local, "request"):
+            local.request = compiled.create_infer_request()
+        return np.array(local.request.infer({name: features[name] for name in names})[OUTPUTS[1]])
+
+    return forward
 
 
 class _Tensors(torch.nn.Module):

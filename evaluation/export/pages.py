@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from sharpen.evaluation.export.reading import ExportInfo
 
-_SENTENCE_TRANSFORMERS = """With sentence-transformers and optimum:
+_SENTENCE_TRANSFORMERS = """
+Where optimum is installed beside sentence-transformers (it asks for versions of transformers of its own):
 
 ```python
 from sentence_transformers import SentenceTransformer
@@ -14,8 +15,7 @@ queries = model.encode_query(["how ice flows"], normalize_embeddings=True)
 documents = model.encode_document(["Ice flows downhill."], normalize_embeddings=True)
 ```
 """
-_ONNX = """
-With ONNX Runtime alone, the graph has the pooling in it:
+_ONNX = """With ONNX Runtime; the graph has the pooling in it:
 
 ```python
 import numpy as np, onnxruntime
@@ -36,10 +36,9 @@ vectors = session.run(["sentence_embedding"], features)[0]
 vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
 ```
 
-text-embeddings-inference serves the folder as it is: `text-embeddings-router --model-id "this folder"`.
+text-embeddings-inference takes the folder, too: `text-embeddings-router --model-id "this folder"`.
 """
-_OPENVINO = """
-With OpenVINO alone, the graph has the pooling in it:
+_OPENVINO = """With OpenVINO; the graph has the pooling in it:
 
 ```python
 import numpy as np, openvino
@@ -69,8 +68,8 @@ curl http://localhost:8080/v1/embeddings -H "Content-Type: application/json" \\
 ```
 
 With Ollama: `FROM ./model.gguf` in a Modelfile, and `ollama create`. The pooling is in the file; give no `--pooling`.
-The file has positions for {length} tokens. llama-server refuses longer texts, and Ollama cuts them: cut them before.
-It puts no prompt before a text.
+The file has positions for {length} tokens, and llama-server refuses longer texts: cut them before. It puts no prompt
+before a text.
 """
 
 
@@ -79,9 +78,9 @@ def readme(info: ExportInfo) -> str:
     check = info.check
     values = {"length": info.max_seq_length, "document_prompt": info.document_prompt}
     how = {
-        "onnx": _SENTENCE_TRANSFORMERS.format(backend="onnx") + _ONNX.format(**values),
-        "int8": _SENTENCE_TRANSFORMERS.format(backend="onnx") + _ONNX.format(**values),
-        "openvino": _SENTENCE_TRANSFORMERS.format(backend="openvino") + _OPENVINO.format(**values),
+        "onnx": _ONNX.format(**values) + _SENTENCE_TRANSFORMERS.format(backend="onnx"),
+        "int8": _ONNX.format(**values) + _SENTENCE_TRANSFORMERS.format(backend="onnx"),
+        "openvino": _OPENVINO.format(**values) + _SENTENCE_TRANSFORMERS.format(backend="openvino"),
         "gguf": _GGUF.format(**values),
     }[info.format]
     prompts = (

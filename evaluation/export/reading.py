@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,20 +78,23 @@ class ExportedEncoder:
     info: ExportInfo
     _tokenizer: Any
     _vectors_of: Callable[[list[str]], np.ndarray]
+    _at_once: int = 1
+    """Batches; each is computed on a core of its own."""
 
-    def encode(self, texts: Sequence[str], side: Side, progress: Callable[[int], None] | None = None) -> np.ndarray:
+    def encode(self, texts: Sequence[str], side: Side) -> np.ndarray:
         """Unit vectors: float32 of shape (len(texts), dimension), in the order of ``texts``."""
         prompted = [self.info.prompt(side) + text for text in texts]
         lengths = [len(ids) for ids in self._ids(prompted)]
-        order = np.argsort([-length for length in lengths], kind="stable")
+        order, batches = np.argsort([-length for length in lengths], kind="stable"), []
+        while (start := sum(map(len, batches))) < len(order):
+            batches.append(order[start : start + max(8, TOKENS_AT_ONCE // max(1, lengths[order[start]]))])
         vectors = np.zeros((len(texts), self.info.dimension), dtype=np.float32)
-        start = 0
-        while start < len(order):
-            rows = order[start : start + max(8, TOKENS_AT_ONCE // max(1, lengths[order[start]]))]
+
+        def compute(rows: np.ndarray) -> None:
             vectors[rows] = self._vectors_of([prompted[row] for row in rows])
-            start += len(rows)
-            if progress:
-                progress(len(rows))
+
+        with ThreadPoolExecutor(self._at_once) as pool:
+            list(pool.map(compute, batches))
         return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.finfo(np.float32).tiny)
 
     def _ids(self, texts: list[str]) -> list[list[int]]:
@@ -113,14 +118,16 @@ def open_export(folder: Path, threads: int | None = None) -> Iterator[ExportedEn
         with serve_encoder(folder / GGUF_FILE, info.max_seq_length, threads or cores()) as served:
             yield ExportedEncoder(info, tokenizer, _by_server(served, tokenizer, info.max_seq_length))
         return
-    forward = (openvino_forward if info.format == "openvino" else onnx_forward)(folder, threads)
+    at_once, alone = threads or cores(), threading.Lock()  # a tokenizer cannot be set while another thread uses it
+    forward = openvino_forward(folder, at_once) if info.format == "openvino" else onnx_forward(folder)
 
     def vectors_of(texts: list[str]) -> np.ndarray:
         options = {"truncation": True, "max_length": info.max_seq_length, "padding": True, "return_tensors": "np"}
-        features = tokenizer(texts, return_token_type_ids=True, **options)
+        with alone:
+            features = tokenizer(texts, return_token_type_ids=True, **options)
         return forward({name: features[name].astype(np.int64) for name in INPUTS})
 
-    yield ExportedEncoder(info, tokenizer, vectors_of)
+    yield ExportedEncoder(info, tokenizer, vectors_of, at_once)
 
 
 def cut_text(tokenizer: Any, text: str, tokens: int) -> str:

@@ -181,8 +181,8 @@ def _other_characters(model: SentenceTransformer, found: Variant, texts: _Answer
 
 
 def _nearest(model: SentenceTransformer, own: Variant, plain: _Answers) -> tuple[Variant, float]:
-    """What explains the vectors with the fewest differences (the model's own way, where nothing does), and 1 - cosine of
-    what it gives."""
+    """What explains the vectors with the fewest differences (where nothing does, the model's own way), and 1 - cosine
+    to what that gives."""
     few, best, changes = plain.some(PAIR_TEXTS), own, 1
     least = float(few.error(model, own).mean())
     for variant in variants_of_short_texts(model, own):
