@@ -27,7 +27,6 @@ WITHOUT_TEXTS = (
     "Beside other systems",
     "Why",
     "What to try",
-    "Groups of documents",
     SELECTION,
     "Time and cost",
     "Queries by strategy",
