@@ -32,7 +32,9 @@ def monitor_run(run: Path, queries: Path, console: Console, out: Path | None = N
     all_queries, train = inputs.queries(), inputs.train_queries()
     held_out = [query.text for i, query in all_queries.items() if i not in train]
     options = recipe.training
-    model = load_encoder(options.base if recipe.generative else str(inputs.folder("model")), options.max_seq_length)
+    model = load_encoder(
+        options.base if recipe.generative else str(inputs.folder("model")), max_seq_length=options.max_seq_length
+    )
     prompt, route = prompt_of(model, "query", options.query_prompt), route_of(model, "query")
 
     def vectors(texts: Sequence[str]) -> np.ndarray:
