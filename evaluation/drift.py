@@ -132,9 +132,9 @@ def _matters(figure: Figure) -> bool:
     if figure.name == "told apart":
         return figure.live >= LEAST_EFFECT[figure.name]
     scale = figure.held_out if figure.name == "length" else 1.0
-    size = abs(figure.difference)
-    if figure.name in ("unknown words", "language"):  # fewer of them is no drift
-        size = figure.difference
+    # fewer unknown words, or queries that are nearer to those trained on, are no drift
+    direction = {"unknown words": 1, "language": 1, "similarity": -1}.get(figure.name)
+    size = direction * figure.difference if direction else abs(figure.difference)
     return size >= LEAST_EFFECT[figure.name] * scale
 
 

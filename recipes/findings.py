@@ -106,14 +106,17 @@ def add_groups(
 ) -> dict[str, Comparison]:
     """The comparison by groups of documents, which documents have queries, and which queries nothing answers."""
     scores = tuple(run.inputs.scores(side, side) for side in ("before", "after"))
-    compared = group_comparisons(task, groups_of_documents(task.corpus), scores, comparison, run.recipe.seed)
+    corpus = run.inputs.corpus()
+    groups = groups_of_documents(corpus)
+    searched = groups if task.corpus is corpus else groups_of_documents(task.corpus)
+    compared = group_comparisons(task, searched, scores, comparison, run.recipe.seed)
     runs = [read_run(run.inputs.folder(s) / f"{s}.trec", task.queries, task.known) for s in ("before", "after")]
-    lost, corpus = unanswered(task, runs), run.inputs.corpus()
+    lost = unanswered(task, runs)
     trained = {corpus[i].doc_id for q in run.inputs.train_queries().values() for i in q.metadata["positives"]}
     lines = [*difference_table("documents", compared), ""] if compared else []
     if warning := lost_in_groups(compared, comparison):
         lines = [warning, "", *lines]
-    lines += coverage_table(groups_of_documents(corpus), {d.doc_id for d in corpus.values()}, trained)
+    lines += coverage_table(groups, {d.doc_id for d in corpus.values()}, trained)
     lines += [
         "",
         f"Of {len(task.queries):,} queries, {len(lost):,} have no relevant document among the first {RUN_DEPTH:,} of"

@@ -42,12 +42,14 @@ def groups_of_documents(corpus: Corpus) -> dict[str, dict[str, str]]:
             "folder": _folder(doc_id, first),
             "format": str(first.metadata.get("format") or ""),
             "length": next((name for most, name in _LENGTHS if length <= most), "over 5,000 characters"),
-            "language": language_name(language_of(first)),
+            "language": language_of(first),
             "year": found[0] if (found := _YEAR.search(str(first.metadata.get("date") or ""))) else "",
         }
         for kind, value in values.items():
             if value:
                 named[kind][doc_id] = value
+    names = {code: language_name(code) for code in set(named["language"].values())}
+    named["language"] = {doc_id: names[code] for doc_id, code in named["language"].items()}
     return {kind: _largest(of) for kind, of in named.items() if len(set(of.values())) > 1}
 
 

@@ -28,7 +28,7 @@ def claims() -> list[str]:
 
 
 def test_more_of_the_same_is_no_drift(vectors, claims):
-    for seed in (1, 2, 3):
+    for seed in (1, 2):
         found = drift(claims[:300], claims[300:450], claims[450:600], vectors, seed=seed)
         assert found.verdict == "no drift found", found
     assert {f.name for f in found.figures} == {"unknown words", "length", "language", "similarity", "told apart"}
