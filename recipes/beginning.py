@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import os
 import shutil
 from collections import Counter
@@ -18,7 +19,7 @@ from ruamel.yaml import YAML
 from sharpen.evaluation.files import InputError, slug, visible_files, write_text
 from sharpen.evaluation.languages import find_languages, language_name, n_words
 from sharpen.recipes.load import FOLDER, load_recipe
-from sharpen.recipes.yaml_text import dump_yaml
+from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.documents import iter_documents
 from sharpen.sdg.documents.skipping import ReadingLog
 
@@ -129,11 +130,9 @@ def write_recipe(source: Path, out: Path, looked: Looked, answers: Answers) -> l
         if file.exists():
             raise InputError(f"{file}: is there already; name another file with --out")
     base = FOLDER / f"{WITHOUT if answers.llm == NONE else WITH_LLM}.yaml"
-    values = YAML().load(base.read_text(encoding="utf-8"))
+    values = YAML(typ="safe").load(base.read_text(encoding="utf-8"))
     _fill(values, source, out, looked, answers)
-    body = dump_yaml(values)
-    body = body[body.index("name:") :]  # behind the header of the recipe that it is made from
-    write_text(out, "\n".join([*_header(source, out, looked, answers, base.stem), body]))
+    write_text(out, "\n".join([*_header(source, out, looked, answers, base.stem), _body(values)]))
     if answers.llm != NONE:
         shutil.copyfile(FOLDER / "pools" / "general.yaml", pool)
     try:
@@ -157,7 +156,7 @@ def _fill(values: dict[str, Any], source: Path, out: Path, looked: Looked, answe
     training = values["training"]
     if answers.llm == NONE:
         values["queries"]["strategies"] = [{"kind": "harvested", "limit": number}]
-        values.insert(list(values).index("queries") + 1, "split", {"dev": 0.2})
+        values["split"] = {"dev": 0.2}
     else:
         values["queries"]["pool"] = f"{out.stem}_pool.yaml"
         values["queries"]["documents"] = number
@@ -171,6 +170,19 @@ def _fill(values: dict[str, Any], source: Path, out: Path, looked: Looked, answe
             training["scale"] = 100
     if answers.questions:
         values["evaluation"] = _evaluation(answers.questions, out)
+
+
+def _body(values: Mapping[str, Any]) -> str:
+    """The keys in the order of the schema, with a blank line between the parts."""
+    yaml = YAML()
+    yaml.default_flow_style, yaml.width = False, 120
+    yaml.representer.add_representer(type(None), lambda r, _: r.represent_scalar("tag:yaml.org,2002:null", "null"))
+    parts = []
+    for key in (key for key in Recipe.model_fields if key in values):
+        stream = io.StringIO()
+        yaml.dump({key: values[key]}, stream)
+        parts.append(stream.getvalue())
+    return "\n".join(parts).replace("\n\nseed:", "\nseed:")
 
 
 def _evaluation(questions: str, out: Path) -> dict[str, Any]:

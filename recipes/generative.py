@@ -18,7 +18,7 @@ from sharpen.evaluation.report.comparison import (
 )
 from sharpen.evaluation.significance import estimate
 from sharpen.recipes.card import SHARPEN, base_licence, card_page
-from sharpen.recipes.findings import Findings, add_ages
+from sharpen.recipes.findings import Findings, add_ages, add_groups, with_caveats
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.report import Sections
 from sharpen.recipes.stages.generative_search import MOST_TEXTS, SYSTEMS_COMPARED
@@ -48,6 +48,7 @@ def generative_findings(run: FinishedRun, task: Task) -> Findings:
         "memory": memory.model_dump(mode="json"),
     }
     add_ages(run, task, sections, metrics)
+    compared = with_caveats(compared, {}, add_groups(run, task, compared, sections, metrics))
     lines = []
     if compared.verdict != "better":
         reason = why(memory)

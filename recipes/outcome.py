@@ -27,7 +27,6 @@ WITHOUT_TEXTS = (
     "Beside other systems",
     "Why",
     "What to try",
-    "Groups of documents",
     SELECTION,
     "Time and cost",
     "Queries by strategy",
@@ -143,5 +142,5 @@ def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str | float]]:
             yield from _flat(inner, f"{key}.{name}".lstrip("."))
     elif isinstance(value, bool | int | float):
         yield key, value
-    elif isinstance(value, str) and key.startswith(_TEXT_PARTS) and not key.endswith(("_prompt", "prompt")):
+    elif isinstance(value, str) and key.startswith(_TEXT_PARTS) and not key.endswith("prompt"):
         yield key, Path(value).name if Path(value).is_absolute() else value

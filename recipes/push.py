@@ -33,7 +33,7 @@ def push_run(
     to nobody. The token is that of the variable ``HF_TOKEN`` and stands in no file. Returns the files, relative to the
     repository. Raises ``InputError`` for a run that is not that far, a missing token, and what the server refuses.
     """
-    with _pairs_folder(run) if pairs else _model_folder(run, texts) as folder:
+    with _pairs_folder(run, repo) if pairs else _model_folder(run, repo, texts) as folder:
         files = sorted(visible_files(folder))
         kind: Literal["dataset", "model"] = "dataset" if pairs else "model"
         for file in files:
@@ -50,7 +50,7 @@ def push_run(
 
 
 @contextmanager
-def _model_folder(run: Path, texts: bool) -> Iterator[Path]:
+def _model_folder(run: Path, repo: str, texts: bool) -> Iterator[Path]:
     """The files to push: links to the model's, and a recipe without this machine's paths."""
     model = run / "model"
     if not (model / "README.md").is_file():
@@ -66,20 +66,28 @@ def _model_folder(run: Path, texts: bool) -> Iterator[Path]:
             name = file.relative_to(model)
             if name.as_posix() not in _OF_THE_RUN:
                 link_or_copy(file, folder / name)
+        # what is written takes the place of a link; the run's own file stays as it is
         if (recipe := folder / "recipe.yaml").exists():
-            recipe.unlink()  # or a link to the run's own would be written through
-            values = YAML(typ="safe").load((model / "recipe.yaml").read_text(encoding="utf-8"))
+            values = YAML(typ="safe").load(recipe.read_text(encoding="utf-8"))
             write_text(recipe, dump_yaml(_without_places(values)))
+        _name_repository(folder / "README.md", repo)
         yield folder
 
 
 @contextmanager
-def _pairs_folder(run: Path) -> Iterator[Path]:
+def _pairs_folder(run: Path, repo: str) -> Iterator[Path]:
     from sharpen.recipes.show import export_run
 
     with tempfile.TemporaryDirectory() as scratch:
         export_run(run, "datasets", Path(scratch) / "pairs", Console(quiet=True))
+        _name_repository(Path(scratch) / "pairs" / "README.md", repo)
         yield Path(scratch) / "pairs"
+
+
+def _name_repository(card: Path, repo: str) -> None:
+    """In the card's code, where it names its own folder."""
+    if "/" in repo:
+        write_text(card, card.read_text(encoding="utf-8").replace('"this folder"', f'"{repo}"'))
 
 
 def _without_places(value: Any) -> Any:

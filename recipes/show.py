@@ -10,7 +10,8 @@ from rich.console import Console
 
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
 from sharpen.evaluation.files import InputError, atomic_folder
-from sharpen.evaluation.report.comparison import Comparison, lost_elsewhere
+from sharpen.evaluation.report.comparison import Comparison
+from sharpen.recipes.findings import with_caveats
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.report import counts_line
 from sharpen.recipes.run import print_comparison, print_elsewhere
@@ -28,7 +29,10 @@ def show_run(folder: Path, console: Console) -> None:
     try:
         metrics = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         comparisons = [Comparison.model_validate(m) for m in (metrics, metrics.get("reranker")) if m]
-        others = {name: Comparison.model_validate(m) for name, m in metrics.get("others", {}).items()}
+        others, groups = (
+            {name: Comparison.model_validate(m) for name, m in metrics.get(part, {}).items()}
+            for part in ("others", "groups")
+        )
     except FileNotFoundError:
         hint = "give the folder of a run, like runs/quickstart"
         if manifests:
@@ -39,7 +43,7 @@ def show_run(folder: Path, console: Console) -> None:
     for name, manifest in manifests.items():
         when = f"{manifest['seconds']:.0f} s, {manifest['started']}"
         console.print(f"{name:10} {counts_line(manifest['counts'])}  [dim]{when}[/]", highlight=False)
-    comparisons[0] = comparisons[0].model_copy(update={"caveat": lost_elsewhere(others)})
+    comparisons[0] = with_caveats(comparisons[0], others, groups)
     for comparison in comparisons:
         print_comparison(comparison, console)
     print_elsewhere(others.values(), console)

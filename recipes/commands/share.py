@@ -1,13 +1,15 @@
-"""Commands that hand a run to others."""
+"""Commands for a run that is done: hand it to others, and watch what it is asked."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
 
 from sharpen.recipes.arguments import RunArgument
+from sharpen.recipes.quiet import quiet_libraries
 
 app = typer.Typer()
 
@@ -35,3 +37,23 @@ def push(
     from sharpen.recipes.push import push_run
 
     push_run(run, repo, Console(), pairs=pairs, texts=texts, public=public, dry_run=dry_run)
+
+
+@app.command()
+def monitor(
+    run: RunArgument,
+    queries: Annotated[
+        Path, typer.Option(metavar="FILE", help="Queries of today: .jsonl with text, .csv with question, or lines.")
+    ],
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="Default: monitor.json in the run's folder.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of what is drawn.")] = 13,
+) -> None:
+    """Say whether live queries have drifted from those that a run trained on: unknown words, length, language, and
+    vectors, each beside held-out queries.
+
+    Example: sharpen monitor runs/mine --queries log.jsonl
+    """
+    quiet_libraries()
+    from sharpen.recipes.monitor import monitor_run
+
+    monitor_run(run, queries, Console(), out, seed)

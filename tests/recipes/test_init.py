@@ -53,7 +53,8 @@ def test_without_an_llm(documents):
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_with_an_endpoint_and_long_german_documents(documents):
+def test_with_an_endpoint_and_long_german_documents(documents, monkeypatch):
+    monkeypatch.setenv("MY_KEY", "sk-of-nobody")
     for n in range(4):
         (documents / "docs" / f"gesetz{n}.txt").write_text(GERMAN * 30)
     for name in TOPICS:

@@ -109,7 +109,7 @@ def _push(hub, *arguments: str, token: str = SECRET) -> subprocess.CompletedProc
 
 
 def test_the_model_and_its_card_arrive_whole_and_private(plain, hub):
-    result = _push(hub, str(plain), "topics-retriever")
+    result = _push(hub, str(plain), "me/topics-retriever")
     assert result.returncode == 0, result.stderr
     assert [(c["name"], c["visibility"]) for c in hub.created] == [("topics-retriever", "private")]
     model = plain / "model"
@@ -117,13 +117,17 @@ def test_the_model_and_its_card_arrive_whole_and_private(plain, hub):
     assert {"config.json", "modules.json", "1_Pooling/config.json", "tokenizer.json"} <= set(hub.files)
     assert not {"manifest.json", "choice.json"} & set(hub.files)
     card = ModelCard(hub.files["README.md"].decode())
+    assert 'SentenceTransformer("me/topics-retriever")' in card.text
     metrics = json.loads((plain / "metrics.json").read_text())
     results = {r.metric_type: r for r in card.data.eval_results}
     assert results["ndcg_at_10"].metric_value == pytest.approx(metrics["after"]["ndcg@10"]["value"], abs=1e-4)
     assert results["ndcg_at_10"].dataset_split == "test" and card.data.language == ["en"]
     recipe = YAML(typ="safe").load(hub.files["recipe.yaml"].decode())
     assert recipe["corpus"]["source"] == "topics" and recipe["training"]["base"] == "packaged:tiny-bert"
-    assert str(plain.parent) in (model / "recipe.yaml").read_text()  # the run's own is as it was
+    # the run's own are as they were
+    assert (
+        str(plain.parent) in (model / "recipe.yaml").read_text() and "this folder" in (model / "README.md").read_text()
+    )
     whole = b"".join(hub.files.values())
     assert SECRET.encode() not in whole and str(plain.parent).encode() not in whole
     readable = b"".join(c for name, c in hub.files.items() if name.endswith((".md", ".yaml", ".json")))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
-PAGES = sorted(p for p in ROOT.rglob("README.md") if not {".venv", "runs"} & set(p.parts))
+PAGES = [ROOT / "SKILL.md", *sorted(p for p in ROOT.rglob("README.md") if not {".venv", "runs"} & set(p.parts))]
 
 
 def blocks(language: str, path: Path = README) -> list[str]:
