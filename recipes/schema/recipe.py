@@ -239,11 +239,6 @@ def _generative_fits(recipe: Recipe) -> Iterator[str]:
             "reranker: with generative there is none in the run; sharpen evaluate generative:<model> --rerank puts what"
             " the model finds in order"
         )
-    if not recipe.evaluation.systems:
-        yield (
-            "evaluation.systems: has no effect with generative, whose report always compares with BM25, the encoder and"
-            " their fusions; take it out"
-        )
     unused = {"training": TrainingPart(base=recipe.training.base), "negatives": NegativesSettings()}
     used = (*EncoderOptions.model_fields, "base")
     for part, default in unused.items():

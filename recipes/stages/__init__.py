@@ -92,6 +92,12 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
             f"evaluation.data is not given and split.{recipe.generated_split} is 0: nothing is left to compare on; give"
             " one of them"
         )
+    # here and not in the schema: the recipes of studies' old runs say it, and are to be read
+    if recipe.generative and not recipe.evaluation.systems:
+        raise InputError(
+            "evaluation.systems: has no effect with generative, whose report always compares with BM25, the encoder and"
+            " their fusions; take it out"
+        )
     parts = {stage.name: part for stage, part in stages_of(recipe) if stages is None or stage.name in stages}
     _check_packages(recipe)
     trainings = [(name, batch_size) for stage, name, batch_size in _batches(recipe) if stage in parts]

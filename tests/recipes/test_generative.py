@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative.identifiers import read_identifiers
 from sharpen.recipes.load import load_recipe
+from sharpen.recipes.stages import check_recipe
 from tests.conftest import TOPICS, write_rows
 from tests.processes import kill_when, sharpen, start_sharpen
 from tests.support.tiny_lms import language_model
@@ -165,10 +166,13 @@ def test_settings_without_effect_are_refused(recipe_file, tmp_path):
         ("reranker={base: 'packaged:tiny-bert'}", "--rerank"),
         ("negatives.per_query=3", r"negatives\.per_query: has no effect"),
         ("evaluation.others=[{data: scifact}]", "nothing to measure elsewhere"),
-        ("evaluation.systems=false", r"evaluation\.systems: has no effect with generative"),
     ):
         with pytest.raises(InputError, match=message):
             load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path), override])
+    # read it is, as studies wrote it into the recipes of their runs
+    loaded = load_recipe(str(recipe_file), [*PARTS, STRATEGIES, _part(tmp_path), "evaluation.systems=false"])
+    with pytest.raises(InputError, match=r"evaluation\.systems: has no effect with generative"):
+        check_recipe(loaded.recipe)
 
 
 @pytest.mark.slow

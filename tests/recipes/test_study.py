@@ -89,6 +89,7 @@ def test_an_llm_that_is_asked_after_the_mining_is_asked_by_one_run_at_a_time():
     path = FOLDER / "studies" / "generative" / "identifiers.yaml"
     study = read_study(path)
     run = next(r for r in runs_of(study.model_copy(update={"seeds": (13,)}), path) if r.arm.startswith("keywords"))
+    assert run.loaded.recipe.evaluation.systems  # without effect there, and so refused if it were false
     stages = stage_keys(run)
     task = _task(run, stages, ["identifiers", "training"], ())
     assert task.asks == {stages["identifiers"].key} < task.makes
