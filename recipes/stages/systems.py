@@ -77,6 +77,9 @@ def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resource
         BM25_NAME: bm25,
     }
     variants = {BASE: dict(QUANTIZED), TUNED: QUANTIZED | {_dimensions(d): _cut(d) for d in part.matryoshka}}
+    # what has a vector a text can be cut and kept in fewer bits
+    families = {BASE: part.encoder.as_it_is().family, TUNED: part.tuned.encoder(inputs).as_it_is().family}
+    variants = {name: of_name for name, of_name in variants.items() if families[name] == "dense"}
     systems = compare_systems(
         choosing,
         test,
