@@ -87,17 +87,9 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
 def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
     """Find what a recipe names before anything is computed or paid for. ``stages``: those that are to run (None: all).
     Raises ``InputError``."""
-    if recipe.evaluation.data is None and not getattr(recipe.split, recipe.generated_split):
-        raise InputError(
-            f"evaluation.data is not given and split.{recipe.generated_split} is 0: nothing is left to compare on; give"
-            " one of them"
-        )
-    # here and not in the schema: the recipes of studies' old runs say it, and are to be read
-    if recipe.generative and not recipe.evaluation.systems:
-        raise InputError(
-            "evaluation.systems: has no effect with generative, whose report always compares with BM25, the encoder and"
-            " their fusions; take it out"
-        )
+    _check_comparison(recipe)
+    if recipe.engine:
+        recipe.engine.check()
     parts = {stage.name: part for stage, part in stages_of(recipe) if stages is None or stage.name in stages}
     _check_packages(recipe)
     trainings = [(name, batch_size) for stage, name, batch_size in _batches(recipe) if stage in parts]
@@ -120,6 +112,21 @@ def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:
         recipe.negatives.prompts(recipe.llm)
     for part in parts.values():
         part.check()
+
+
+def _check_comparison(recipe: Recipe) -> None:
+    """Raise ``InputError`` where nothing is left to compare on, or what is asked for has no effect."""
+    if recipe.evaluation.data is None and not getattr(recipe.split, recipe.generated_split):
+        raise InputError(
+            f"evaluation.data is not given and split.{recipe.generated_split} is 0: nothing is left to compare on; give"
+            " one of them"
+        )
+    # here and not in the schema: the recipes of studies' old runs say it, and are to be read
+    if recipe.generative and not recipe.evaluation.systems:
+        raise InputError(
+            "evaluation.systems: has no effect with generative, whose report always compares with BM25, the encoder and"
+            " their fusions; take it out"
+        )
 
 
 def _batches(recipe: Recipe) -> Iterator[tuple[str, str, int]]:

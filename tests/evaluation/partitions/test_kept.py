@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -10,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pydantic import ValidationError
 
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.load import load_cross_encoder
@@ -19,6 +21,7 @@ from sharpen.evaluation.models import Models
 from sharpen.evaluation.partitions.kept import KeptRows, Partitions, row_keys
 from sharpen.evaluation.partitions.local import LocalEngine
 from sharpen.evaluation.partitions.models import nearest_in_parts
+from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.evaluation.truncation import collect_truncations
 
 WORDS = ["kiln", "glaze", "ice", "river", "bread", "salt", "lava", "ash", "guitar", "string", "paper", "ink"]
@@ -170,3 +173,13 @@ def test_bm25_in_parts_finds_what_one_search_does(partitions: Partitions, tmp_pa
     assert parts == whole and list(map(list, parts.values())) == list(map(list, whole.values()))
     assert whole["kiln"] and not whole["none"]
     assert len(list(partitions.folder.glob("bm25-*/*.parquet"))) == 3
+
+
+def test_an_engine_is_named_or_has_settings_that_fit_it(monkeypatch):
+    assert EngineSettings.model_validate("ray").kind == "ray" and EngineSettings(rows=5).fingerprint() == {}
+    with pytest.raises(ValidationError, match="gpus is of the engine ray"):
+        EngineSettings(gpus=1)
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r"pip install 'sharpen\[ray\]'"):
+        EngineSettings.model_validate("ray").check()
+    EngineSettings().check()
