@@ -208,10 +208,10 @@ def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str
     >>> near_duplicate_documents(corpus, 0.8)
     [('Ann', 'Bob')]
     """
-    from datasketch import MinHash, MinHashLSH
+    from datasketch import MinHash
 
     rows = max(r for r in range(1, PERMUTATIONS + 1) if r == 1 or _recall(threshold, r) >= RECALL)
-    index = MinHashLSH(num_perm=PERMUTATIONS, params=(PERMUTATIONS // rows, rows))
+    index = _Bands(rows)
     empty = MinHash(num_perm=PERMUTATIONS)
     ids: list[str] = []
     sketches: list[np.ndarray] = []
@@ -225,16 +225,52 @@ def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str
         shingles = list({" ".join(text_words[i : i + SHINGLE]).encode() for i in starts})
         for start in range(0, len(shingles), BATCH):
             sketch.update_batch(shingles[start : start + BATCH])
-        candidates = sorted(index.query(sketch))
-        similarity = [np.mean(sketches[n] == sketch.hashvalues) for n in candidates]
+        values = sketch.hashvalues.astype(np.uint32)  # they have 32 bits, in 64
+        keys = index.keys(values)
+        candidates = index.find(keys)
+        similarity = [np.mean(sketches[n] == values) for n in candidates]
         alike = [n for n, value in zip(candidates, similarity, strict=True) if value >= threshold]
         number = len(ids)
         pairs += [(n, number) for n in alike]
         ids.append(doc_id)
-        sketches.append(sketch.hashvalues)
+        sketches.append(values)
         if len(alike) < REPRESENTATIVES:
-            index.insert(number, sketch, check_duplication=False)
+            index.add(keys, number)
     return [(ids[a], ids[b]) for a, b in sorted(pairs)]
+
+
+class _Bands:
+    """Numbers of documents by the bands of ``rows`` values of their sketches.
+
+    By a hash of 64 bits, where datasketch's MinHashLSH keeps the bands themselves and a set of documents for each: of a
+    million documents, these take 5 GB more. What two bands with one hash bring is compared and dropped.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self._rows = rows
+        self._numbers: dict[int, int | list[int]] = {}
+
+    def keys(self, sketch: np.ndarray) -> list[int]:
+        """One for each band."""
+        whole = len(sketch) // self._rows
+        bands = sketch[: whole * self._rows].reshape(whole, self._rows)
+        return [hash((n, band.tobytes())) for n, band in enumerate(bands)]
+
+    def find(self, keys: Iterable[int]) -> list[int]:
+        """All that agree on a band, in order."""
+        found: set[int] = set()
+        for key in keys:
+            if (known := self._numbers.get(key)) is not None:
+                found.update(known if isinstance(known, list) else (known,))
+        return sorted(found)
+
+    def add(self, keys: Iterable[int], number: int) -> None:
+        for key in keys:
+            known = self._numbers.setdefault(key, number)
+            if isinstance(known, list):
+                known.append(number)
+            elif known != number:
+                self._numbers[key] = [known, number]
 
 
 def _recall(threshold: float, rows: int) -> float:

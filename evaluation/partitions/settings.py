@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from sharpen.evaluation.settings import UNHASHED, Count, Settings
+from sharpen.evaluation.settings import Count, Settings
 
 
 class EngineSettings(Settings):
@@ -16,30 +16,30 @@ class EngineSettings(Settings):
     10000
     """
 
-    kind: Annotated[Literal["local", "ray"], UNHASHED] = Field(
+    kind: Literal["local", "ray"] = Field(
         "local",
         description=(
             "local: this process, or those of accelerate launch; ray: the workers of a Ray cluster (sharpen[ray])."
         ),
     )
-    folder: Annotated[str | None, UNHASHED] = Field(
+    folder: str | None = Field(
         None,
         description=(
             "Where vectors, scores and answers are kept for later stages and runs; all machines must see it. Default:"
             " .partitions in runs. It can be deleted at any time."
         ),
     )
-    rows: Annotated[Count, UNHASHED] = Field(10_000, description="Of a shard: what is lost at most when a worker is.")
-    address: Annotated[str | None, UNHASHED] = Field(
+    rows: Count = Field(10_000, description="Of a shard: what is lost at most when a worker is.")
+    address: str | None = Field(
         None, description="Of the Ray cluster: auto, or host:port. Default: one is started on this machine."
     )
-    workers: Annotated[Count | None, UNHASHED] = Field(
-        None, description="Of ray, at most. Default: as many as the cluster has room for."
-    )
-    cpus: Annotated[float, UNHASHED, Field(gt=0)] = Field(1, description="Of a worker of ray; its threads.")
-    gpus: Annotated[float, UNHASHED, Field(ge=0)] = Field(
-        0, description="Of a worker of ray; 0.5 puts two of them on a GPU."
-    )
+    workers: Count | None = Field(None, description="Of ray, at most. Default: as many as the cluster has room for.")
+    cpus: Annotated[float, Field(gt=0)] = Field(1, description="Of a worker of ray; its threads.")
+    gpus: Annotated[float, Field(ge=0)] = Field(0, description="Of a worker of ray; 0.5 puts two of them on a GPU.")
+
+    def fingerprint(self) -> Any:
+        """Nothing: who computes changes no result."""
+        return {}
 
     @model_validator(mode="before")
     @classmethod
