@@ -229,9 +229,10 @@ class RetrieverSettings(EncoderOptions, Optimization):
 
     @property
     def keys_of_layers(self) -> tuple[str, ...]:
-        """Settings that a base without layers (``StaticEmbedding``) cannot have: adapters, and cached losses, which
-        take a part of the texts at a time."""
-        return (*(("lora",) if self.lora else ()), *(("loss",) if self.loss.startswith("cached") else ()))
+        """Settings that a base without layers (``StaticEmbedding``) cannot have: adapters, cached losses, which take a
+        part of the texts at a time, and guides, which read its tokens."""
+        is_of_layers = self.loss.startswith("cached") or "gist" in self.loss
+        return (*(("lora",) if self.lora else ()), *(("loss",) if is_of_layers else ()))
 
     def checker(self, name: str, marker: Marker) -> Callable[[Any], None]:
         if name == "base" and self.family != "dense":

@@ -127,7 +127,7 @@ def check_transformer(model: SentenceTransformer, name: str, key: str) -> None:
     """Raise ``InputError`` for an encoder that is no Transformer, by the setting ``key`` that works on layers, or on
     texts padded to one length."""
     if not isinstance(model[0], Transformer):
-        instead = "take mnrl, which needs little memory without them" if key == "loss" else "leave it out"
+        instead = "take mnrl, which needs little memory there" if key == "loss" else "leave it out"
         raise InputError(
             f"training.{key}: {name} begins with a {type(model[0]).__name__}, which has no layers; {instead}"
         )

@@ -161,7 +161,7 @@ def test_the_regularizers_make_vectors_sparser(tmp_path, task, bases):
     assert words[1] < 0.8 * words[0]
 
 
-@pytest.mark.parametrize("loss", ["mnrl", "gist", "kl"])
+@pytest.mark.parametrize("loss", ["mnrl", "margin_mse", "kl"])
 def test_a_static_table_trains_and_fast_paths_step_aside(loss, tmp_path, task, bases, monkeypatch):
     triplets, queries, corpus = task
     replicas = pytest.importorskip("sharpen.training.fast_cpu.replicas")
@@ -235,7 +235,7 @@ def test_wrong_bases_are_named_before_anything_is_trained(bases, tmp_path, task)
         RetrieverSettings(base=str(tmp_path / "sparse"), family="multi_vector").check()
     with pytest.raises(InputError, match=r"base: .*/sparse: a sparse encoder, whose .* dense encoder is expected here"):
         RetrieverSettings(base=str(tmp_path / "sparse")).check()
-    for changes in ({"lora": {}}, {"loss": "cached_mnrl"}, {"gradient_checkpointing": True}):
+    for changes in ({"lora": {}}, {"loss": "cached_mnrl"}, {"loss": "gist"}, {"gradient_checkpointing": True}):
         message = rf"training\.{next(iter(changes))}: .*begins with a StaticEmbedding, which has no layers"
         settings = RetrieverSettings(base=bases["static"], **changes)
         with pytest.raises(InputError, match=message):
