@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import faiss
@@ -15,6 +16,7 @@ from sharpen.evaluation.llama_cpp import serve_encoder
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.recipes.served import model_with_texts
 from tests.processes import sharpen
+from tests.support import tiny_models
 
 
 def test_what_there_is_not_is_an_error_that_names_what_there_is(tmp_path: Path, recipe_file: Path):
@@ -32,6 +34,19 @@ def test_what_there_is_not_is_an_error_that_names_what_there_is(tmp_path: Path, 
         (tmp_path / "run" / name).write_text(source.read_text())
     wrong = sharpen("export-model", "run", "--to", "gguf", "--out", "out", cwd=tmp_path)
     assert wrong.returncode == 2 and "sharpen train run" in wrong.stderr
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_encoder_of_another_family_is_refused(tmp_path: Path, dataset: Path):
+    folder = tiny_models.encoder(tmp_path / "sparse")
+    config = folder / "config_sentence_transformers.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "SparseEncoder"}))
+    for command in (
+        ("export-model", "sparse", "--to", "onnx", "--out", "out"),
+        ("index", "sparse", "--to", "faiss", "--out", "out", "--data", str(dataset)),
+    ):
+        refused = sharpen(*command, cwd=tmp_path)
+        assert refused.returncode == 2 and "a sparse encoder" in refused.stderr
     assert not (tmp_path / "out").exists()
 
 
