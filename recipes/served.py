@@ -14,7 +14,7 @@ from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, read_corpus, read_queries
 from sharpen.evaluation.datasets import load_task
-from sharpen.evaluation.encoders.load import model_digest
+from sharpen.evaluation.encoders.load import load_encoder, model_digest
 from sharpen.evaluation.encoders.routes import has_routes, prompt_of
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.export.formats import export_model
@@ -155,7 +155,8 @@ def _dense(encoder: Encoder) -> SentenceTransformer:
 
 
 def _recipe_of(run: Path) -> Recipe | None:
-    return load_recipe(str(run)).recipe if (run / RECIPE).is_file() else None
+    is_run = (run / RECIPE).is_file() and not (run / "modules.json").exists()  # a model's folder has a recipe, too
+    return load_recipe(str(run)).recipe if is_run else None
 
 
 def _texts_of(data: str | None) -> tuple[list[str], list[str]]:

@@ -51,7 +51,9 @@ def test_an_encoder_of_another_family_is_refused(tmp_path: Path, dataset: Path):
 
 
 def test_documents_of_a_folder_are_indexed_by_any_model(tmp_path: Path, dataset: Path):
-    model = resolve_encoder("packaged:tiny-bert")
+    model = str(tmp_path / "model")
+    load_encoder("packaged:tiny-bert", device="cpu").save_pretrained(model)
+    (tmp_path / "model" / "recipe.yaml").write_text("name: as a run leaves it beside the model\n")
     done = sharpen("index", model, "--to", "faiss", "--out", "out", "--data", str(dataset), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 documents, 128 numbers each" in done.stdout
