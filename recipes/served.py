@@ -10,10 +10,11 @@ from typing import get_args
 
 from rich.console import Console
 from rich.markup import escape
+from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Corpus, read_corpus, read_queries
 from sharpen.evaluation.datasets import load_task
-from sharpen.evaluation.encoders.load import model_digest
+from sharpen.evaluation.encoders.load import load_encoder, model_digest
 from sharpen.evaluation.encoders.routes import has_routes, prompt_of
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.export.formats import export_model
@@ -77,7 +78,7 @@ def verify_server(
     """Say whether a server gives the vectors of a run's model, or of any other; ``bare`` and ``min_cosine`` as in
     ``verify_endpoint``. Raises ``InputError`` as that does, and for a model with two encoders."""
     given = model_with_texts(name, data)
-    ours = Models().load(given.encoder)
+    ours = _dense(given.encoder)
     if has_routes(ours):
         raise InputError(
             f"{name}: it has an encoder for queries and one for documents, and a server has one; verify each of its"
@@ -86,7 +87,7 @@ def verify_server(
     ours.prompts = {"query": prompt_of(ours, "query", given.encoder.query_prompt)} | {
         "document": prompt_of(ours, "document", given.encoder.document_prompt)
     }
-    others = {f"its base, {given.base.model}": lambda: Models().load(given.base)} if given.base else {}
+    others = {f"its base, {given.base.model}": lambda: _dense(given.base)} if given.base else {}
     sample = draw_sample(ours, given.queries, given.documents)
     verdict = verify_endpoint(ours, endpoint.vectors, sample, others, bare, min_cosine)
     _print_verdict(verdict, endpoint, console)
@@ -102,15 +103,11 @@ def index_to(run: Path, to: str, target: Path, data: str | None, console: Consol
     recipe = _recipe_of(run)
     if recipe is None and data is None:
         raise InputError(f"{run}: no run, so there are no documents; give --data, documents in BEIR layout")
+    encoder = TunedPart.of(recipe).encoder(Inputs(run)) if recipe else Encoder(model=str(run))
+    model = _dense(encoder)
     corpus = _documents(data) if data else Inputs(run).corpus()
     models = Models(progress=lambda label, total: show_progress(console, label, total))
-    if recipe:
-        dense = TunedPart.of(recipe).index(Inputs(run), models, corpus)
-        encoder = TunedPart.of(recipe).encoder(Inputs(run))
-    else:
-        encoder = Encoder(model=str(run))
-        dense = models.index(corpus, encoder)
-    model = models.load(encoder)
+    dense = TunedPart.of(recipe).index(Inputs(run), models, corpus) if recipe else models.index(corpus, encoder)
     info = IndexInfo(
         store=to,
         model=model_digest(encoder.model),
@@ -152,8 +149,14 @@ def model_with_texts(name: str, data: str | None = None) -> ModelWithTexts:
     return ModelWithTexts(encoder, base, queries, documents)
 
 
+def _dense(encoder: Encoder) -> SentenceTransformer:
+    """Raises ``InputError`` for encoders of other families, whose vectors neither servers nor these stores take."""
+    return load_encoder(encoder.model, max_seq_length=encoder.max_seq_length, attention=encoder.attention)
+
+
 def _recipe_of(run: Path) -> Recipe | None:
-    return load_recipe(str(run)).recipe if (run / RECIPE).is_file() else None
+    is_run = (run / RECIPE).is_file() and not (run / "modules.json").exists()  # a model's folder has a recipe, too
+    return load_recipe(str(run)).recipe if is_run else None
 
 
 def _texts_of(data: str | None) -> tuple[list[str], list[str]]:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sharpen.evaluation.datasets import Task
+    from sharpen.evaluation.retrievers.dense import Dense
 
 PACKAGES = ("torch", "sentence-transformers", "onnxruntime", "openvino", "xllamacpp", "faiss-cpu")
 FLOAT32 = "float32 (torch)"
@@ -36,6 +37,7 @@ ALL_FORMATS = ["onnx", "openvino", "int8", "gguf"]
 CHECKED = 32
 """Texts of each side by which an export is checked as it is written."""
 WARM_UP = 16
+NDCG = "ndcg@10"
 
 
 def main(
@@ -48,33 +50,22 @@ def main(
     from sharpen.evaluation.datasets import load_task
     from sharpen.evaluation.encoders.encode import encode
     from sharpen.evaluation.encoders.load import load_encoder, resolve_encoder
-    from sharpen.evaluation.encoders.routes import prompt_of
+    from sharpen.evaluation.retrievers.dense import Dense
 
     task = subset(load_task(data, split), documents or None)
-    texts, queries = [d.content for d in task.corpus.values()], list(task.texts.values())
-    ours = load_encoder(model, device="cpu")
+    texts, ours = [d.content for d in task.corpus.values()], load_encoder(model, device="cpu")
     weights = sum(p.stat().st_size for p in Path(resolve_encoder(model)).rglob("*.safetensors"))
-    title = f"{model.removeprefix('packaged:')} on {len(texts):,} documents, {len(queries)} queries of {data}"
-    columns = (
-        "",
-        "MB on disk",
-        "documents/s",
-        "a core second",
-        "cosine: mean",
-        "least",
-        "nDCG@10",
-        "difference (95 %)",
-    )
+    title = f"{model.removeprefix('packaged:')} on {len(texts):,} documents, {len(task.texts)} queries of {data}"
+    columns = ("", "MB", "documents/s", "a core second", "cosine: mean", "least", "nDCG@10", "difference (95 %)")
     table = Table(title, columns, PACKAGES)
     encode(ours, texts[:WARM_UP], precision="float32")
     with _measured() as speed:
-        vectors = encode(ours, texts, prompt=prompt_of(ours, "document"), precision="float32")
-    of_queries = encode(ours, queries, prompt=prompt_of(ours, "query"), precision="float32")
-    first = _ndcg(task, of_queries, vectors)
+        dense = Dense(task.corpus, ours, precision="float32")
+    first = _ndcg(task, dense.encode_queries(list(task.texts.values())), dense.vectors)
     table.row(FLOAT32, f"{weights / 1e6:.1f}", *speed(texts), "", "", *quality_cells(first, first, task.groups))
     for name in format:
-        _export_row(table, task, model, name, (vectors, first))
-    _vector_rows(task, of_queries, vectors, first)
+        _export_row(table, task, model, name, (dense.vectors, first))
+    _vector_rows(task, dense, first)
 
 
 def _export_row(table: Table, task: Task, model: str, name: str, expected: tuple[np.ndarray, dict[str, float]]) -> None:
@@ -122,28 +113,31 @@ def _cpu_seconds() -> float:
     return sum(sum(process.cpu_times()[:2]) for process in (this, *this.children(recursive=True)))
 
 
-def _vector_rows(task: Task, queries: np.ndarray, vectors: np.ndarray, first: dict[str, float]) -> None:
-    from sharpen.evaluation.quantised import BYTES, RESCORED
+def _vector_rows(task: Task, dense: Dense, first: dict[str, float]) -> None:
+    from sharpen.evaluation.metrics import evaluate
+    from sharpen.evaluation.retrievers.base import search_task
+    from sharpen.evaluation.retrievers.quantized import RESCORED, Quantized
 
     columns = ("vectors", "bytes a document", "nDCG@10", "difference (95 %)")
     table = Table("Its vectors of float32, searched in fewer bytes", columns, ("faiss-cpu",))
-    names = {"binary": f"binary, {RESCORED} times as many found by their bits and rescored"}
-    for kind in ("float32", "int8", "binary"):
-        values = first if kind == "float32" else _ndcg(task, queries, vectors, kind)
-        size = BYTES[kind](vectors.shape[1])
-        table.row(names.get(kind, kind), size, *quality_cells(values, first, task.groups))
+    documents = len(task.corpus)
+    table.row("float32", dense.vectors.nbytes // documents, *quality_cells(first, first, task.groups))
+    for bits, name in (("int8", "int8"), ("binary", f"binary, {RESCORED} times as many found by bits and rescored")):
+        index = Quantized(dense, bits)
+        values = evaluate(task.qrels, search_task(task, index), [NDCG])[NDCG]
+        table.row(name, index.nbytes // documents, *quality_cells(values, first, task.groups))
 
 
-def _ndcg(task: Task, queries: np.ndarray, vectors: np.ndarray, kind: str = "float32") -> dict[str, float]:
+def _ndcg(task: Task, queries: np.ndarray, vectors: np.ndarray) -> dict[str, float]:
     """By query."""
     from sharpen.evaluation.metrics import evaluate
-    from sharpen.evaluation.quantised import nearest_quantised
     from sharpen.evaluation.retrievers.base import RUN_DEPTH, task_run
+    from sharpen.evaluation.retrievers.dense import nearest
 
     ids = list(task.corpus)
-    scores, rows = nearest_quantised(queries, vectors, RUN_DEPTH + 1, kind)
+    scores, rows = nearest(queries, vectors, RUN_DEPTH + 1)
     run = {
         q: {ids[r]: s for r, s in zip(row, of, strict=True) if r >= 0}
         for q, row, of in zip(task.texts, rows.tolist(), scores.tolist(), strict=True)
     }
-    return evaluate(task.qrels, task_run(task, run), ["ndcg@10"])["ndcg@10"]
+    return evaluate(task.qrels, task_run(task, run), [NDCG])[NDCG]

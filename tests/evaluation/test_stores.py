@@ -6,14 +6,12 @@ import json
 from pathlib import Path
 
 import faiss
-import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.quantised import BYTES, QuantisedDense, nearest_quantised
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.evaluation.stores import IndexInfo, write_store
 
@@ -119,28 +117,3 @@ def test_nothing_is_written_over_and_a_missing_client_is_named(
     with pytest.raises(InputError, match=r"pip install 'sharpen\[qdrant\]'"):
         written("qdrant", tmp_path / "other", documents, dense)
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
-
-
-def test_vectors_of_fewer_bytes_find_nearly_the_same():
-    rng = np.random.default_rng(0)
-    vectors = rng.normal(size=(500, 64)).astype(np.float32)
-    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
-    queries = vectors[:20] + 0.05 * rng.normal(size=(20, 64)).astype(np.float32)
-    queries /= np.linalg.norm(queries, axis=1, keepdims=True)
-    scores, exact = nearest_quantised(queries, vectors, 10, "float32")
-    assert (np.diff(scores, axis=1) <= 0).all()
-    shared = {}
-    for kind in ("int8", "binary"):
-        scores, rows = nearest_quantised(queries, vectors, 10, kind)
-        assert rows[:, 0].tolist() == list(range(20))
-        assert (np.diff(scores, axis=1) <= 0).all()
-        shared[kind] = np.mean([len(set(a) & set(b)) for a, b in zip(exact.tolist(), rows.tolist(), strict=True)])
-    assert shared["int8"] > 9.5 > shared["binary"] > 3
-    assert [BYTES[kind](64) for kind in ("float32", "int8", "binary")] == [256, 64, 8]
-
-
-def test_a_quantised_index_is_a_retriever(dense: Dense):
-    found = QuantisedDense(dense, "int8").search(QUERIES, 5)
-    assert {q: len(documents) for q, documents in found.items()} == dict.fromkeys(QUERIES, 5)
-    first = {q: next(iter(documents)).split("#")[0] for q, documents in dense.search(QUERIES, 1).items()}
-    assert {q: next(iter(documents)).split("#")[0] for q, documents in found.items()} == first

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import faiss
@@ -15,6 +16,7 @@ from sharpen.evaluation.llama_cpp import serve_encoder
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.recipes.served import model_with_texts
 from tests.processes import sharpen
+from tests.support import tiny_models
 
 
 def test_what_there_is_not_is_an_error_that_names_what_there_is(tmp_path: Path, recipe_file: Path):
@@ -35,8 +37,23 @@ def test_what_there_is_not_is_an_error_that_names_what_there_is(tmp_path: Path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_an_encoder_of_another_family_is_refused(tmp_path: Path, dataset: Path):
+    folder = tiny_models.encoder(tmp_path / "sparse")
+    config = folder / "config_sentence_transformers.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": "SparseEncoder"}))
+    for command in (
+        ("export-model", "sparse", "--to", "onnx", "--out", "out"),
+        ("index", "sparse", "--to", "faiss", "--out", "out", "--data", str(dataset)),
+    ):
+        refused = sharpen(*command, cwd=tmp_path)
+        assert refused.returncode == 2 and "a sparse encoder" in refused.stderr
+    assert not (tmp_path / "out").exists()
+
+
 def test_documents_of_a_folder_are_indexed_by_any_model(tmp_path: Path, dataset: Path):
-    model = resolve_encoder("packaged:tiny-bert")
+    model = str(tmp_path / "model")
+    load_encoder("packaged:tiny-bert", device="cpu").save_pretrained(model)
+    (tmp_path / "model" / "recipe.yaml").write_text("name: as a run leaves it beside the model\n")
     done = sharpen("index", model, "--to", "faiss", "--out", "out", "--data", str(dataset), cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "12 documents, 128 numbers each" in done.stdout
