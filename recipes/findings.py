@@ -40,7 +40,8 @@ NOTHING_AT_HAND = (
 class Findings:
     """``comparison``: the headline. ``metrics``: what ``metrics.json`` has beside its numbers. ``sections``: of the
     report, before those about the run. ``card``: the model's README. ``shown``: further comparisons to print;
-    ``others``: those on other collections; ``lines``: what is printed last."""
+    ``others``: those on other collections; ``groups``: those by groups of documents; ``lines``: what is printed
+    last."""
 
     comparison: Comparison
     metrics: dict[str, Any]
@@ -48,7 +49,12 @@ class Findings:
     card: str
     shown: Sequence[Comparison] = ()
     others: Mapping[str, Comparison] = field(default_factory=dict)
+    groups: Mapping[str, Comparison] = field(default_factory=dict)
     lines: Sequence[str] = ()
+
+    def public(self) -> Comparison:
+        """The headline without the names of folders."""
+        return with_caveats(self.comparison, self.others, self.groups, named=False)
 
 
 def retriever_findings(run: FinishedRun, task: Task) -> Findings:
@@ -82,7 +88,7 @@ def retriever_findings(run: FinishedRun, task: Task) -> Findings:
         lines.append("\n" + systems.plain())
     card = model_card(run, with_caveats(comparison, others, groups, named=False), others)
     comparison = with_caveats(comparison, others, groups)
-    return Findings(comparison, metrics, sections, card, [reranking] if reranking else [], others, lines)
+    return Findings(comparison, metrics, sections, card, [reranking] if reranking else [], others, groups, lines)
 
 
 def add_ages(run: FinishedRun, task: Task, sections: Sections, metrics: dict[str, Any]) -> None:

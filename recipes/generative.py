@@ -48,14 +48,16 @@ def generative_findings(run: FinishedRun, task: Task) -> Findings:
         "memory": memory.model_dump(mode="json"),
     }
     add_ages(run, task, sections, metrics)
-    compared = with_caveats(compared, {}, add_groups(run, task, compared, sections, metrics))
+    groups = add_groups(run, task, compared, sections, metrics)
+    card = _card(run, with_caveats(compared, {}, groups, named=False), memory)
+    compared = with_caveats(compared, {}, groups)
     lines = []
     if compared.verdict != "better":
         reason = why(memory)
         sections["Why"] = [reason]
         metrics["why"] = reason
         lines = ["\n" + reason.replace("**", "").replace("`", "")]
-    return Findings(compared, metrics, sections, _card(run, compared, memory), lines=lines)
+    return Findings(compared, metrics, sections, card, groups=groups, lines=lines)
 
 
 def why(memory: Memory) -> str:

@@ -146,7 +146,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
         highlight=False,
     )
     if not told:
-        track(run, comparison, found.sections, logs, console)
+        track(run, found.public(), found.sections, logs, console)
     return comparison
 
 
