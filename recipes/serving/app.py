@@ -188,6 +188,7 @@ def open_socket(port: int) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((ADDRESS, port))
+        listening.listen(128)  # who comes before the server is ready waits
     except (OSError, OverflowError) as error:
         listening.close()
         raise InputError(f"--port {port}: {error}; give another one, or 0 for any that is free") from None

@@ -22,6 +22,8 @@ App = Callable[[Message, Receive, Send], Awaitable[None]]
 
 MOST_BYTES = 64 * 1024
 """Of a request's body."""
+MOST_HEADERS = 16 * 1024
+"""Bytes of a request's address and headers."""
 SECONDS = 10
 """In which it must have come."""
 HEADERS = {
@@ -75,6 +77,9 @@ class Guard:
 
     def _refused(self, scope: Message) -> tuple[int, str] | None:
         """Status and reason of what is not answered."""
+        head = [scope["raw_path"], scope["query_string"], *(part for header in scope["headers"] for part in header)]
+        if sum(map(len, head)) > MOST_HEADERS:
+            return 431, f"address and headers have {MOST_HEADERS:,} bytes at most"
         headers: dict[str, list[str]] = {}
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), []).append(value.decode("latin-1"))

@@ -36,7 +36,7 @@ class Marks:
     >>> marks.of("How  ice flows")
     {'b': True, 'a': False}
     >>> (marks.folder / "qrels" / "test.tsv").read_text().split()[3:]
-    ['marked-46bf6bd52cca', 'b', '1', 'marked-46bf6bd52cca', 'a', '0']
+    ['marked-1fdc2f093b8e', 'b', '1', 'marked-1fdc2f093b8e', 'a', '0']
     """
 
     folder: Path

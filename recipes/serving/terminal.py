@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from rich.columns import Columns
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
@@ -76,11 +76,11 @@ class Terminal:
     def _say(self, text: str) -> None:
         self.console.print(text, highlight=False, markup=False, soft_wrap=True)
 
-    def _column(self, name: str, found: Found, base: Found) -> Table:
+    def _column(self, name: str, found: Found, base: Found) -> Group:
         system = self.systems.systems[name]
         best = ", best to serve" if system.is_best else ""
+        head = Text(f"{system.label}{best}, {1000 * found.seconds:.0f} ms", style="bold")
         view = Table.grid(padding=(0, 1))
-        view.title, view.title_justify = f"{system.label}{best}, {1000 * found.seconds:.0f} ms", "left"
         for rank, (i, score) in enumerate(list(found.scores.items())[: self.k], start=1):
             document = self.systems.corpus[i]
             moved = _change(rank, base.ranks.get(i)) if name not in ("bm25", "base") else Text()
@@ -88,7 +88,7 @@ class Terminal:
             view.add_row(number, Text(document.title or i), Text(f"{score:.3f}", style="dim"), moved)
         if not found.scores:
             view.add_row("", Text("nothing found", style="dim"), "", "")
-        return view
+        return Group(head, view, "")
 
     def _documents(self, query: str) -> None:
         marked = self.marks.of(query)
