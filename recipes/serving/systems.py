@@ -27,6 +27,7 @@ from sharpen.evaluation.retrievers.generative import Generative
 from sharpen.evaluation.retrievers.hybrid import Hybrid
 from sharpen.evaluation.retrievers.kept import kept_dense
 from sharpen.evaluation.retrievers.reranked import Reranked
+from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.scorers import BM25_SCORER, FUSED_WEIGHTS
 from sharpen.evaluation.systems import BM25_NAME, Systems
 from sharpen.recipes.inputs import SYSTEMS, Inputs
@@ -144,7 +145,9 @@ class RunSystems:
                 if names is None or name in names:
                     started = time.perf_counter()
                     scores = system.retriever.search({QUERY: query}, min(MOST_RANKS, len(self.corpus)))[QUERY]
-                    found[name] = Found(scores, time.perf_counter() - started)
+                    seconds = time.perf_counter() - started
+                    # equal scores in the order in which they were measured
+                    found[name] = Found({i: scores[i] for i in ranking(scores)}, seconds)
         return found
 
     def deviations(self, query: str, name: Literal["base", "tuned"], documents: Sequence[str]) -> dict[str, float]:

@@ -9,7 +9,7 @@ import pytest
 
 from sharpen.evaluation.beir import Document, read_queries
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.runs import read_run
+from sharpen.evaluation.runs import ranking, read_run
 from sharpen.recipes.serving.systems import RunSystems
 from sharpen.recipes.serving.why import common_words, moves, segments
 from tests.processes import sharpen
@@ -28,7 +28,7 @@ def test_what_is_found_is_what_the_run_measured(systems):
         run = read_run(systems.folder / f"{file}.trec")
         for query in queries.values():
             found = systems.search(query.text, [name])[name]
-            assert list(found.scores) == sorted(run[query.id], key=run[query.id].__getitem__, reverse=True)
+            assert list(found.scores) == ranking(run[query.id])
             assert found.scores == pytest.approx(run[query.id], abs=1e-4) and found.seconds > 0
     assert systems.search("ice", ["base"])["base"].scores != systems.search("ice", ["tuned"])["tuned"].scores
 
