@@ -11,7 +11,7 @@ import sys
 import pytest
 import typer.main
 
-from sharpen.recipes.cli import app, main
+from sharpen.recipes.cli import app
 from tests.support.readme import PAGES, README, ROOT
 
 COMMAND = re.compile(r"\bsharpen ([a-z]+)((?: [^`|\n]*)?)")
