@@ -157,6 +157,8 @@ def _fill(values: dict[str, Any], source: Path, out: Path, looked: Looked, answe
     if answers.llm == NONE:
         values["queries"]["strategies"] = [{"kind": "harvested", "limit": number}]
         values["split"] = {"dev": 0.2}
+        if not looked.more:  # of few documents no query has 64 that are neither held out nor its own source
+            training["candidates"] = min(training["candidates"], max(2, looked.documents // 2))
     else:
         values["queries"]["pool"] = f"{out.stem}_pool.yaml"
         values["queries"]["documents"] = number

@@ -41,6 +41,7 @@ def test_without_an_llm(documents):
     assert recipe["corpus"]["chunk"] is None and "llm" not in recipe
     assert recipe["queries"]["strategies"] == [{"kind": "harvested", "limit": 1600}]
     assert recipe["evaluation"] == {"data": "questions.csv"} and recipe["training"]["loss"] == "kl"
+    assert recipe["training"]["candidates"] == 6  # of 12 documents, a fifth held out
     text = (documents / "mine.yaml").read_text()
     assert first_line(documents / "mine.yaml") == "Tune an encoder on docs: 12 documents, English."
     for part in (

@@ -25,7 +25,7 @@ def test_an_agent_that_does_what_it_says_gets_to_a_verdict(tmp_path: Path):
     lines = ["question,document", *(f"{question},{name}.md" for name, question in rows.items())]
     (tmp_path / "questions.csv").write_text("\n".join(lines) + "\n")
     said = {}
-    for line in "\n".join(blocks("sh", SKILL)).splitlines():
+    for line in "".join(blocks("sh", SKILL)).splitlines():
         program, *arguments = shlex.split(line)
         assert program == "sharpen"
         result = sharpen(*arguments, cwd=tmp_path)
