@@ -144,11 +144,13 @@ def _shown(
         chunks = chunks_by_document(corpus)
         return [(question, _gold(question, corpus, chunks, top_k)) for question in questions]
     models = resources.models
-    retriever: Retriever = models.bm25(corpus)
+    retriever: Retriever
     if system == BASE:
         retriever = models.index(corpus, recipe.training.encoder)
     elif system == TUNED:
         retriever = TunedPart.of(recipe).index(inputs, models, corpus)
+    else:
+        retriever = models.bm25(corpus)
     # one more, as a document with the question's ID is left out
     run = retriever.search({q.id: q.text for q in questions}, top_k + 1)
     return [(q, [corpus[i] for i in ranking(run[q.id]) if i != q.id][:top_k]) for q in questions]
