@@ -126,7 +126,7 @@ const rank = place => place.rank === null ? "–" : number(place.rank);
 function moved() {
   if (!answer.moves.length) return element("p", { class: "note" }, "Nothing: the first documents are the same, in the same order.");
   const rows = answer.moves.map(move => element("tr", {},
-    element("th", { scope: "row" }, answer.documents[move.document].name),
+    element("th", { scope: "row" }, answer.documents[move.document].name, element("span", { class: "id" }, move.document)),
     element("td", { class: "number", "data-label": "base" }, rank(move.base)),
     element("td", { class: "number", "data-label": "tuned" }, rank(move.tuned)),
     element("td", { class: `number ${["entered", "up"].includes(move.kind) ? "up" : "down"}` }, move.kind),
