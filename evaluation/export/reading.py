@@ -107,7 +107,8 @@ class ExportedEncoder:
 def open_export(folder: Path, threads: int | None = None) -> Iterator[ExportedEncoder]:
     """The encoder in an exported folder, for the length of the block: a GGUF file is served by llama.cpp meanwhile.
 
-    ``threads``: default, one a core. Raises ``InputError`` if the folder is no exported model, or what runs it is not
+    ``threads``: default, one a core, and of llama.cpp one, as its threads wait for each other in a loop, which takes
+    many times as long where other processes are at work. Raises ``InputError`` if the folder is no exported model, or what runs it is not
     installed.
     """
     from transformers import AutoTokenizer
@@ -115,7 +116,7 @@ def open_export(folder: Path, threads: int | None = None) -> Iterator[ExportedEn
     info = ExportInfo.read(folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     if info.format == "gguf":
-        with serve_encoder(folder / GGUF_FILE, info.max_seq_length, threads or cores()) as served:
+        with serve_encoder(folder / GGUF_FILE, info.max_seq_length, threads or 1) as served:
             yield ExportedEncoder(info, tokenizer, _by_server(served, tokenizer, info.max_seq_length))
         return
     at_once, alone = threads or cores(), threading.Lock()  # a tokenizer cannot be set while another thread uses it

@@ -71,7 +71,6 @@ def main(
 def _export_row(table: Table, task: Task, model: str, name: str, expected: tuple[np.ndarray, dict[str, float]]) -> None:
     import random
 
-    from sharpen.evaluation.cores import cores
     from sharpen.evaluation.export.formats import export_model
     from sharpen.evaluation.export.reading import open_export
 
@@ -80,7 +79,7 @@ def _export_row(table: Table, task: Task, model: str, name: str, expected: tuple
     vectors, first = expected
     with tempfile.TemporaryDirectory() as folder:
         info = export_model(model, name, Path(folder) / name, *sample)
-        with open_export(Path(folder) / name, cores()) as encoder:
+        with open_export(Path(folder) / name) as encoder:
             encoder.encode(texts[:WARM_UP], "document")
             with _measured() as speed:
                 found = encoder.encode(texts, "document")
