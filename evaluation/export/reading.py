@@ -108,8 +108,8 @@ def open_export(folder: Path, threads: int | None = None) -> Iterator[ExportedEn
     """The encoder in an exported folder, for the length of the block: a GGUF file is served by llama.cpp meanwhile.
 
     ``threads``: default, one a core, and of llama.cpp one, as its threads wait for each other in a loop, which takes
-    many times as long where other processes are at work. Raises ``InputError`` if the folder is no exported model, or what runs it is not
-    installed.
+    many times as long where other processes are at work. Raises ``InputError`` if the folder is no exported model, or
+    what runs it is not installed.
     """
     from transformers import AutoTokenizer
 
