@@ -163,7 +163,7 @@ def test_a_worker_a_node_and_the_driver_are_killed_and_nothing_is_lost_or_done_t
 
 
 def wait_for(reached, process) -> None:
-    deadline = time.monotonic() + 240
+    deadline = time.monotonic() + 600
     while not reached():
         assert process.is_alive() and time.monotonic() < deadline
         time.sleep(0.02)
