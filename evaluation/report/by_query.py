@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from sharpen.evaluation.beir import Document, Run
@@ -108,16 +108,23 @@ def slices(
                 members.setdefault(str(name), []).append(change.query_id)
         for name in sorted(members, key=_natural):
             if MIN_QUERIES <= len(members[name]) < len(changes):
-                first, second = ({PRIMARY: {q: side[PRIMARY][q] for q in members[name]}} for side in scores)
-                result[name] = make_comparison(
-                    first,
-                    second,
-                    seed=seed,
-                    queries_of=comparison.queries_of,
-                    groups=task.groups,
-                    names=comparison.names,
-                )
+                result[name] = comparison_of_some(members[name], task, scores, seed, comparison)
     return result
+
+
+def comparison_of_some(
+    queries: Sequence[str], task: Task, scores: tuple[PerQuery, PerQuery], seed: int, comparison: Comparison
+) -> Comparison:
+    """The comparison by the primary measure for some of its queries, by their IDs."""
+    first, second = ({PRIMARY: {q: side[PRIMARY][q] for q in queries}} for side in scores)
+    return make_comparison(
+        first,
+        second,
+        seed=seed,
+        queries_of=comparison.queries_of,
+        groups=task.groups,
+        names=comparison.names,
+    )
 
 
 def _length(change: QueryChange) -> str:

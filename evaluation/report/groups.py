@@ -11,8 +11,8 @@ from sharpen.evaluation.beir import Corpus, Document, chunks_by_document
 from sharpen.evaluation.datasets import Task
 from sharpen.evaluation.languages import language_name, language_of
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
-from sharpen.evaluation.report.by_query import MIN_QUERIES
-from sharpen.evaluation.report.comparison import Comparison, code, make_comparison, markdown_row
+from sharpen.evaluation.report.by_query import MIN_QUERIES, comparison_of_some
+from sharpen.evaluation.report.comparison import Comparison, code, markdown_row
 from sharpen.evaluation.significance import LEVEL, document_groups, holm
 
 MOST_GROUPS = 12
@@ -67,15 +67,7 @@ def group_comparisons(
                 members.setdefault(of[doc_id], []).append(query)
         for name in sorted(members):
             if MIN_QUERIES <= len(members[name]) < len(task.queries):
-                first, second = ({PRIMARY: {q: side[PRIMARY][q] for q in members[name]}} for side in scores)
-                result[f"{kind}: {name}"] = make_comparison(
-                    first,
-                    second,
-                    seed=seed,
-                    queries_of=comparison.queries_of,
-                    groups=task.groups,
-                    names=comparison.names,
-                )
+                result[f"{kind}: {name}"] = comparison_of_some(members[name], task, scores, seed, comparison)
     return result
 
 
