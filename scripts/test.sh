@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Install sharpen with its test tools into .venv and run the tests: those of a few seconds each, two to six minutes in
+# Install sharpen with its test tools into .venv and run the tests: those of a few seconds each, about ten minutes in
 # all; --all runs every one. Other arguments go to pytest: scripts/test.sh -k journal; with -n 0 in one process, for --pdb
 set -euo pipefail
 source "$(dirname "$0")/environment.sh" embedded,dev

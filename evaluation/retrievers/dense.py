@@ -172,14 +172,6 @@ class Dense:
         other._model = route_of(model, "query")
         return other
 
-    def with_documents(self, ids: Sequence[str], vectors: np.ndarray) -> Dense:
-        """The same encoder of queries over documents whose vectors were kept: float32 of shape (len(ids), dimension),
-        as ``vectors`` has them, perhaps a mapped file."""
-        other = copy(self)
-        other.ids, other.vectors = list(ids), vectors
-        other._without_token = set(np.flatnonzero(~vectors.any(axis=1)).tolist())
-        return other
-
     def encode_queries(self, texts: Sequence[str], progress: Advance | None = None) -> np.ndarray:
         """Unit vectors of queries: float32 of shape (len(texts), dimension)."""
         options = {"precision": self._precision, "progress": progress, "what": "queries"}

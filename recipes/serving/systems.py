@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -16,23 +14,23 @@ from rich.console import Console
 
 from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.encoders.load import load_cross_encoder
-from sharpen.evaluation.encoders.settings import Encoder
-from sharpen.evaluation.files import InputError, sha256_file
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.generative.model import load_generative
+from sharpen.evaluation.models import Models
+from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.evaluation.retrievers.base import Retriever
 from sharpen.evaluation.retrievers.bm25 import BM25
-from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.encoders import Index
 from sharpen.evaluation.retrievers.fused import Fused
 from sharpen.evaluation.retrievers.generative import Generative
 from sharpen.evaluation.retrievers.hybrid import Hybrid
-from sharpen.evaluation.retrievers.kept import kept_dense
 from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.scorers import BM25_SCORER, FUSED_WEIGHTS
 from sharpen.evaluation.systems import BM25_NAME, Systems
 from sharpen.recipes.inputs import SYSTEMS, Inputs
 from sharpen.recipes.load import load_recipe
-from sharpen.recipes.resources import INDEXES, resources_of
+from sharpen.recipes.resources import partitions_of, resources_of
 from sharpen.recipes.run import RECIPE
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.systems import BASE, TUNED
@@ -99,26 +97,28 @@ class RunSystems:
         return self.inputs.corpus()
 
     @cached_property
-    def _resources(self):
-        return resources_of(self.recipe, self.console, folder=self.folder)
+    def _models(self) -> Models:
+        """What they compute of the documents is kept beside the run, for the next start."""
+        models = resources_of(self.recipe, self.console, folder=self.folder).models
+        return replace(models, partitions=partitions_of(EngineSettings(), self.folder.parent))
 
     @cached_property
     def bm25(self) -> BM25:
-        return self._resources.models.bm25(self.corpus)
+        return self._models.bm25(self.corpus)
 
     @cached_property
-    def base(self) -> Dense:
-        return self._dense(self.recipe.training.encoder)
+    def base(self) -> Index:
+        return self._models.index(self.corpus, self.recipe.training.encoder)
 
     @cached_property
-    def tuned(self) -> Dense | Generative:
+    def tuned(self) -> Index | Generative:
         if self.recipe.generative:
             return Generative(load_generative(self.inputs.folder("model")), self.corpus)
         part = TunedPart.of(self.recipe)
         encoder = part.encoder(self.inputs)
         if part.kept:  # the base's vectors of the documents, searched with the queries of this model
-            return self.base.with_query_encoder(self._resources.models.load(encoder))
-        return self._dense(encoder)
+            return self.base.with_query_encoder(self._models.load(encoder))
+        return self._models.index(self.corpus, encoder)
 
     @cached_property
     def systems(self) -> dict[SystemName, System]:
@@ -154,7 +154,7 @@ class RunSystems:
         """Document to the standard deviations by which its score is above the corpus' mean; nothing by a system that
         does not score all documents."""
         retriever = self.systems[name].retriever
-        if not isinstance(retriever, Dense):
+        if not isinstance(retriever, Index):
             return {}
         with self._turn:
             candidates = Fused({name: retriever}).scores_of({QUERY: query}, {QUERY: documents})
@@ -185,7 +185,7 @@ class RunSystems:
         for system in self._measured.systems if self._measured else ():
             if system.weights.keys() == weights.keys() and not system.reranked:
                 weights = system.weights
-        members: Mapping[str, Dense | BM25] = {TUNED: self.tuned, BM25_NAME: self.bm25}
+        members: Mapping[str, Index | BM25] = {TUNED: self.tuned, BM25_NAME: self.bm25}
         return "fused", f"{TUNED} + {weights[BM25_NAME]:g} {BM25_NAME}", Fused(members, weights)
 
     @property
@@ -205,18 +205,3 @@ class RunSystems:
         options = {"first_stage_weight": part.first_stage_weight, "precision": precision}
         reranked = Reranked(first(), self.corpus, model, part.depth, None, **options)
         return "reranked", f"{label}, reranked", reranked
-
-    def _dense(self, encoder: Encoder) -> Dense:
-        """The corpus by an encoder, with its vectors in the run's folder."""
-        models = self._resources.models
-        model = models.load(encoder)
-        corpus_file = self.inputs.folder("corpus") / "corpus.jsonl"
-        made_of = json.dumps([encoder.fingerprint(), sha256_file(corpus_file)], sort_keys=True)
-
-        def make(corpus: Corpus) -> Dense:
-            with models.progress("encoding documents", len(corpus)) as advance:
-                prompts = (encoder.query_prompt, encoder.document_prompt)
-                return Dense(corpus, model, *prompts, precision=encoder.precision, progress=advance)
-
-        key = hashlib.sha256(made_of.encode()).hexdigest()[:32]
-        return kept_dense(self.folder / INDEXES, key, self.corpus, make)

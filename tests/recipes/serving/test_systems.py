@@ -35,17 +35,15 @@ def test_what_is_found_is_what_the_run_measured(systems):
 
 def test_documents_are_encoded_once_and_anew_where_what_was_kept_is_not_whole(run):
     first = RunSystems(run).search("how ice flows")
-    files = sorted((run / ".indexes").glob("dense-*.npy"))
+    files = sorted((run.parent / ".partitions").glob("vectors-*/*.parquet"))
     made = [file.stat().st_ino for file in files]
     assert len(files) == 2  # of the base and of the tuned model
     again = RunSystems(run).search("how ice flows")
     assert {name: found.scores for name, found in again.items()} == {n: found.scores for n, found in first.items()}
     assert [file.stat().st_ino for file in files] == made
-    whole = files[0].read_bytes()
-    files[0].unlink()  # it may be linked to another run's
-    files[0].write_bytes(whole[:-100])
-    assert RunSystems(run).search("how ice flows")["base"].scores == first["base"].scores
-    assert files[0].read_bytes() == whole
+    files[0].write_bytes(files[0].read_bytes()[:-100])
+    assert RunSystems(run).search("how ice flows")["base"].scores == pytest.approx(first["base"].scores, abs=1e-5)
+    assert files[0].stat().st_ino != made[0]
 
 
 def test_what_moved_is_said_with_ranks_scores_words_and_training(systems):
