@@ -4,7 +4,8 @@
 
 What a person would do by hand, with the run's own judged queries in the person's place: of ten of them the judged
 document is marked as relevant on the page, and the best one that is not judged as not relevant. Needs the extras serve,
-embedded (for its server of GGUF files) and qdrant, and a base that is a BERT. Ends with the first step that fails.
+embedded (for its server of GGUF files) and qdrant, and a base that is a BERT. Ends with the first step that fails. Some
+minutes, and those of the run's later stages.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from benchmarks.common import as_help
 
 from sharpen.evaluation.datasets import read_judged
 from sharpen.evaluation.export.reading import ExportInfo
@@ -29,7 +31,10 @@ from sharpen.recipes.load import load_recipe
 QUERIES = 10
 SHARPEN = [sys.executable, "-m", "sharpen.recipes"]
 
+app = typer.Typer(add_completion=False, rich_markup_mode=None)
 
+
+@app.command(help=as_help(__doc__))
 def main(
     run: Annotated[Path, typer.Argument(help="The folder of a finished run with evaluation.data.")],
     out: Annotated[Path, typer.Option(help="A folder that is not there yet.")] = Path("after"),
@@ -92,4 +97,4 @@ def mark(ask: Any, query: str, judged: dict[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    app()

@@ -5,6 +5,7 @@ from typing import ClassVar
 
 class Recorded:
     identity = "recorded"
+    ahead = None
     refused_parameters: ClassVar[dict[str, str]] = {}
 
     def __init__(self, *answers, chat=True, warm_up=False):

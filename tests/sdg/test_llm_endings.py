@@ -274,6 +274,6 @@ def test_extra_body_goes_into_every_request_and_into_the_journals_key_only_where
     assert texts == ["answer 1", "answer 2"] * 2
     assert {k: v for k, v in bodies[1].items() if k not in ("model", "messages")} == given | {"min_p": 0.1}
     assert settings.fingerprint() == ["m", True, None] and more.fingerprint() == ["m", True, None, given]
-    assert Journal.key({"model": "m", **request.identity()}) == LLMClient([], Journal(tmp_path / "j.sqlite"), "m")._key(
+    assert Journal.key({"model": "m", **request.identity()}) == LLMClient([], Journal(tmp_path / "j.sqlite"), "m").key(
         request
     )

@@ -109,7 +109,7 @@ def test_the_mean_of_standardized_scores_ranks_wherever_a_cross_encoder_does(com
     order = {q: [list(corpus)[n] for n in np.argsort(-row)] for q, row in zip(texts, mean, strict=True)}
     everything = Reranked(_All(), corpus, model, depth=12)
     assert {q: ranking(found) for q, found in everything.search(texts, 12).items()} == order
-    assert everything.needs == "3 cross-encoders"
+    assert everything.models == 3
 
     queries = {q: Query(q, text, {"positives": []}) for q, text in texts.items()}
     asked = [(q, i) for q in texts for i in corpus]
