@@ -87,6 +87,7 @@ def lost_in_groups(comparisons: Mapping[str, Comparison], comparison: Comparison
     >>> before = {"ndcg@10": {f"q{n}": 0.5 for n in range(40)}}
     >>> after = {"ndcg@10": {f"q{n}": 0.4 if n < 12 else 0.9 for n in range(40)}}
     >>> part = [{"ndcg@10": {q: v for q, v in side["ndcg@10"].items() if int(q[1:]) < 12}} for side in (before, after)]
+    >>> from sharpen.evaluation.report.comparison import make_comparison
     >>> whole, lost = (make_comparison(*sides, seed=1, queries_of="queries") for sides in ((before, after), part))
     >>> lost_in_groups({"language: German": lost}, whole)
     '**A group lost** while the mean gained: language: German, -0.1000 (-0.1000 to -0.1000, 12 queries).'
