@@ -20,6 +20,21 @@ class InputError(Exception):
     """Something that the user gave is wrong. The message names the file, line or key, and what to do."""
 
 
+def check_new_folder(target: Path) -> None:
+    """Raise ``InputError`` for what a folder cannot be written as without losing something; an empty one may be."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says first, for a sentence about it; its name where it says nothing.
+
+    >>> first_line(ValueError("no such key\\nand a page of details")), first_line(KeyError())
+    ('no such key', 'KeyError')
+    """
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; it takes the name ``path`` when the block ends without an error."""

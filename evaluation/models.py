@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
@@ -14,11 +13,11 @@ import numpy as np
 from sharpen.evaluation.beir import Corpus, Queries, Run
 from sharpen.evaluation.encoders.committee import committee_members, committee_scores
 from sharpen.evaluation.encoders.encode import score_pairs
-from sharpen.evaluation.encoders.families import AnyEncoder, family_of, load_any
+from sharpen.evaluation.encoders.families import AnyEncoder, load_any
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.partitions.kept import Partitions
+from sharpen.evaluation.partitions.kept import Partitions, row_keys
 from sharpen.evaluation.partitions.models import (
     bm25_in_parts,
     encode_documents,
@@ -140,13 +139,13 @@ class Models:
         return index
 
     def _index(self, corpus: Corpus, encoder: Encoder | None, approximate: bool, advance: Advance) -> Index:
-        model, chosen = self.load(encoder), encoder or self.need_base()
-        if not self._computes_in_parts(model, encoder):
+        chosen = encoder or self.need_base()
+        if not self._computes_in_parts(encoder):
             prompts = chosen.query_prompt, chosen.document_prompt
-            return encoder_index(corpus, model, *prompts, chosen.precision, advance, approximate)
+            return encoder_index(corpus, self.load(encoder), *prompts, chosen.precision, advance, approximate)
         with collect_truncations() as found:
             vectors = gathered(encode_documents(self.partitions, corpus, chosen, advance))
-        index = Dense.of_vectors(corpus, vectors, model, chosen, approximate)
+        index = Dense.of_vectors(corpus, vectors, self.load(encoder), chosen, approximate)
         index.truncations = found.all()
         return index
 
@@ -155,27 +154,22 @@ class Models:
     ) -> Run | None:
         """The ``k`` nearest documents of each query, one shard of their vectors in memory at a time; None where there
         are no ``partitions``, or the encoder (None: the base) is in training or no dense one."""
-        if self.partitions is None:
+        if not self._computes_in_parts(encoder):
             return None
-        model, chosen = self.load(encoder), encoder or self.need_base()
-        if not self._computes_in_parts(model, encoder):
-            return None
+        chosen = encoder or self.need_base()
         with self.progress("encoding documents", len(corpus)) as advance:
             kept = encode_documents(self.partitions, corpus, chosen, advance)
-        empty = Dense.of_vectors({}, np.zeros((0, 1), np.float32), model, chosen, False)
-        vectors, ids = empty.encode_queries(list(queries.values())), list(corpus)
-        scores, rows = nearest_in_parts(self.partitions, vectors, kept, min(k, len(corpus)))
-        return {
-            q: {ids[r]: s for r, s in zip(row, score, strict=True) if r >= 0} if has_token else {}
-            for q, row, score, has_token in zip(
-                queries, rows.tolist(), scores.tolist(), vectors.any(axis=1).tolist(), strict=True
-            )
-        }
+        # encodes the queries and names what is found; the documents' vectors are in the shards
+        index = Dense.of_vectors({}, np.zeros((0, 1), np.float32), self.load(encoder), chosen, False)
+        index.ids = list(corpus)
+        vectors = index.encode_queries(list(queries.values()))
+        found = nearest_in_parts(self.partitions, vectors, kept, min(k, len(corpus)))
+        return index.as_run(list(queries), vectors, found, k)
 
-    def _computes_in_parts(self, model: AnyEncoder, encoder: Encoder | None) -> bool:
-        # what is in training has no name by which workers could load it
-        trained = encoder is None and self.current is not None
-        return self.partitions is not None and not trained and family_of(model) == "dense"
+    def _computes_in_parts(self, encoder: Encoder | None) -> bool:
+        if self.partitions is None or (encoder is None and self.current is not None):
+            return False  # what is in training has no name by which workers could load it
+        return (encoder or self.need_base()).as_it_is().family == "dense"
 
     def forget(self, encoder: Encoder) -> None:
         """Let go of an encoder's indexes."""
@@ -250,10 +244,8 @@ class Models:
             return self._scored(scorer, pairs, queries, corpus)
         known = self.cache.setdefault(("scores", self.precision, scorer_digest(scorer)), {})
         # by the texts: another seed or another LLM may have written another query under the same ID
-        keys = {
-            (q, i): hashlib.blake2b(f"{queries[q].text}\0{corpus[i].content}".encode(), digest_size=16).digest()
-            for q, i in pairs
-        }
+        of_pairs = row_keys([queries[q].text for q, _ in pairs], [corpus[i].content for _, i in pairs])
+        keys = dict(zip(pairs, of_pairs.tolist(), strict=True))
         new = self._scored(scorer, [pair for pair in pairs if keys[pair] not in known], queries, corpus)
         known |= {keys[pair]: value for pair, value in new.items()}
         return {pair: known[keys[pair]] for pair in pairs}

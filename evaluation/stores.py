@@ -13,7 +13,7 @@ import numpy as np
 from pydantic import BaseModel
 
 from sharpen.evaluation.beir import Corpus, Document
-from sharpen.evaluation.files import InputError, atomic_folder, write_text
+from sharpen.evaluation.files import InputError, atomic_folder, check_new_folder, write_text
 
 StoreName = Literal["parquet", "faiss", "qdrant"]
 DOCUMENTS_FILE, FAISS_FILE, INDEX_FILE = "documents.parquet", "index.faiss", "index.json"
@@ -46,8 +46,7 @@ def write_store(target: Path, corpus: Corpus, ids: list[str], vectors: np.ndarra
     ``ids``: a row's document. Rows of zeros are left out. Raises ``InputError`` for a target that is there already and
     for a client that is not installed.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
+    check_new_folder(target)
     if info.store == "qdrant" and importlib.util.find_spec("qdrant_client") is None:
         raise InputError("--to qdrant: it needs qdrant-client; run: pip install 'sharpen[qdrant]'")
     rows = np.flatnonzero(vectors.any(axis=1))

@@ -29,7 +29,7 @@ from sharpen.recipes.card import model_card
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.report import Sections
 
-GROUPS = "Groups of documents"
+DEPLOY, GROUPS = "Which system to deploy", "Groups of documents"
 NOTHING_AT_HAND = (
     "What was lost elsewhere was not measured: no other collection is at hand. With a network,"
     " evaluation.others=[{data: NanoNFCorpus}] measures it; [] asks for nothing."
@@ -68,7 +68,7 @@ def retriever_findings(run: FinishedRun, task: Task) -> Findings:
     # without the times, which are others each time
     timed = {"systems": {"__all__": {"milliseconds", "documents_per_second"}}}
     metrics |= {"systems": systems.model_dump(mode="json", exclude=timed)} if systems else {}
-    sections: Sections = {"Which system to deploy": [systems.sentence(), "", *systems.markdown()]} if systems else {}
+    sections: Sections = {DEPLOY: [systems.sentence(), "", *systems.markdown()]} if systems else {}
     sections |= {"The reranker": [sentence(reranking), "", *markdown_table(reranking)]} if reranking else {}
     if cut := run.cut(task):
         sections["Embeddings cut to their first dimensions"] = difference_table("dimensions", cut)

@@ -13,13 +13,14 @@ from rich.markup import escape
 
 from sharpen.evaluation.files import slug, write_text
 from sharpen.evaluation.report.comparison import Comparison, markdown
+from sharpen.recipes.findings import DEPLOY
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.report import REJECTED, SELECTION, Sections, report_sections
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.trackers import Outcome, open_trackers
 
 WITHOUT_TEXTS = (
-    "Which system to serve",
+    DEPLOY,
     "The reranker",
     "Embeddings cut to their first dimensions",
     "On documents that were there before, and on new ones",

@@ -29,10 +29,10 @@ from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.resources import show_progress
+from sharpen.recipes.run import RECIPE
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.tuned import TunedPart
 
-RECIPE = "recipe.yaml"
 CHECKED_QUERIES, CHECKED_DOCUMENTS = 32, 64
 """By which an exported model is compared with the model itself."""
 OWN_TEXTS = Path(__file__).parent / "demo" / "python_docs" / "queries.jsonl"

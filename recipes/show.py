@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 
 from sharpen.evaluation.beir import read_corpus, read_qrels, read_queries
-from sharpen.evaluation.files import InputError, atomic_folder
+from sharpen.evaluation.files import InputError, atomic_folder, check_new_folder
 from sharpen.evaluation.report.comparison import Comparison
 from sharpen.recipes.findings import with_caveats
 from sharpen.recipes.inputs import Inputs
@@ -59,8 +59,7 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     pairs = folder / "pairs"
     if not (pairs / "queries.jsonl").exists():
         raise InputError(f"{folder}: no pairs there yet; give the folder of a run, like runs/quickstart")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
+    check_new_folder(target)
     files = {split: pairs / "qrels" / f"{split}.tsv" for split in ("train", "dev", "test")}
     splits = {split: read_qrels(path) for split, path in files.items() if _has_rows(path)}
     mined = folder / "negatives" / "negatives.jsonl"

@@ -20,7 +20,7 @@ from sharpen.evaluation.beir import (
     write_qrels,
     write_queries,
 )
-from sharpen.evaluation.files import InputError, atomic_folder, read_jsonl
+from sharpen.evaluation.files import InputError, atomic_folder, check_new_folder, read_jsonl
 from sharpen.sdg.convert_datasets import is_dataset, read_dataset
 from sharpen.sdg.converted import Converted, add_negatives, add_pair, read_parquet, text_id
 from sharpen.sdg.negatives.record import write_negatives
@@ -47,8 +47,7 @@ def convert(source: Path, target: Path, min_quality: float = MIN_QUALITY) -> dic
     """
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
+    check_new_folder(target)
     layout = next((name for name, (fits, _, _) in LAYOUTS.items() if fits(source)), None)
     if layout is None:
         looked_for = "; ".join(f"{name}: {files}" for name, (_, _, files) in LAYOUTS.items())

@@ -18,7 +18,7 @@ from sharpen.evaluation.export.gguf_file import GGUF_FILE, write_gguf
 from sharpen.evaluation.export.graphs import ONNX_FILE, OPENVINO_FILE, write_int8, write_onnx, write_openvino
 from sharpen.evaluation.export.pages import readme
 from sharpen.evaluation.export.reading import EXPORT_FILE, CosineCheck, ExportInfo, Format, open_export
-from sharpen.evaluation.files import InputError, atomic_folder, write_text
+from sharpen.evaluation.files import InputError, atomic_folder, check_new_folder, write_text
 
 
 @dataclass(frozen=True)
@@ -48,8 +48,7 @@ def export_model(name: str, to: Format, target: Path, queries: Sequence[str], do
     Raises ``InputError`` for a model that the format cannot hold, packages that are not installed, a target that is
     there already, and vectors that are not those of the model.
     """
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InputError(f"{target}: exists already; name a folder that does not, and nothing is written over")
+    check_new_folder(target)
     if not queries and not documents:
         raise InputError("there are no texts to check the exported model by; give some queries or documents")
     model = load_encoder(name, device="cpu")

@@ -264,12 +264,12 @@ def nearest_in_parts(
         partitions.engine.run(to_do, tasks, lambda _rows: None)
         found = _merged([pq.read_table(task.target, partitioning=None) for task in tasks], len(queries), k)
         state.wait_for_everyone()
+        if state.is_main_process:  # before another program that waits for the lock writes there
+            shutil.rmtree(folder, ignore_errors=True)
+            Path(to_do.queries).unlink(missing_ok=True)
     finally:
         if state.is_main_process:
             lock.release()
-    if state.is_main_process:
-        shutil.rmtree(folder, ignore_errors=True)
-        Path(to_do.queries).unlink(missing_ok=True)
     return found
 
 

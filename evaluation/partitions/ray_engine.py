@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from sharpen.evaluation.cores import cores
-from sharpen.evaluation.files import InputError
+from sharpen.evaluation.files import InputError, first_line
 from sharpen.evaluation.partitions.contract import Map, Task, digest_of, do, ready
 from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.evaluation.processes import on_main, use_threads
@@ -94,7 +94,7 @@ class RayEngine:
             except ray.exceptions.RayError as error:
                 raise InputError(
                     f"engine: the shard {task.target.stem} of {to_do.name} was lost with {TRIES + 1} workers"
-                    f" ({_first_line(error)}); smaller shards (engine.rows) need less memory"
+                    f" ({first_line(error)}); smaller shards (engine.rows) need less memory"
                 ) from error
             with suppress(OSError):
                 (inputs / task.target.name).unlink()
@@ -130,7 +130,7 @@ class RayEngine:
             ray.init(address=self.settings.address, log_to_driver=False, logging_level="ERROR", **here)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise InputError(
-                f"engine.address: no Ray cluster at {self.settings.address!r} ({_first_line(error)}); start one with"
+                f"engine.address: no Ray cluster at {self.settings.address!r} ({first_line(error)}); start one with"
                 " `ray start --head`, or leave the address out"
             ) from error
 
@@ -157,7 +157,3 @@ def _on_disk(task: Task, folder: Path) -> Task:
     path = folder / task.target.name
     pq.write_table(task.rows(), path)
     return replace(task, rows=path)
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

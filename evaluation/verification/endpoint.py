@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import openai
 
-from sharpen.evaluation.files import InputError
+from sharpen.evaluation.files import InputError, first_line
 
 TEXTS_AT_ONCE = 8
 TIMEOUT_S = 120.0
@@ -59,7 +59,7 @@ class Endpoint:
                     except openai.APIStatusError as one:
                         self._check(one)
                         found.append(None)
-                        said = _first_line(one)
+                        said = first_line(one)[:300]
         if texts and all(vector is None for vector in found):
             raise InputError(f"--against {self.where}: it gives no vector of any text: {said}")
         return found, said
@@ -68,9 +68,7 @@ class Endpoint:
         try:
             answer = self._client.embeddings.create(model=self.model, input=texts, encoding_format="float")
         except openai.APIConnectionError as error:
-            raise InputError(
-                f"--against {self.where}: no answer ({_first_line(error.__cause__ or error)}); is the server running?"
-            ) from None
+            raise self._no_answer(error) from None
         rows = sorted(answer.data or [], key=lambda row: row.index)
         if len(rows) != len(texts):
             raise InputError(
@@ -85,15 +83,17 @@ class Endpoint:
                 403: "give --api-key-env, the environment variable with the key",
                 404: "the URL should end in /v1, and --model name one of the server's models",
             }.get(error.status_code, "see the server's log")
-            raise InputError(f"--against {self.where}: {_first_line(error)}; {hint}") from None
+            raise InputError(f"--against {self.where}: {first_line(error)[:300]}; {hint}") from None
+
+    def _no_answer(self, error: openai.APIConnectionError) -> InputError:
+        said = first_line(error.__cause__ or error)[:300]
+        return InputError(f"--against {self.where}: no answer ({said}); is the server running?")
 
     def _first_model(self) -> str:
         try:
             models = self._client.models.list().data or []
         except openai.APIConnectionError as error:
-            raise InputError(
-                f"--against {self.where}: no answer ({_first_line(error.__cause__ or error)}); is the server running?"
-            ) from None
+            raise self._no_answer(error) from None
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIStatusError) and error.status_code in (401, 403):
                 self._check(error)
@@ -116,7 +116,3 @@ def _is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0][:300]

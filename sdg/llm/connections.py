@@ -8,7 +8,7 @@ from urllib.request import getproxies, proxy_bypass
 
 import openai
 
-from sharpen.evaluation.files import InputError
+from sharpen.evaluation.files import InputError, first_line
 from sharpen.sdg.llm.messages import EndpointSettings
 from sharpen.sdg.llm.servers import address_of, is_loopback, shown_url
 
@@ -31,7 +31,7 @@ def open_client(settings: EndpointSettings, timeout: float) -> openai.AsyncOpenA
             names = ", ".join(f"{name.upper()}_PROXY" for name in sorted(getproxies()) if name != "no")
             raise InputError(
                 f"llm: the proxy that the environment names ({names}) cannot be used for"
-                f" {shown_url(address.base_url)}: {_first_line(error)}. For a SOCKS proxy run `pip install socksio`;"
+                f" {shown_url(address.base_url)}: {first_line(error)}. For a SOCKS proxy run `pip install socksio`;"
                 f" where none is needed, put {host} into NO_PROXY"
             ) from error
         http_client = openai.DefaultAsyncHttpxClient(trust_env=False)
@@ -62,7 +62,7 @@ def is_unreachable(error: openai.APIConnectionError) -> bool:
 def unreachable(settings: EndpointSettings, error: openai.APIConnectionError, retries: int) -> str:
     """What a person is told of an endpoint that cannot be reached, and of the proxy in front of it."""
     url = shown_url(settings.base_url)
-    tried = f"llm: cannot reach {url} after {retries} retries ({_first_line(error.__cause__ or error)})."
+    tried = f"llm: cannot reach {url} after {retries} retries ({first_line(error.__cause__ or error)})."
     if proxy := _proxy_of(settings.base_url):
         return (
             f"{tried} The way there is through the proxy {proxy} that the environment names: check that, or put"
@@ -79,7 +79,3 @@ def _proxy_of(base_url: str) -> str:
     proxies = getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all") or ""
     return shown_url(proxy if "://" in proxy or not proxy else f"http://{proxy}")
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]

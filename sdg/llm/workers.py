@@ -102,7 +102,7 @@ def _record(client: LLMClient, task: Task, requests: Sequence[Request]) -> None:
     with client.journal.together():
         for request, answer in zip(requests, answers, strict=True):
             if not (answer := Answer(**json.loads(answer))).error:
-                client.record(request, replace(answer, from_journal=False))
+                client.record(request, answer)
 
 
 def _take_in(client: LLMClient, folder: Path) -> None:

@@ -132,6 +132,7 @@ def test_tensorboard_holds_before_after_counts_curves_and_the_report(tracked):
     _check(folder, metrics, {name: rows[0][1] for name, rows in scalars.items()})
     assert scalars["training/loss"] == _losses(folder)
     assert any("ndcg@10" in text for name, text in texts.items() if name.startswith("report"))
+    assert any("Which system to deploy" in text for text in texts.values())
     assert list((folder / "tensorboard" / "training").glob("events*"))
 
 
