@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar, Self
 
 from sharpen.evaluation.beir import Corpus
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import write_json
+from sharpen.evaluation.models import Models
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.base import Retriever
 from sharpen.evaluation.retrievers.bm25 import BM25
@@ -65,17 +68,7 @@ class SystemsStage(ComparisonPart):
 
 def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     choosing, test = part.choosing.task(inputs, inputs.train_queries()), part.task(inputs)
-    models = resources.models
-
-    def bm25(corpus: Corpus, _keep: bool) -> CorpusScorer:
-        known = any(corpus is task.corpus for task in (choosing.task, test))
-        return models.bm25(corpus) if known else BM25(corpus)  # of a sample none is kept
-
-    indexes: dict[str, Index] = {
-        BASE: lambda corpus, keep: models.index(corpus, part.encoder, part.approximate, keep),
-        TUNED: lambda corpus, keep: part.tuned.index(inputs, models, corpus, part.approximate, keep),
-        BM25_NAME: bm25,
-    }
+    indexes = indexes_of(part, inputs, resources.models, (choosing.task.corpus, test.corpus))
     variants = {BASE: dict(QUANTIZED), TUNED: QUANTIZED | {_dimensions(d): _cut(d) for d in part.matryoshka}}
     # what has a vector a text can be cut and kept in fewer bits
     families = {BASE: part.encoder.as_it_is().family, TUNED: part.tuned.encoder(inputs).as_it_is().family}
@@ -96,6 +89,23 @@ def measure_systems(part: SystemsStage, inputs: Inputs, folder: Folder, resource
         "queries to choose by": systems.queries,
         "best": systems.best,
         "to deploy": systems.deploy,
+    }
+
+
+def indexes_of(part: SystemsStage, inputs: Inputs, models: Models, corpora: Sequence[Corpus]) -> dict[str, Index]:
+    """What makes the index of a corpus by each retriever: of one of ``corpora`` from what is kept, and of any other, a
+    sample that is timed, anew."""
+
+    def models_of(corpus: Corpus) -> Models:
+        return models if any(corpus is known for known in corpora) else replace(models, partitions=None)
+
+    def bm25(corpus: Corpus, _keep: bool) -> CorpusScorer:
+        return models.bm25(corpus) if models_of(corpus) is models else BM25(corpus)
+
+    return {
+        BASE: lambda corpus, keep: models_of(corpus).index(corpus, part.encoder, part.approximate, keep),
+        TUNED: lambda corpus, keep: part.tuned.index(inputs, models_of(corpus), corpus, part.approximate, keep),
+        BM25_NAME: bm25,
     }
 
 

@@ -103,8 +103,7 @@ class LLMClient:
         """
         if self.ahead:
             requests = list(requests)
-            unknown = {self.key(request): request for request in requests if self.known(request) is None}
-            self.ahead(self, list(unknown.values()))
+            self.ahead(self, list(self._unknown(requests).values()))
         asking = self._ask(requests, use or (lambda _number, _request, answer: answer))
         try:
             asyncio.get_running_loop()
@@ -163,6 +162,10 @@ class LLMClient:
         answer = Answer(**stored, from_journal=True).readable()
         return answer if not answer.is_empty or key in self._empty or self.warm_up else None
 
+    def _unknown(self, requests: Iterable[Request]) -> dict[str, Request]:
+        """By their keys, each once, those that the journal has no answer to."""
+        return {self.key(request): request for request in requests if self.known(request) is None}
+
     def record(self, request: Request, answer: Answer) -> None:
         """Put an answer into the journal, as if the request had been asked now."""
         self.record_key(self.key(request), answer)
@@ -208,7 +211,7 @@ class LLMClient:
         server refuses of it, a key or a parameter, it would refuse of all."""
         from sharpen.sdg.llm.batches import Batches  # loads openai
 
-        unknown = {self.key(request): request for request in requests if self.known(request) is None}
+        unknown = self._unknown(requests)
         if len(unknown) > 1:
             batches = Batches(self, pool.first)
             await batches.finish(unknown)
