@@ -13,7 +13,7 @@ from urllib.parse import urlsplit, urlunsplit
 from rich.console import Console
 from ruamel.yaml import YAML
 
-from sharpen.evaluation.files import InputError, link_or_copy, visible_files, write_text
+from sharpen.evaluation.files import InputError, first_line, link_or_copy, visible_files, write_text
 from sharpen.recipes.yaml_text import dump_yaml
 
 TOKEN = "HF_TOKEN"
@@ -119,5 +119,5 @@ def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: 
     except OfflineModeIsEnabled:
         raise InputError("HF_HUB_OFFLINE forbids to push; unset it") from None
     except (HfHubHTTPError, HFValidationError, OSError) as error:
-        raise InputError(f"{repo}: not pushed: {str(error).strip().splitlines()[0]}") from None
+        raise InputError(f"{repo}: not pushed: {first_line(error)}") from None
     return str(url)
