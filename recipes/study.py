@@ -155,10 +155,11 @@ class _Runner:
             available = self._mine_all([run for run in self.runs if run in stages], stages, pool)
         tasks = []
         for run in runs:
-            least = min(rows for other, rows in available.items() if other.dataset == run.dataset)
             recipe = run.loaded.recipe
-            equal = self.study.equal_triplets and not recipe.training.candidates and not recipe.generative
-            number = least if equal else available[run]
+            number = available[run]
+            if self.study.equal_triplets and _takes_triplets(recipe):
+                same = [other for other in available if other.dataset == run.dataset]
+                number = min(available[other] for other in same if _takes_triplets(other.loaded.recipe))
             if (scores := kept[run]) and scores.triplets == number:
                 yield run, scores
             else:
@@ -232,6 +233,11 @@ def _mined_until(recipe: Recipe) -> str:
     return "negatives" if recipe.mines else "pairs"
 
 
+def _takes_triplets(recipe: Recipe) -> bool:
+    """Whether its rows are triplets, of which it can be given fewer."""
+    return recipe.generative is None and recipe.training.takes_negatives
+
+
 def _prepare(run: StudyRun, siblings: Sequence[Path], recipe: Recipe | None = None) -> Run:
     of_study = run.folder.parents[1]  # whose runs search the same corpora
     return prepare_run(recipe or run.loaded.recipe, QUIET, run.folder, siblings, _cache, of_study)
@@ -247,6 +253,8 @@ def _mine(run: StudyRun, siblings: Sequence[Path], until: str) -> int | None:
         rows = manifests[until]["counts"]["train"]
     elif recipe.training.candidates:
         rows = manifests[until]["counts"]["training_lists"]
+    elif not recipe.training.takes_negatives:
+        rows = sum(map(len, prepared.inputs().qrels("train").values()))
     else:
         rows = len(triplets_of(recipe, prepared.inputs(), recipe.negatives.per_query, recipe.training.triplets)[0])
     if not rows:

@@ -104,8 +104,9 @@ class TrainingPart(RetrieverSettings):
                 )
             if others := [scorer for scorer in members_of(self.teacher) if not is_encoder(scorer)]:
                 raise ValueError(f"teacher: embedding learns encoders' vectors, and {others[0]} has none")
-        if self.candidates and self.triplets:
-            raise ValueError("triplets: rows are lists, as candidates is given; queries.strategies say how many")
+        if self.triplets and not self.takes_negatives:
+            rows = "lists, as candidates is given" if self.candidates else f"pairs for loss: {self.loss}"
+            raise ValueError(f"triplets: rows are {rows}; queries.strategies say how many")
         if len(self.base_weight) > 1 and self.validation is None:
             raise ValueError("base_weight: give one, or validation to choose by")
         if not self.base_weight:

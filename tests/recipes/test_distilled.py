@@ -130,6 +130,10 @@ def test_teachers_are_measured_before_training_and_the_line_that_is_printed_is_a
         (["training.teacher=[base, ./nowhere]"], "teacher: "),
         (["training.teacher=fused", "training.documents=kept", "training.candidates=null"], "documents: kept needs"),
         (["training.teacher=fused", "training.triplets=10"], "triplets: rows are lists"),
+        (
+            ["training.teacher=base", "training.triplets=10", "training.loss=embedding", "training.candidates=null"],
+            "triplets: rows are pairs",
+        ),
         (["training.teacher={base: 1, bm25: 0}"], "weights are above 0, and bm25 has 0"),
         (["training.teacher={}"], "a mixture names at least one scorer"),
     ],
@@ -162,3 +166,20 @@ def test_a_small_encoder_learns_the_vectors_of_a_larger_one(recipe_file, tmp_pat
     ):
         result = sharpen("run", str(recipe_file), *LISTS, *more, wrong, cwd=tmp_path)
         assert result.returncode == 2 and said in result.stderr
+
+
+def test_ways_without_negatives_are_compared(recipe_file, tmp_path):
+    path = tmp_path / "ways.yaml"
+    path.write_text(
+        f"recipe: {recipe_file}\n"
+        "seeds: [3]\n"
+        f"overrides: {json.dumps([*LISTS, 'training.teacher=fused'])}\n"
+        "arms:\n"
+        "  lists: []\n"
+        "  vectors: [training.loss=embedding, training.candidates=null, training.teacher=base]\n"
+    )
+    result = sharpen("compare", str(path), cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    rows = {p.parent.name: json.loads(p.read_text())["triplets"] for p in tmp_path.rglob("scores.json")}
+    pairs = (next(tmp_path.rglob("vectors-3/pairs/qrels/train.tsv"))).read_text().count("\n") - 1
+    assert rows["vectors-3"] == pairs > 3 and rows["lists-3"] > 3
