@@ -17,6 +17,7 @@ MARKS = "marks"
 LOG = "marks.jsonl"
 """Every mark with who and when; of a query and a document the last one counts."""
 SPLIT = "test"
+QRELS = Path("qrels") / f"{SPLIT}.tsv"
 PREFIX = "marked-"
 """Before the IDs of marked queries, so that none is another query's."""
 
@@ -90,16 +91,16 @@ class Marks:
             i: {d: int(relevant) for d, relevant in of_query.items() if d in self.corpus}
             for i, (_, of_query) in marks.items()
         }
-        write_qrels(self.folder / "qrels" / f"{SPLIT}.tsv", qrels)
+        write_qrels(self.folder / QRELS, qrels)
 
 
 def how_to_use(run: Path) -> str:
     """What to do with a run's marks, for people."""
     folder = run / MARKS
-    return (
-        f"to compare on them: sharpen run {run} evaluation.data={folder}\n"
-        f"to train on them: sharpen run {run} 'labelled={{data: {folder}, split: {SPLIT}}}'"
-    )
+    miners = f"[{{kind: given, data: {folder / QRELS}}}, {{kind: bm25}}]"
+    return f"""to compare on them: sharpen run {run} evaluation.data={folder}
+to train on them: sharpen run {run} 'labelled={{data: {folder}, split: {SPLIT}}}'
+and with what is not relevant as negatives: ... 'negatives.miners={miners}'"""
 
 
 def _query_id(query: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpen.evaluation.beir import Document, Query, read_corpus, read_qrels, read_queries
+from sharpen.evaluation.beir import Document, Query, read_corpus, read_qrels, read_queries, write_qrels
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.convert import LAYOUTS, convert
 from sharpen.sdg.export import TrainingData, export_nvidia
@@ -177,6 +177,10 @@ def test_given_negatives_go_to_the_labelled_queries_that_they_were_found_for(tmp
         "labelled-genQ1": {"rye": 1.0, "kiln#0": 0.5},
         "generated": {},
     }
+    qrels = {"genQ1": {"tea": 1, "kiln": 0, "gone": 0, "rye": 0}, "other": {"tea": 0}}
+    write_qrels(tmp_path / "marks.tsv", qrels)
+    run = GivenMiner(data=str(tmp_path / "marks.tsv")).mine(queries, corpus, 5, None, 0).run
+    assert run == {"labelled-genQ1": {"kiln#0": 1.0, "rye": 0.5}, "generated": {}}
 
 
 @pytest.mark.parametrize("form", ["save_to_disk", "save_dict_to_disk", "parquet"])
