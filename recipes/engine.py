@@ -18,7 +18,7 @@ import filelock
 from rich.console import Console
 
 from sharpen.evaluation.contents import Contents
-from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json
+from sharpen.evaluation.files import InputError, atomic_folder, link_or_copy, sha256_file, write_json, write_text
 from sharpen.evaluation.processes import from_main, process_state
 from sharpen.evaluation.settings import Settings
 from sharpen.evaluation.truncation import collect_truncations, truncated_counts
@@ -30,6 +30,8 @@ Counts = dict[str, Any]
 """What a stage says of itself in its manifest."""
 TRUNCATED = "truncated"
 """In a manifest that has it: what was longer than an encoder reads or a prompt shows, with lengths and limits."""
+RECIPE = "recipe.yaml"
+"""Of a run's folder."""
 Manifests = dict[str, dict[str, Any]]
 """Stage to manifest."""
 
@@ -98,7 +100,11 @@ class Run:
 
 
 def run_stages(
-    run: Run, until: str | None = None, results: Sequence[str] = (), given: Collection[str] = ()
+    run: Run,
+    until: str | None = None,
+    results: Sequence[str] = (),
+    given: Collection[str] = (),
+    recipe: str | None = None,
 ) -> Manifests:
     """Run the stages that are not up to date and return every manifest by stage name.
 
@@ -106,12 +112,15 @@ def run_stages(
     manifest. What it was made from need not be here any more: see ``sharpen.evaluation.contents``. A stage that runs
     replaces its folder at the end, whole. ``until``: the last one to run. ``results``: files of the run's folder that
     are made from the stages; they are removed before the first one that runs, as they would speak of another run.
-    ``given``: stages that are taken as they lie in the folder, by whatever recipe they were made. Raises ``InputError``
-    if another process is at work in the same folder, or one of these is not there.
+    ``given``: stages that are taken as they lie in the folder, by whatever recipe they were made. ``recipe``: the text
+    of ``recipe.yaml``, which is written before any runs, so that who is stopped can go on from there. Raises
+    ``InputError`` if another process is at work in the same folder, or one of these is not there.
     """
     is_main = process_state().is_main_process
     manifests: Manifests = {}
     with _lock(run.folder) if is_main else nullcontext(), rare_full_collections():
+        if recipe is not None and is_main:
+            write_text(run.folder / RECIPE, recipe)
         moved = False
         for stage, part in run.stages:
             decision = None

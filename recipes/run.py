@@ -13,7 +13,7 @@ from sharpen.evaluation.files import InputError, write_json, write_text
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import Comparison, plain_sentence, table, text_table
 from sharpen.recipes.curves import draw_curves
-from sharpen.recipes.engine import Run, made_stages, needed_for, run_stages
+from sharpen.recipes.engine import RECIPE, Run, made_stages, needed_for, run_stages
 from sharpen.recipes.findings import retriever_findings
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.generative import generative_findings
@@ -25,11 +25,11 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.tuned import TunedPart
 
-RECIPE = "recipe.yaml"
 ANSWERS = tuple(f"answers/{name}" for name in ("answers.jsonl", "metrics.json", "report.md", "report.html"))
 """What ``sharpen answers`` writes: of another model's answers it would speak no more."""
-FINISHED = ("metrics.json", "report.md", "report.html", RECIPE, "curves.png")
+FINISHED = ("metrics.json", "report.md", "report.html", "curves.png")
 RESULTS = (*FINISHED, *ANSWERS)
+"""What speaks of all stages, and is removed as soon as one runs."""
 TRAINED = {"training": "training", "reranker": "reranker", "model": "preferences"}
 """Stages that may have a log of a training, and what it is called."""
 STEPS = {"generate": ("queries",), "mine": ("pairs", "negatives"), "train": ("reranker", "model")}
@@ -74,10 +74,7 @@ def run_part(loaded: LoadedRecipe, console: Console, until: str, start: str | No
             raise InputError(f"--from: {start} is not needed for {', '.join(names)}")
         run.stages = [(stage, part) for stage, part in run.stages if stage.name in wanted]
         _check(recipe, run, given)
-    if process_state().is_main_process:
-        run.folder.mkdir(parents=True, exist_ok=True)
-        write_text(run.folder / RECIPE, loaded.resolved_yaml)  # first: who is stopped goes on from there, too
-    run_stages(run, results=[name for name in RESULTS if name != RECIPE], given=given)
+    run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
     if process_state().is_main_process:
         console.print(f"\nso far   {run.folder}\nto go on: sharpen run {run.folder}", highlight=False)
     return run
@@ -113,20 +110,26 @@ def run_recipe(
         run = run or prepare_run(recipe, console)
         given = stages_before(run, start)
         _check(recipe, run, given)
-    manifests = run_stages(run, results=RESULTS, given=given)
+    told = _is_recipe_of(run.folder, loaded.resolved_yaml)
+    manifests = run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
     if not recipe.generative:
         run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
     if not process_state().is_main_process:
         return None
-    return _finish(FinishedRun(recipe, run.inputs(), manifests), loaded.resolved_yaml, console)
+    told = told and all((run.folder / name).is_file() for name in FINISHED)
+    return _finish(FinishedRun(recipe, run.inputs(), manifests), loaded.resolved_yaml, told, console)
 
 
-def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Comparison:
+def _is_recipe_of(folder: Path, resolved_yaml: str) -> bool:
+    path = folder / RECIPE
+    return path.is_file() and path.read_text(encoding="utf-8") == resolved_yaml
+
+
+def _finish(run: FinishedRun, resolved_yaml: str, told: bool, console: Console) -> Comparison:
+    """``told``: whether trackers have these results already."""
     task = run.task()
     found = generative_findings(run, task) if run.recipe.generative else retriever_findings(run, task)
     comparison, overlaps = found.comparison, train_overlaps(run, task)
-    told = _is_as_before(run.folder, resolved_yaml)
-    write_text(run.folder / RECIPE, resolved_yaml)
     metrics = comparison.model_dump(mode="json") | found.metrics
     metrics["trained on"] = {name: overlap.model_dump(mode="json") for name, overlap in overlaps.items()}
     logs = {name: run.inputs.training_log(stage) for stage, name in TRAINED.items() if run.inputs.has_log(stage)}
@@ -148,12 +151,6 @@ def _finish(run: FinishedRun, resolved_yaml: str, console: Console) -> Compariso
     if not told:
         track(run, found.public(), found.sections, logs, console)
     return comparison
-
-
-def _is_as_before(folder: Path, resolved_yaml: str) -> bool:
-    """Whether the run was finished by this very recipe: its results are removed as soon as a stage runs."""
-    there = all((folder / name).is_file() for name in FINISHED)
-    return there and (folder / RECIPE).read_text(encoding="utf-8") == resolved_yaml
 
 
 def print_comparison(comparison: Comparison, console: Console) -> None:

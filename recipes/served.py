@@ -25,11 +25,11 @@ from sharpen.evaluation.stores import IndexInfo, StoreName, write_store
 from sharpen.evaluation.verification.endpoint import Endpoint
 from sharpen.evaluation.verification.sample import draw_sample
 from sharpen.evaluation.verification.verify import Verdict, verify_endpoint
+from sharpen.recipes.engine import RECIPE
 from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.resources import show_progress
-from sharpen.recipes.run import RECIPE
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.tuned import TunedPart
 

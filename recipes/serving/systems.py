@@ -28,10 +28,10 @@ from sharpen.evaluation.retrievers.reranked import Reranked
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.scorers import BM25_SCORER, FUSED_WEIGHTS
 from sharpen.evaluation.systems import BM25_NAME, Systems
+from sharpen.recipes.engine import RECIPE
 from sharpen.recipes.inputs import SYSTEMS, Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.resources import partitions_of, resources_of
-from sharpen.recipes.run import RECIPE
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.systems import BASE, TUNED
 from sharpen.recipes.stages.tuned import TunedPart

@@ -21,6 +21,7 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.beir import read_qrels
 from sharpen.evaluation.packaged_llms import locate_llm
 from sharpen.recipes.engine import rare_full_collections
+from sharpen.recipes.load import load_recipe
 from sharpen.sdg.llm.embedded import serve
 from tests.conftest import encoder_weights, write_rows
 from tests.processes import environment, sharpen, start_sharpen
@@ -310,11 +311,12 @@ def test_killed_in_every_stage_a_run_goes_on_and_ends_with_the_same_metrics(undi
         assert process.is_alive(), f"the run ended before it could be killed in {stage}"
         process.kill()
         process.join()
+        assert load_recipe(str(tmp_path / "topics"), []).recipe.name == "topics"  # its folder alone says how to go on
         assert (_answers(tmp_path) >= 9) == (stage not in ("corpus", "before"))
         # the other stages take milliseconds here, and may have ended before the signal came
         assert not finished_folder.exists() or stage in ("corpus", "pairs", "negatives")
     kept = _answers(tmp_path)
-    finished = sharpen(*arguments, cwd=source)
+    finished = sharpen("run", str(tmp_path / "topics"), cwd=source)
     assert finished.returncode == 0, finished.stderr
     assert _metrics(tmp_path / "topics") == _metrics(source / "runs" / "topics")
     assert (tmp_path / "topics" / "queries" / "queries.jsonl").read_text() == (
