@@ -26,9 +26,7 @@ def systems(finished: Path) -> RunSystems:
 def test_what_is_found_is_what_the_run_measured(systems):
     assert list(systems.systems) == ["bm25", "base", "tuned", "fused", "reranked"]
     measured = {"bm25": "before/bm25", "base": "before/before", "tuned": "after/after", "reranked": "reranked/reranked"}
-    close = (
-        2e-3 if has_bf16(torch.device("cpu")) else 1e-4
-    )  # where a query alone is multiplied in bf16, its sums are rounded otherwise
+    close = 2e-3 if has_bf16(torch.device("cpu")) else 1e-4
     queries = read_queries(Path(systems.recipe.evaluation.data) / "queries.jsonl")
     for name, file in measured.items():
         run = read_run(systems.folder / f"{file}.trec")
