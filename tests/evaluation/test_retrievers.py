@@ -9,6 +9,7 @@ from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16, in_precision
+from sharpen.evaluation.retrievers import dense
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense, nearest, nearest_by_torch
 from sharpen.evaluation.retrievers.hybrid import Hybrid
@@ -92,7 +93,7 @@ def test_hybrid_is_both_runs_fused(corpus, minilm):
     assert ranking(run["q"])[0] == "bread" and len(run["none"]) == 5
 
 
-def test_nearest_is_exact_or_almost():
+def test_nearest_is_exact_or_almost(tmp_path, monkeypatch):
     rng = np.random.default_rng(0)
     centres = rng.standard_normal((50, 32))
     vectors = (centres[rng.integers(0, 50, 5000)] + 0.5 * rng.standard_normal((5000, 32))).astype(np.float32)
@@ -109,6 +110,15 @@ def test_nearest_is_exact_or_almost():
     assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), approximate.tolist(), strict=True)]) > 0.95
     assert np.array_equal(approximate, nearest(queries, vectors, 10, approximate=True)[1])
     assert nearest(queries, vectors[:3], 10)[1].shape == (100, 3)
+    monkeypatch.setattr(dense, "COMPRESSED_ABOVE", vectors.nbytes - 1)  # as of what does not fit into memory
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    scores, compressed = nearest(queries, mapped, 10, approximate=True)
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), compressed.tolist(), strict=True)]) > 0.9
+    assert np.allclose(np.take_along_axis(products, compressed, axis=1), scores, atol=1e-5)
+    assert np.array_equal(compressed, nearest(queries, mapped, 10, approximate=True)[1])
+    few = nearest(queries[:1], mapped, 5000, approximate=True)
+    assert (few[1] == -1).any() and np.isneginf(few[0][few[1] == -1]).all()
 
 
 def test_a_corpus_of_stop_words_finds_nothing():
