@@ -91,7 +91,7 @@ class Looking:
             "run": self.systems.folder.resolve().name,
             "who": self.who,
             "documents": len(self.systems.corpus),
-            "systems": [{"name": s.name, "label": s.label, "best": s.is_best} for s in self.systems.systems.values()],
+            "systems": [{"name": s.name, "label": s.label, "deploy": s.deploy} for s in self.systems.systems.values()],
             "marked": {"queries": queries, "marks": marks, "use": how_to_use(self.systems.folder)},
             "groups": self.review.counts(),
             "decided": self.review.number_decided(),

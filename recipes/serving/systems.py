@@ -58,12 +58,12 @@ class Found:
 
 @dataclass(frozen=True)
 class System:
-    """One system of a run. ``label``: what people call it. ``is_best``: the run found it best to serve."""
+    """One system of a run. ``label``: what people call it. ``deploy``: whether the run says to deploy it."""
 
     name: SystemName
     label: str
     retriever: Retriever
-    is_best: bool = False
+    deploy: bool = False
 
 
 @dataclass
@@ -131,8 +131,8 @@ class RunSystems:
         ]
         if self.recipe.reranker:
             made.append(self._reranked)
-        best = self._measured.best if self._measured else None
-        return {name: System(name, label, retriever, label == best) for name, label, retriever in made}
+        deploy = self._measured.deploy if self._measured else None
+        return {name: System(name, label, retriever, label == deploy) for name, label, retriever in made}
 
     def search(self, query: str, names: Sequence[str] | None = None) -> dict[SystemName, Found]:
         """What the systems (default: all) find for a query, ``MOST_RANKS`` documents at most. Raises ``InputError`` for

@@ -78,7 +78,7 @@ class Terminal:
 
     def _column(self, name: str, found: Found, base: Found) -> Group:
         system = self.systems.systems[name]
-        best = ", best to serve" if system.is_best else ""
+        best = ", to deploy" if system.deploy else ""
         head = Text(f"{system.label}{best}, {1000 * found.seconds:.0f} ms", style="bold")
         view = Table.grid(padding=(0, 1))
         for rank, (i, score) in enumerate(list(found.scores.items())[: self.k], start=1):

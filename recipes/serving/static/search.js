@@ -56,7 +56,7 @@ function draw() {
 function systemColumn(system) {
   const found = answer.systems[system.name];
   const head = element("header", {}, element("h3", {}, system.label),
-    system.best ? element("span", { class: "best" }, "best to serve") : null,
+    system.deploy ? element("span", { class: "best" }, "to deploy") : null,
     element("span", { class: "note" }, found ? `${number(found.milliseconds)} ms` : "…"));
   const cards = (found?.hits ?? []).map((hit, place) => element("li", {}, card(system, hit, place + 1)));
   const body = found && !cards.length ? element("p", { class: "note" }, "nothing found") : element("ol", {}, cards);
