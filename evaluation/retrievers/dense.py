@@ -20,18 +20,10 @@ from sharpen.evaluation.encoders.routes import prompt_of, route_of
 from sharpen.evaluation.encoders.settings import Encoder, Precision
 from sharpen.evaluation.encoders.soundness import check_vectors, probe
 from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.retrievers.approximate import Cells
 from sharpen.evaluation.retrievers.base import Advance
 from sharpen.evaluation.truncation import Truncation, collect_truncations
 
-CELLS_SEARCHED = 32
-"""Of an approximate index, for each query."""
-POINTS_PER_CELL = 32
-"""Of an approximate index, in learning its cells."""
-COMPRESSED_ABOVE = 4 * 2**30
-"""Bytes of vectors above which an approximate index holds product codes of them, an eighth of their size or less, and
-rescores what they find from the vectors, which may be a mapped file."""
-RESCORED = 4
-"""Found by product codes for each document that is wanted."""
 QUERIES_AT_ONCE = 512
 """On a GPU: with a block of 262,144 vectors, 0.5 GiB of products."""
 
@@ -104,6 +96,7 @@ class Dense:
     ) -> None:
         self.ids, self.vectors = list(corpus), vectors
         self._model, self._dimensions, self._approximate = route_of(model, "query"), None, approximate
+        self._cells: Cells | None = None
         self._precision = precision
         self._query_prompt = prompt_of(model, "query", query_prompt)
         self._without_token = set(np.flatnonzero(~self.vectors.any(axis=1)).tolist())
@@ -141,13 +134,20 @@ class Dense:
         state = process_state()
         shape = (len(vectors), min(k, len(self.vectors)))
         here = np.arange(len(vectors))[state.process_index :: state.num_processes]
-        scores, rows = nearest(vectors[here], self.vectors, k, self._approximate)
+        scores, rows = self._search(vectors[here], k)
         if state.num_processes == 1:
             return scores, rows
         all_scores, all_rows = np.empty(shape, dtype=np.float32), np.empty(shape, dtype=np.int64)
         for other, *found in gather_object([(here, scores, rows)]):
             all_scores[other], all_rows[other] = found
         return all_scores, all_rows
+
+    def _search(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        if not self._approximate:
+            return nearest(vectors, self.vectors, k)
+        if self._cells is None:
+            self._cells = Cells(self.vectors)
+        return self._cells.search(vectors, k)
 
     def _warn(self, corpus: Corpus) -> None:
         if not self._without_token:
@@ -170,7 +170,7 @@ class Dense:
         """The same index with the first ``dimensions`` of each embedding, of documents and queries alike."""
         other = copy(self)
         other._dimensions = dimensions
-        other.vectors = _cut(self.vectors, dimensions)
+        other.vectors, other._cells = _cut(self.vectors, dimensions), None
         return other
 
     def with_query_encoder(self, model: SentenceTransformer) -> Dense:
@@ -206,53 +206,20 @@ def similarities(
     return [float(vectors[0][rows[0][q]] @ vectors[1][rows[1][d]]) for q, d in pairs]
 
 
-def nearest(
-    queries: np.ndarray, vectors: np.ndarray, k: int, approximate: bool = False
-) -> tuple[np.ndarray, np.ndarray]:
+def nearest(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The ``k`` rows of ``vectors`` with the largest inner products with each query.
 
     Both are float32 of shape (rows, dimension), and may be mapped files. Returns products and row numbers of shape
     (len(queries), k), best first, -1 where there are no more. Exact, in blocks, so that no matrix of all products is in
-    memory: on all cores by FAISS, on a GPU by torch where there is one. ``approximate`` searches 32 of about
-    4 * sqrt(len(vectors)) cells, by FAISS; of vectors that take more than 4 GiB it holds product codes alone, and
-    products are of the vectors all the same.
+    memory: on all cores by FAISS, on a GPU by torch where there is one.
 
     >>> nearest(np.eye(2, dtype=np.float32), np.eye(2, dtype=np.float32), k=1)[1].tolist()
     [[0], [1]]
     """
     k = min(k, len(vectors))
-    if not approximate and (device := process_state().device).type == "cuda":
+    if (device := process_state().device).type == "cuda":
         return nearest_by_torch(queries, vectors, k, device)
-    if not approximate:
-        return faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(vectors), k, faiss.METRIC_INNER_PRODUCT)
-    if vectors.nbytes > COMPRESSED_ABOVE:
-        return _nearest_by_codes(queries, vectors, k)
-    cells = cell_index(vectors, CELLS_SEARCHED)
-    cells.add(vectors)
-    return cells.search(queries, k)
-
-
-def _nearest_by_codes(queries: np.ndarray, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    count, dimension = vectors.shape
-    cells = max(1, 4 * int(count**0.5))
-    # a byte for four to eight dimensions, whatever divides them
-    codes = next(m for m in range(max(1, dimension // 4), 0, -1) if dimension % m == 0)
-    index = faiss.IndexIVFPQ(faiss.IndexFlatIP(dimension), dimension, cells, codes, 8, faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = CELLS_SEARCHED
-    _set_clustering(index.cp)
-    # what training looks at, at most, from all over the corpus; the rest of a mapped file is not read for it
-    index.train(np.ascontiguousarray(vectors[:: max(1, count // max(POINTS_PER_CELL * cells, 2**16))]))
-    for start in range(0, count, 2**18):
-        index.add(np.ascontiguousarray(vectors[start : start + 2**18]))
-    _, found = index.search(queries, min(count, RESCORED * k))
-    scores = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    rows = np.full((len(queries), k), -1, dtype=np.int64)
-    for place, (query, candidates) in enumerate(zip(queries, found, strict=True)):
-        candidates = candidates[candidates >= 0]
-        products = vectors[candidates] @ query
-        best = np.lexsort((candidates, -products))[:k]
-        scores[place, : len(best)], rows[place, : len(best)] = products[best], candidates[best]
-    return scores, rows
+    return faiss.knn(np.ascontiguousarray(queries), np.ascontiguousarray(vectors), k, faiss.METRIC_INNER_PRODUCT)
 
 
 def nearest_by_torch(
@@ -278,24 +245,6 @@ def nearest_by_torch(
 
 def _top(scores: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     return tuple(scores.topk(min(k, scores.shape[1])))
-
-
-def cell_index(sample: np.ndarray, cells_searched: int) -> faiss.Index:
-    """An empty index by inner product with cells learned from ``sample``, of which ``cells_searched`` are searched. The
-    same vectors give the same cells."""
-    _, dimension = sample.shape
-    flat = faiss.IndexFlatIP(dimension)
-    index = faiss.IndexIVFFlat(flat, dimension, max(1, 4 * int(len(sample) ** 0.5)), faiss.METRIC_INNER_PRODUCT)
-    index.nprobe = cells_searched
-    _set_clustering(index.cp)
-    index.train(np.ascontiguousarray(sample))
-    return index
-
-
-def _set_clustering(clustering: faiss.ClusteringParameters) -> None:
-    """A quick k-means of unit vectors; its draws are FAISS's own, and always the same."""
-    clustering.spherical, clustering.niter = True, 4
-    clustering.max_points_per_centroid, clustering.min_points_per_centroid = POINTS_PER_CELL, 1
 
 
 def _cut(vectors: np.ndarray, dimensions: int | None) -> np.ndarray:

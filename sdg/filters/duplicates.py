@@ -62,7 +62,7 @@ def drop_near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshol
 
         index = faiss.IndexFlatIP(vectors.shape[1])
     else:
-        from sharpen.evaluation.retrievers.dense import cell_index
+        from sharpen.evaluation.retrievers.approximate import cell_index
 
         index = cell_index(vectors, CELLS_SEARCHED)
     kept: list[int] = []

@@ -9,7 +9,7 @@ from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16, in_precision
-from sharpen.evaluation.retrievers import dense
+from sharpen.evaluation.retrievers import approximate
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense, nearest, nearest_by_torch
 from sharpen.evaluation.retrievers.hybrid import Hybrid
@@ -72,6 +72,10 @@ def test_dense_search_is_exact(corpus, minilm):
         best = np.argsort(-(documents @ vectors[i]))[:3]
         assert ranking(run[query_id]) == [list(corpus)[b] for b in best]
     assert [ranking(run[q])[0] for q in queries] == ["bicycle", "coffee", "glacier", "guitar"]
+    in_cells = Dense(corpus, minilm, approximate=True)  # of few documents all cells are searched
+    for index, other in ((dense, in_cells), (dense.cut(64), in_cells.cut(64)), (dense, in_cells)):
+        expected, found = index.search(queries, 3), other.search(queries, 3)
+        assert {q: ranking(run) for q, run in found.items()} == {q: ranking(run) for q, run in expected.items()}
 
 
 def test_prompts_are_put_before_the_texts(corpus, minilm):
@@ -106,18 +110,18 @@ def test_nearest_is_exact_or_almost(tmp_path, monkeypatch):
     by_torch = nearest_by_torch(queries, vectors, 10, torch.device("cpu"), block=37)  # as on a GPU
     assert np.array_equal(by_torch[1], rows) and np.allclose(by_torch[0], scores, atol=1e-5)
     assert nearest_by_torch(queries[:0], vectors, 10, torch.device("cpu"))[1].shape == (0, 10)
-    _, approximate = nearest(queries, vectors, 10, approximate=True)
-    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), approximate.tolist(), strict=True)]) > 0.95
-    assert np.array_equal(approximate, nearest(queries, vectors, 10, approximate=True)[1])
     assert nearest(queries, vectors[:3], 10)[1].shape == (100, 3)
-    monkeypatch.setattr(dense, "COMPRESSED_ABOVE", vectors.nbytes - 1)  # as of what does not fit into memory
+    in_cells = approximate.Cells(vectors).search(queries, 10)[1]
+    assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), in_cells.tolist(), strict=True)]) > 0.95
+    assert np.array_equal(in_cells, approximate.Cells(vectors).search(queries, 10)[1])
+    monkeypatch.setattr(approximate, "COMPRESSED_ABOVE", vectors.nbytes - 1)  # as of what does not fit into memory
     np.save(tmp_path / "vectors.npy", vectors)
     mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
-    scores, compressed = nearest(queries, mapped, 10, approximate=True)
+    scores, compressed = approximate.Cells(mapped).search(queries, 10)
     assert np.mean([len({*a} & {*b}) / 10 for a, b in zip(rows.tolist(), compressed.tolist(), strict=True)]) > 0.9
     assert np.allclose(np.take_along_axis(products, compressed, axis=1), scores, atol=1e-5)
-    assert np.array_equal(compressed, nearest(queries, mapped, 10, approximate=True)[1])
-    few = nearest(queries[:1], mapped, 5000, approximate=True)
+    assert np.array_equal(compressed, approximate.Cells(mapped).search(queries, 10)[1])
+    few = approximate.Cells(mapped).search(queries[:1], 5000)
     assert (few[1] == -1).any() and np.isneginf(few[0][few[1] == -1]).all()
 
 
