@@ -12,6 +12,7 @@ DECISIONS = "decisions.jsonl"
 
 
 def decisions_of(recipe: Recipe) -> Decisions:
-    """Those in the run's folder; none where nobody has decided anything. Raises ``InputError`` as ``read_decisions``
-    does."""
-    return read_decisions(Path(recipe.runs) / recipe.name / DECISIONS)
+    """Those in the run's folder, which count more than those of another run that the recipe names; none where nobody
+    has decided anything. Raises ``InputError`` as ``read_decisions`` does."""
+    others = [Path(recipe.decisions)] if recipe.decisions else []
+    return read_decisions(*others, Path(recipe.runs) / recipe.name / DECISIONS)

@@ -79,11 +79,11 @@ class Decisions:
     negatives: tuple[NegativeDecision, ...] = ()
 
 
-def read_decisions(path: Path) -> Decisions:
-    """What counts of a file of decisions, one a line, the last ones last; nothing where there is no such file. Raises
+def read_decisions(*paths: Path) -> Decisions:
+    """What counts of files of decisions, one a line, the last ones last; nothing where there is no such file. Raises
     ``InputError`` (file and line) for a line that is no decision."""
     last: dict[Hashable, PairDecision | NegativeDecision] = {}
-    if path.exists():
+    for path in filter(Path.exists, paths):
         for number, row in read_jsonl(path):
             try:
                 decision = _ROW.validate_python(row)

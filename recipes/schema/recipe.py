@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 from sharpen.evaluation.encoders.settings import EncoderOptions
 from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.evaluation.scorers import RERANKER, Teacher, llm_members, members_of
-from sharpen.evaluation.settings import Settings
+from sharpen.evaluation.settings import FILE, Settings
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.recipes.schema.evaluation import AT_HAND, EvaluationPart
 from sharpen.recipes.schema.generative import GenerativePart
@@ -52,6 +52,13 @@ class Recipe(Settings):
         None, description="Real labelled pairs to train on, too; strategies that rewrite queries take these as well."
     )
     filters: FiltersSettings = FiltersSettings()
+    decisions: Annotated[str, FILE] | None = Field(
+        None,
+        description=(
+            "decisions.jsonl of another run (sharpen serve): what people decided on its queries and negatives counts"
+            " here, too, as far as they are the same."
+        ),
+    )
     split: SplitSettings = SplitSettings()
     negatives: NegativesSettings = NegativesSettings()
     training: TrainingPart

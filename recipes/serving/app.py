@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from starlette.exceptions import HTTPException
 
 from sharpen.evaluation.files import InputError
+from sharpen.recipes.decided import DECISIONS
 from sharpen.recipes.serving.guard import App, Guard
 from sharpen.recipes.serving.marks import Marks, how_to_use
 from sharpen.recipes.serving.review import GROUPS, Group, Item, Review
@@ -95,7 +96,10 @@ class Looking:
             "marked": {"queries": queries, "marks": marks, "use": how_to_use(self.systems.folder)},
             "groups": self.review.counts(),
             "decided": self.review.number_decided(),
-            "next": f"sharpen run {self.systems.folder}",
+            "next": (
+                f"sharpen run {self.systems.folder}\n"
+                f"elsewhere: sharpen run RECIPE name=other decisions={self.systems.folder / DECISIONS}"
+            ),
         }
 
     def search(self, asked: SearchRequest) -> dict[str, Any]:

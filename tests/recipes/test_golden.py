@@ -49,7 +49,9 @@ def _walk(runs: Path, answers: str | None = None) -> dict:
     with closing(Journal(runs / JOURNAL)) as journal, journal.together():
         for key, *values in map(json.loads, lines):
             journal.put(key, dict(zip(FIELDS, values, strict=True)) | {"seconds": 0.0, "error": ""})
-    recipe = load_recipe("triplets", [f"runs={runs}", f"queries.documents={DOCUMENTS}"]).recipe
+    # one precision wherever it runs, as the round trip ranks by the base
+    more = [f"runs={runs}", f"queries.documents={DOCUMENTS}", "training.precision=float32"]
+    recipe = load_recipe("triplets", more).recipe
     run = prepare_run(recipe, Console(quiet=True))
     # the others are not read by these, and take minutes
     run.stages = [(stage, part) for stage, part in run.stages if stage.name in NEEDED]

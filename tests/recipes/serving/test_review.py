@@ -49,6 +49,10 @@ def test_the_next_run_goes_by_what_was_decided_on_queries_and_back_when_it_is_ta
     assert len(queries) == len(accepted)
     manifest = json.loads((run / "pairs" / "manifest.json").read_text())
     assert (manifest["counts"]["decided"], manifest["counts"]["decisions_of_other_queries"]) == (3, 0)
+    # another run of the same recipe takes them from here
+    other = sharpen("mine", str(run), "name=other", f"decisions={run / 'decisions.jsonl'}", cwd=run)
+    assert other.returncode == 0, other.stderr
+    assert read_queries(run.parent / "other" / "pairs" / "queries.jsonl") == queries
     again = Review(run)  # what was corrected, and rejected, can be decided on again
     corrected = next(item for item in again.items("accepted") if item.key == better.key)
     assert (corrected.decision, corrected.text, corrected.query.text) == ("correct", *["What is asked better?"] * 2)
