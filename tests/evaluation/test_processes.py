@@ -39,7 +39,7 @@ def test_what_the_first_process_computes_all_have_and_its_error_is_raised_by_all
     assert (tmp_path / "calls").read_text() == "0"
     found = [json.loads((tmp_path / f"{process}.json").read_text()) for process in range(2)]
     assert found[0] == found[1]  # each has searched with a part of the queries
-    for shared, alone in zip(found[0], searches(Dense(CORPUS, "packaged:tiny-bert")), strict=True):
+    for shared, alone in zip(found[0], searches(Dense(CORPUS, "packaged:tiny-bert", precision="float32")), strict=True):
         assert [list(ranked) for ranked in shared.values()] == [list(ranked) for ranked in alone.values()]
         assert all(shared[q] == pytest.approx(alone[q], abs=1e-6) for q in alone)
     assert [(tmp_path / f"{process}.rows").read_text() for process in range(2)] == ["5 rows, 7.0 here, mapped"] * 2
@@ -98,7 +98,7 @@ def main(folder: str) -> None:
     (Path(folder) / str(number)).write_text(", ".join(values))
     processes.SHARED_FROM = 0
     tempfile.tempdir = folder
-    found = searches(Dense(CORPUS, "packaged:tiny-bert"))
+    found = searches(Dense(CORPUS, "packaged:tiny-bert", precision="float32"))
     (Path(folder) / f"{number}.json").write_text(json.dumps(found))
     share(Path(folder) / f"{number}.rows", number)
     end_processes()

@@ -53,7 +53,9 @@ def committee(tmp_path_factory):
 
 def _alone(folder, pairs) -> np.ndarray:
     """Scores by each member, of shape (members, pairs)."""
-    return np.array([score_pairs(load_cross_encoder(str(folder / f"member-{n}")), pairs) for n in (1, 2, 3)])
+    return np.array(
+        [score_pairs(load_cross_encoder(str(folder / f"member-{n}")), pairs, precision="float32") for n in (1, 2, 3)]
+    )
 
 
 def test_members_are_ordinary_cross_encoders_that_learnt_from_other_queries(committee, tmp_path, corpus):
@@ -98,7 +100,7 @@ def test_the_mean_of_standardized_scores_ranks_wherever_a_cross_encoder_does(com
     texts = {"q1": "how does ice move downhill", "q2": "when does dough rise in the oven"}
     pairs = [(text, d.content) for text in texts.values() for d in corpus.values()]
     told = []
-    scores = np.array(score_pairs(model, pairs, told.append)).reshape(2, 12)
+    scores = np.array(score_pairs(model, pairs, told.append, precision="float32")).reshape(2, 12)
     assert sum(told) == len(pairs)
     alone = _alone(folder, pairs).reshape(3, 2, 12)
     deviations = alone.std(axis=2, keepdims=True)
@@ -107,14 +109,14 @@ def test_the_mean_of_standardized_scores_ranks_wherever_a_cross_encoder_does(com
         np.testing.assert_allclose((row - row.mean()) / row.std(), expected / expected.std(), atol=1e-4)
     np.testing.assert_allclose(scores.mean(axis=1), alone.mean(axis=(0, 2)), atol=1e-4)  # logits, as the members' are
     order = {q: [list(corpus)[n] for n in np.argsort(-row)] for q, row in zip(texts, mean, strict=True)}
-    everything = Reranked(_All(), corpus, model, depth=12)
+    everything = Reranked(_All(), corpus, model, depth=12, precision="float32")
     assert {q: ranking(found) for q, found in everything.search(texts, 12).items()} == order
     assert everything.models == 3
 
     queries = {q: Query(q, text, {"positives": []}) for q, text in texts.items()}
     asked = [(q, i) for q in texts for i in corpus]
     for remember in (False, True):  # remembered are the members' scores, which do not depend on what else is asked for
-        models = Models(remember_scores=remember)
+        models = Models(remember_scores=remember, precision="float32")
         models.score(str(folder), asked[:3], queries, corpus)
         found = models.score(str(folder), asked, queries, corpus)
         np.testing.assert_allclose([found[pair] for pair in asked], scores.flatten(), atol=1e-4)

@@ -89,7 +89,9 @@ def test_a_model_with_routes_is_searched_with_both_and_opens_without_us(corpus, 
     loaded = SentenceTransformer(str(tmp_path / "m"))
     q = loaded.encode_query(["rising dough"], normalize_embeddings=True)
     d = loaded.encode_document([corpus["bread"].content], normalize_embeddings=True)
-    ours = similarities(load_encoder(str(tmp_path / "m")), [("rising dough", corpus["bread"].content)])
+    ours = similarities(
+        load_encoder(str(tmp_path / "m")), [("rising dough", corpus["bread"].content)], precision="float32"
+    )
     assert ours[0] == pytest.approx(float(q[0] @ d[0]), abs=1e-4)
     short = load_encoder(str(tmp_path / "m"), max_seq_length=32)
     assert {route_of(short, side).max_seq_length for side in ("query", "document")} == {32}

@@ -40,7 +40,9 @@ def first(tmp_path):
 
 
 def settings_of(**options):
-    return PreferenceSettings(**({"batch_size": 4, "mini_batch_size": 2, "learning_rate": 1e-3} | options))
+    return PreferenceSettings(
+        **({"batch_size": 4, "mini_batch_size": 2, "learning_rate": 1e-3, "precision": "float32"} | options)
+    )
 
 
 def log_likelihoods(retriever, pairs):

@@ -38,7 +38,17 @@ def base(tmp_path):
 
 def settings_of(base, **options):
     return GenerativeSettings(
-        **({"base": base, "epochs": 2, "batch_size": 10, "learning_rate": 1e-2, "max_tokens": 64} | options)
+        **(
+            {
+                "base": base,
+                "epochs": 2,
+                "batch_size": 10,
+                "learning_rate": 1e-2,
+                "max_tokens": 64,
+                "precision": "float32",
+            }
+            | options
+        )
     )
 
 
