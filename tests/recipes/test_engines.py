@@ -64,6 +64,7 @@ def overrides(recipe_file: Path, runs: Path, url: str) -> list[str]:
         f"negatives.miners=[{{kind: bm25}}, {{kind: dense, block: 4}}, {cross_encoder}]",
         "negatives.per_query=3",
         "training.epochs=1",
+        "training.precision=float32",  # in bf16 a batch of another size is rounded otherwise
     ]
 
 

@@ -445,7 +445,8 @@ def test_bad_data_is_named_and_nothing_half_written_is_left(recipe_file, dataset
     assert "corpus.jsonl, line 13: the ID 'bread'" in _fails(str(recipe_file), cwd=tmp_path)
     (dataset / "corpus.jsonl").write_text(good[:-10])
     assert "line 12: not valid JSON" in _fails(str(recipe_file), cwd=tmp_path)
-    assert not list((tmp_path / "runs" / "topics").glob("[!.]*"))
+    # nothing but how to go on
+    assert [path.name for path in (tmp_path / "runs" / "topics").glob("[!.]*")] == ["recipe.yaml"]
     write_rows(dataset / "corpus.jsonl", [{"_id": "a", "text": ""}])
     assert "no document with any text" in _fails(str(recipe_file), cwd=tmp_path)
     (dataset / "corpus.jsonl").write_text(good)

@@ -77,6 +77,7 @@ def train(folder: Path, name: str, options: dict, killed_at: int = 0) -> dict:
         learning_rate=3e-3,
         checkpoint_steps=3,
         dropout=0.0,
+        precision="float32",
         **options,
     )
 

@@ -43,14 +43,21 @@ def test_two_processes_learn_what_one_does(tmp_path):
 def main(base: str, output: str) -> None:
     folder = Path(output)
     settings = GenerativeSettings(
-        base=base, epochs=2, batch_size=8, learning_rate=1e-3, max_tokens=64, mini_batch_tokens=64, dropout=0
+        base=base,
+        epochs=2,
+        batch_size=8,
+        learning_rate=1e-3,
+        max_tokens=64,
+        mini_batch_tokens=64,
+        dropout=0,
+        precision="float32",
     )
     first = train_generative(TEXTS, QUERIES, IDENTIFIERS, settings, folder / "first", 1)
     process_state().wait_for_everyone()
     # identifiers of the same length, so that means over tokens are the same however the pairs are split
     pairs = [PreferencePair(q.text, f"d{n}", f"d{n + 3}", q.key) for n, q in enumerate(QUERIES[:16]) if n % 3]
     processes = process_state().num_processes
-    options = PreferenceSettings(batch_size=4, mini_batch_size=4 // processes, learning_rate=1e-3)
+    options = PreferenceSettings(batch_size=4, mini_batch_size=4 // processes, learning_rate=1e-3, precision="float32")
     second = train_preference(folder / "first", pairs[:8], options, folder / "second", 1)
     if process_state().is_main_process:
         for name, result in (("first", first), ("second", second)):
