@@ -7,6 +7,7 @@ from sentence_transformers import CrossEncoder
 from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.packaged import packaged_encoder
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.models import Models
 from sharpen.sdg.filters import duplicates
 from sharpen.sdg.filters.base import filter_queries
 from sharpen.sdg.filters.cross_encoder import CrossEncoderFilter
@@ -141,7 +142,7 @@ def test_a_cross_encoder_scores_query_and_document(tmp_path, corpus):
     model = CrossEncoder(str(tmp_path / "reranker"), device="cpu", activation_fn=torch.nn.Identity())
     logits = model.predict([(q.text, corpus["bread"].content) for q in queries]).tolist()
     check = CrossEncoderFilter(model=str(tmp_path / "reranker"), min_score=sorted(logits)[1] - 1e-4)
-    result = filter_queries(queries, corpus, [check])
+    result = filter_queries(queries, corpus, [check], Resources(Models(precision="float32")))
     assert {q.id for q in result.kept} == {q.id for q, v in zip(queries, logits, strict=True) if v >= check.min_score}
     (low,) = result.rejected
     assert low.problem.value == pytest.approx(min(logits), abs=1e-3)  # no sigmoid, as in the negatives' filter
