@@ -88,14 +88,15 @@ def _inner_sections(models: list[type[BaseModel]], path: str, seen: dict[type, s
 
 
 def _fields(models: list[type[BaseModel]]) -> dict[str, FieldInfo]:
-    """The keys that the models have in common, but for the kind. Of many, a quarter may lack them, as a user's own
+    """The keys that the models have in common, but for the kind that tells them apart. Of many, a quarter may lack them, as a user's own
     does."""
     needed = len(models) - (max(1, len(models) // 4) if len(models) > 2 else 0)
     fields: dict[str, FieldInfo] = {}
     for model in models:
         for name, field in model.model_fields.items():
             fields.setdefault(name, field)  # what a key means is said by the first
-    fields.pop("kind", None)
+    if "kind" in fields and len(get_args(fields["kind"].annotation)) == 1:
+        del fields["kind"]  # it names the part, and is in the heading
     return {name: field for name, field in fields.items() if sum(name in m.model_fields for m in models) >= needed}
 
 

@@ -40,7 +40,7 @@ def test_every_scorer_is_measured_and_each_step_of_the_path_is_better(task, mode
     alone = {row.scorer: row for row in teachers.alone}
     assert set(alone) == {"bm25", "base", cross_encoder} and teachers.queries == 16
     assert all(row.reranks for row in teachers.alone)  # of the same documents
-    assert alone["bm25"].value > alone["base"].value  # tiny-bert never learnt to retrieve
+    assert alone["bm25"].value > alone["base"].value  # tiny-bert was never trained as a dense encoder
     values = [value for _, value in teachers.path]
     assert values == sorted(set(values)) and values[0] == max(row.value for row in teachers.alone)
     mixture, value = teachers.best
