@@ -88,8 +88,8 @@ def _inner_sections(models: list[type[BaseModel]], path: str, seen: dict[type, s
 
 
 def _fields(models: list[type[BaseModel]]) -> dict[str, FieldInfo]:
-    """The keys that the models have in common, but for the kind that tells them apart. Of many, a quarter may lack them,
-    as a user's own does."""
+    """The keys that the models have in common, but for the kind that tells them apart. Of many, a quarter may lack
+    them, as a user's own does."""
     needed = len(models) - (max(1, len(models) // 4) if len(models) > 2 else 0)
     fields: dict[str, FieldInfo] = {}
     for model in models:
