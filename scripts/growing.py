@@ -2,7 +2,7 @@
 
     python scripts/growing.py [--documents 30] [--grown 40] [--seeds 3] [key.path=value ...]
 
-For each seed: trains on the first --documents of a dataset, then on --grown of them (the first ones among them) in three
+For each seed: trains on the first --documents of a dataset, then on --grown (those among them) in three
 ways: going on from the first model with a replay of its documents' queries, going on without a replay, and anew. Prints
 hit rate@1 of the questions of the old documents and of the new ones, all searched among --grown documents but for the
 first model, with the seconds of training. Runs that are there are gone on with. Two minutes to four a run on a core.
