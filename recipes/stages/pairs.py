@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from typing import ClassVar, Literal, Self
+from typing import Annotated, ClassVar, Literal, Self
 
 from sharpen.evaluation.beir import Corpus, Query, read_queries, write_qrels, write_queries
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
+from sharpen.evaluation.settings import UNHASHED
 from sharpen.recipes.decided import decisions_of
 from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
@@ -40,7 +41,8 @@ from sharpen.sdg.splitting import (
 class PairsStage(StagePart):
     """``fraction``: of the queries trained on, labelled ones (None: there are none). ``compared_on``: the split that
     the run is compared on; None where it is other queries. ``llm``, ``encoder``: of the filters that name none.
-    ``replay``: None unless the run goes on from an earlier one. ``decisions``: of people on queries."""
+    ``replay``: None unless the run goes on from an earlier one. ``decisions``: of people on queries. ``chosen_by_dev``:
+    whether a state is chosen by what ``split.dev`` holds out."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "queries")
     LATER: ClassVar[tuple[str, ...]] = ("replay", "decisions")
@@ -55,9 +57,11 @@ class PairsStage(StagePart):
     seed: int
     replay: ReplaySettings | None
     decisions: tuple[PairDecision, ...] = ()
+    chosen_by_dev: Annotated[bool, UNHASHED] = False
 
     @classmethod
     def of(cls, recipe: Recipe) -> Self:
+        validation = (recipe.generative or recipe.training).validation
         judge, custom = recipe.filters.judge, bool(recipe.filters.custom)
         return cls(
             filters=recipe.filters,
@@ -71,6 +75,7 @@ class PairsStage(StagePart):
             seed=recipe.seed,
             replay=recipe.replay,
             decisions=decisions_of(recipe).pairs,
+            chosen_by_dev=validation is not None and validation.data is None,
         )
 
 
@@ -87,6 +92,8 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
         labelled, number = of_labelled.kept, number + more
         filtered.rejected += of_labelled.rejected
     bundles = bundles_of(generated)  # whether or not their query passed the filters
+    if part.fraction == 1:  # a query with documents on both sides could not be held out
+        bundles += [query.metadata["positives"] for query in labelled]
     known = _known_splits(part.replay)
     known_queries = _known_queries(part)
     splits: Splits = on_main(
@@ -97,6 +104,7 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     real = labelled_of_split(labelled, splits.sides)
     if part.fraction == 1:  # there are no generated ones to hold out
         splits.dev, splits.test = (labelled_of_split(labelled, splits.sides, name) for name in ("dev", "test"))
+    _check_held_out(part, splits)
     available = len(real) + len(splits.train)
     splits.train = mix_labelled(real, splits.train, part.fraction or 0.0, part.filters.max_queries, part.seed)
     _check_train(part, splits, labelled, real, available, resources)
@@ -146,10 +154,18 @@ def _check_splits(part: PairsStage, splits: Splits, filtered: FilterResult, gene
             " raise queries.documents; if most are dev or test, bundles or split.near_duplicates tie too many documents"
             " together"
         )
+
+
+def _check_held_out(part: PairsStage, splits: Splits) -> None:
     if part.compared_on and not getattr(splits, part.compared_on):
         raise InputError(
             f"evaluation: no query is held out to compare on. Raise split.{part.compared_on} or queries.documents, or"
             " give evaluation.data"
+        )
+    if part.chosen_by_dev and not splits.dev:
+        raise InputError(
+            "validation: no query is held out to choose a state by. Raise split.dev or queries.documents, or give"
+            " validation.data"
         )
 
 

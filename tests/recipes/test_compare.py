@@ -192,6 +192,18 @@ def test_labelled_queries_alone_need_no_llm(place):
     assert held_out.returncode == 0, held_out.stderr
     counts = json.loads((folder / "runs" / "own-labels-held-out" / "pairs" / "manifest.json").read_text())["counts"]
     assert counts["train"] + counts["dev"] == 2 and counts["dev"] == 1 and counts["labelled_held_out"] == 0
+    with (other / "qrels" / "train.tsv").open("a") as file:
+        file.write("n-1\tbread\t1\nn-2\tchess\t1\n")
+    pairs = ("training.validation={evaluations: 1}", "training.batch_size=2", "--until", "pairs")
+    of_two = [llm, f"labelled={{data: {other}, fraction: 1}}", "split={dev: 0.5, near_duplicates: null}", *pairs]
+    for seed in (0, 1):  # whatever is drawn, no query has a document on the other side
+        result = sharpen("run", str(recipe_file), "name=two", *of_two, f"seed={seed}", cwd=folder)
+        assert result.returncode == 0, result.stderr
+        qrels = folder / "runs" / "two" / "pairs" / "qrels"
+        assert [len((qrels / f"{split}.tsv").read_text().splitlines()) for split in ("train", "dev")] == [3, 3]
+    of_none = ["split.dev=0.01" if each.startswith("split=") else each for each in of_two]
+    result = sharpen("run", str(recipe_file), "name=none", *of_none, cwd=folder)
+    assert result.returncode == 2 and "no query is held out to choose a state by. Raise split.dev" in result.stderr
     assert (
         "calls"
         in sharpen("estimate", str(recipe_file), llm, f"labelled={{data: {other}, fraction: 1}}", cwd=folder).stdout
