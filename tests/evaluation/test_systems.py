@@ -12,6 +12,7 @@ from sharpen.evaluation.report.systems import Systems
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.multi_vector import MultiVector
 from sharpen.evaluation.retrievers.quantized import Quantized
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.systems import Choosing, compare_systems
@@ -170,6 +171,19 @@ def test_a_cheaper_system_that_the_test_queries_refute_is_named_and_not_deployed
     systems = _chosen({"odd": lambda index: GoodOnOne(index.ids)})
     assert systems.cheaper.name == "tuned, odd" and not systems.cheaper.is_confirmed and systems.deploy == "tuned"
     assert systems.cheaper.test.verdict == "worse" and "the test queries do not confirm that" in systems.plain()
+
+
+def test_an_encoder_with_a_vector_a_token_is_a_model_that_has_to_be_served():
+    choosing, test = _tasks(20)
+    systems = compare_systems(
+        Choosing(choosing),
+        test,
+        {"tokens": lambda corpus, _keep: MultiVector(corpus, "packaged:tiny-bert"), "BM25": bm25},
+        baseline="tokens",
+    )
+    tokens, words = systems.named("tokens"), systems.named("BM25")
+    assert (tokens.models, words.models) == (1, 0) and words.needs == "inverted index"
+    assert tokens.needs.startswith("encoder, ") and tokens.needs.endswith(" MB of vectors")
 
 
 def test_the_lead_is_adjusted_for_the_number_of_systems():
