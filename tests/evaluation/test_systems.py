@@ -4,11 +4,13 @@ import json
 
 import numpy as np
 import pytest
+from sentence_transformers.util.quantization import semantic_search_faiss
 
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.datasets import Task, load_task
 from sharpen.evaluation.metrics import PRIMARY, evaluate
 from sharpen.evaluation.report.systems import Systems
+from sharpen.evaluation.retrievers import quantized
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
@@ -221,6 +223,23 @@ def test_quantised_embeddings_find_what_the_whole_ones_find(bits, least):
         pairs = [(whole[q][d], small[q][d]) for q in queries for d in set(whole[q]) & set(small[q])]
         np.testing.assert_allclose(*zip(*pairs, strict=True), atol=0.01)
     assert Quantized(dense, bits).nbytes == 2000 * (128 if bits == "int8" else 16)
+
+
+def test_binary_embeddings_are_rescored_block_by_block(monkeypatch):
+    vectors = np.random.default_rng(3).normal(size=(200, 32)).astype(np.float32)
+    index = Quantized(_dense({f"d{n}": Document(f"d{n}", "ice") for n in range(200)}, vectors), "binary")
+    queries = {f"q{n}": str(n) for n in range(50)}
+    whole, asked = index.search(queries, 10), []
+
+    def search(vectors, **options):
+        asked.append((len(vectors), options["top_k"]))
+        return semantic_search_faiss(vectors, **options)
+
+    monkeypatch.setattr(quantized, "semantic_search_faiss", search)
+    monkeypatch.setattr(quantized, "RESCORED_NUMBERS", 20 * 4 * 11 * 32)
+    assert index.search(queries, 10) == whole and asked == [(20, 11), (20, 11), (10, 11)]
+    index.search(dict(list(queries.items())[:1]), 10_000)
+    assert asked[3:] == [(1, 200)]
 
 
 def _dense(corpus, vectors):
