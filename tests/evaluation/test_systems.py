@@ -195,6 +195,14 @@ def test_the_lead_is_adjusted_for_the_number_of_systems():
     assert (few.best, many.best) == ("tuned", "base") and many.lead.verdict == "not distinguishable"
 
 
+def test_a_report_with_weights_says_that_they_were_chosen_on_the_same_queries():
+    choosing, test = _tasks()
+    indexes = {"base": lambda c, _keep: Vectors(c, 0.1), "BM25": bm25}
+    fused = "\n".join(compare_systems(Choosing(choosing), test, indexes, baseline="base").markdown())
+    assert "Each weight is the best of 9 on the dev queries" in fused
+    assert "Each weight" not in "\n".join(_chosen({}).markdown())
+
+
 def test_what_was_made_before_costs_were_measured_is_read_and_shown():
     systems = _chosen({"small": lambda index: Small(index.ids)}).model_dump(mode="json")
     del systems["cheaper"]
