@@ -17,7 +17,7 @@ EXACT, F1 = "exact match", "token F1"
 ANSWERED = "answered"
 """Not refused."""
 IN_CONTEXT = "answer in context"
-"""A reference stands word for word in what was shown."""
+"""A reference stands in what was shown, by its words one after the other."""
 REFUSAL = "I don't know"
 """What a model is told to say where it finds no answer, in whatever language it is asked."""
 SHORT = 10
@@ -42,24 +42,33 @@ _REFUSED = re.compile(
 
 
 def answer_tokens(text: str, language: str = "en") -> list[str]:
-    """The words that two answers are compared by: lower case, without punctuation and articles.
+    """The words that two answers are compared by: lower case, without punctuation and articles, unless there is nothing
+    else.
 
-    >>> answer_tokens("The 'Eiffel Tower', Paris.")
-    ['eiffel', 'tower', 'paris']
+    >>> answer_tokens("The 'Eiffel Tower', Paris."), answer_tokens("A."), answer_tokens("+")
+    (['eiffel', 'tower', 'paris'], ['a'], ['+'])
     """
-    text = "".join(c for c in unicodedata.normalize("NFC", text).lower() if unicodedata.category(c)[0] not in "PS")
-    words = _CHARACTERS.sub(r" \1 ", text).split()
-    return [word for word in words if word not in _ARTICLES.get(language, ())]
+    return next(filter(None, _readings(text, language)), [])
+
+
+def stands_in(references: Sequence[str], texts: Sequence[str], language: str = "en") -> bool:
+    """Whether the words of one of the references stand in one of the texts, one after the other.
+
+    >>> stands_in(["6"], ["built in 1961"]), stands_in(["46 metres"], ["It is 46 metres high."])
+    (False, True)
+    """
+    read = [_readings(text, language) for text in texts]
+    return any(_stands_in(_readings(reference, language), of_text) for reference in references for of_text in read)
 
 
 def exact_match(answer: str, references: Sequence[str], language: str = "en") -> float:
-    """1 if the answer has the words of one of the references, else 0.
+    """1 if the answer has the words of one of the references, else 0; an answer without a word has none.
 
     >>> exact_match("the 46 metres.", ["46 metres", "46 m"])
     1.0
     """
     tokens = answer_tokens(answer, language)
-    return float(any(tokens == answer_tokens(reference, language) for reference in references))
+    return float(bool(tokens) and any(tokens == answer_tokens(reference, language) for reference in references))
 
 
 def token_f1(answer: str, references: Sequence[str], language: str = "en") -> float:
@@ -179,9 +188,24 @@ def judge_agreement(
     )
 
 
+def _readings(text: str, language: str) -> tuple[list[str], list[str], list[str]]:
+    """A text's words without signs and articles, with articles, and with both: of an answer that is an article or a
+    sign, as "A" or "+", something must be left, or no answer would be right."""
+    text = unicodedata.normalize("NFC", text).lower()
+    without = "".join(c for c in text if unicodedata.category(c)[0] not in "PS")
+    words = _CHARACTERS.sub(r" \1 ", without).split()
+    return [word for word in words if word not in _ARTICLES.get(language, ())], words, text.split()
+
+
+def _stands_in(reference: Sequence[list[str]], text: Sequence[list[str]]) -> bool:
+    """As the first reading has it that leaves anything of the reference."""
+    words, others = next((both for both in zip(reference, text, strict=True) if both[0]), ([], []))
+    return bool(words) and f" {' '.join(words)} " in f" {' '.join(others)} "
+
+
 def _f1(answer: list[str], reference: list[str]) -> float:
     if not answer or not reference:
-        return float(answer == reference)
+        return 0.0
     common = sum((Counter(answer) & Counter(reference)).values())
     return 2 * common / (len(answer) + len(reference))
 

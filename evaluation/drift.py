@@ -41,12 +41,13 @@ class Figure(BaseModel):
 
 class Drift(BaseModel):
     """Live queries beside those that a model was trained on. ``held_out``: queries like those trained on, which were
-    not, so that they say what is usual."""
+    not, so that they say what is usual. ``repeats``: live ones that stood there before, and are not counted again."""
 
     verdict: DriftVerdict
     trained: int
     held_out: int
     live: int
+    repeats: int = 0
     figures: list[Figure] = []
     languages: dict[str, float] = {}
     """New ones: languages that fewer than one in a hundred of the trained queries are in, with their fraction of the
@@ -82,10 +83,11 @@ def drift(
     """Compare queries of today (``live``) with those that a model was trained on.
 
     ``held_out``: like those trained on, but not among them; with fewer than 20, a fifth of ``trained`` is set aside
-    for it. ``encode``: texts to unit vectors, of shape (texts, dimension). ``documents``: texts whose words are known,
-    too. All tests are two-sided: Kolmogorov-Smirnov for length and similarity, Mann-Whitney for unknown words and for
-    the scores of a logistic regression that tells the sides apart in five folds, and Fisher's for languages. Raises
-    ``InputError`` if there is no live query.
+    for it. Of each side a query counts once: the tests take queries for independent, and copies are not. ``encode``:
+    texts to unit vectors, of shape (texts, dimension). ``documents``: texts whose words are known, too. All tests are
+    two-sided: Kolmogorov-Smirnov for length and similarity, Mann-Whitney for unknown words and for the scores of a
+    logistic regression that tells the sides apart in five folds, and Fisher's for languages. Raises ``InputError`` if
+    there is no live query.
 
     >>> letters = {w: n for n, w in enumerate("tea rye kiln oven dough tax court law judge appeal".split())}
     >>> def encode(texts):
@@ -99,14 +101,16 @@ def drift(
     if not live:
         raise InputError("no live query; there is nothing to compare")
     rng = np.random.default_rng(seed)
-    trained, held_out, live = (_drawn(texts, MOST, rng) for texts in (trained, held_out, live))
+    trained, held_out, different = map(_different, (trained, held_out, live))
+    repeats = sum(bool(text.strip()) for text in live) - len(different)
+    trained, held_out, live = (_drawn(texts, MOST, rng) for texts in (trained, held_out, different))
     if len(held_out) < LEAST:
         order = rng.permutation(len(trained))
         aside = max(LEAST, len(trained) // 5)
         if len(trained) >= 2 * LEAST:
             held_out = [*held_out, *(trained[i] for i in order[:aside])]
             trained = [trained[i] for i in order[aside:]]
-    counts = {"trained": len(trained), "held_out": len(held_out), "live": len(live), "seed": seed}
+    counts = {"trained": len(trained), "held_out": len(held_out), "live": len(live), "repeats": repeats, "seed": seed}
     if min(len(held_out), len(live), len(trained)) < LEAST:
         return Drift(verdict="too few queries", **counts)
     known = {word for text in (*trained, *documents) for word in words(text)}
@@ -138,8 +142,11 @@ def _matters(figure: Figure) -> bool:
     return size >= LEAST_EFFECT[figure.name] * scale
 
 
-def _drawn(texts: Sequence[str], most: int, rng: np.random.Generator) -> list[str]:
-    texts = [text for text in texts if text.strip()]
+def _different(texts: Sequence[str]) -> list[str]:
+    return list(dict.fromkeys(stripped for text in texts if (stripped := text.strip())))
+
+
+def _drawn(texts: list[str], most: int, rng: np.random.Generator) -> list[str]:
     return texts if len(texts) <= most else [texts[i] for i in sorted(rng.choice(len(texts), most, replace=False))]
 
 

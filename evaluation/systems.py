@@ -15,6 +15,7 @@ from sharpen.evaluation.metrics import PRIMARY, PerQuery, evaluate
 from sharpen.evaluation.report.comparison import make_comparison
 from sharpen.evaluation.report.systems import Cheaper, System, Systems, adjust, is_near
 from sharpen.evaluation.retrievers.base import Retriever, search_task
+from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.candidates import WEIGHTS, JudgedCandidates, weight_curve
 from sharpen.evaluation.retrievers.fused import CorpusScorer, Fused
 from sharpen.evaluation.significance import Difference, estimate, paired_difference
@@ -162,9 +163,10 @@ class _Measured:
         corpus = self._test.corpus
         retriever = self.retriever(plan, corpus, is_timed=True)
         members = self.members(corpus)
+        encoders = [name for name in plan.weights if not isinstance(members[name], BM25)]
         sizes = [retriever.nbytes] if plan.variant else [members[name].nbytes for name in plan.weights]
         parts = [
-            f"encoder, {size / 1e6:,.1f} MB of vectors" if hasattr(members[name], "vectors") else "inverted index"
+            f"encoder, {size / 1e6:,.1f} MB of vectors" if name in encoders else "inverted index"
             for name, size in zip(plan.weights, sizes, strict=True)
         ]
         rerankers = getattr(retriever, "models", 1) if plan.reranked else 0
@@ -173,7 +175,7 @@ class _Measured:
         return {
             "needs": ", ".join(parts),
             "milliseconds": _milliseconds(retriever, self._test),
-            "models": sum(hasattr(members[name], "vectors") for name in plan.weights) + rerankers,
+            "models": len(encoders) + rerankers,
             "bytes_per_document": sum(sizes) / len(corpus),
             "documents_per_second": 1 / sum(1 / self._rate(name) for name in plan.weights),
         }

@@ -27,7 +27,7 @@ from sharpen.recipes.preview import print_costs, token_counter
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.run import print_comparison
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.answering.asking import MAX_TOKENS, GivenAnswer, answer_request, ask_answers
+from sharpen.sdg.answering.asking import MAX_TOKENS, GivenAnswer, answer_request, ask_answers, shows_answer
 from sharpen.sdg.answering.judging import CORRECTNESS, TOKENS_OF_SCORES, Judgement, ask_judge
 from sharpen.sdg.estimate import MIN_MEASURED, CostEstimate
 from sharpen.sdg.llm.budget import Prices
@@ -73,7 +73,8 @@ def answer_questions(
         console.print(line, highlight=False, soft_wrap=True, markup=False)
     if report.comparison:
         print_comparison(report.comparison, console)
-    console.print(f"\nreport   {folder / FOLDER / 'report.html'}", highlight=False, soft_wrap=True)
+    page = "report.html" if report.comparison else "report.md"  # a page is of a comparison
+    console.print(f"\nreport   {folder / FOLDER / page}", highlight=False, soft_wrap=True)
     return report
 
 
@@ -136,8 +137,7 @@ def _scores(asking: Asking, system: str) -> PerQuery:
                 F1: token_f1(text, question.answers, asking.language),
             } | values
             if documents is not None:
-                contents = [d.content.casefold() for d in documents]
-                values[IN_CONTEXT] = float(any(a.casefold() in text for a in question.answers for text in contents))
+                values[IN_CONTEXT] = float(shows_answer(question, documents, asking.language))
         for measure, value in values.items():
             scores.setdefault(measure, {})[question.id] = value
     return scores

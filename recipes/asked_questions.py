@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sharpen.evaluation.answer_metrics import are_short
-from sharpen.evaluation.beir import Corpus, Document, Query, chunks_by_document
+from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
 from sharpen.evaluation.datasets import Task, read_judged
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.languages import find_languages
@@ -18,7 +18,7 @@ from sharpen.recipes.finished import queries_of, task_of
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.tuned import TunedPart
-from sharpen.sdg.answering.asking import Asked, GivenAnswer
+from sharpen.sdg.answering.asking import Asked, GivenAnswer, shows_answer
 from sharpen.sdg.answering.questions import AnsweredQuestion, answered_queries, read_answered
 from sharpen.sdg.drawing import drawn
 from sharpen.sdg.resources import Resources
@@ -99,7 +99,12 @@ def prepare_asking(recipe: Recipe, folder: Path, options: AnswersOptions, resour
     left_out = found - len(questions)
     questions = sorted(questions, key=lambda q: drawn(recipe.seed, "answers", q.id))[: options.number]
     ((language, _),) = Counter(find_languages(task.corpus, LANGUAGES_LOOKED_AT).values()).most_common(1)
-    asked = {s: _shown(s, questions, task.corpus, recipe, inputs, resources, options.top_k) for s in options.systems}
+    asked = {
+        s: _gold(questions, task.corpus, options.top_k, language)
+        if s == GOLD
+        else _shown(s, questions, task.corpus, recipe, inputs, resources, options.top_k)
+        for s in options.systems
+    }
     return Asking(questions, name, task.corpus, asked, left_out, language)
 
 
@@ -140,9 +145,6 @@ def _shown(
     """Each question with the documents that a system has for it."""
     if system == NONE:
         return [(question, None) for question in questions]
-    if system == GOLD:
-        chunks = chunks_by_document(corpus)
-        return [(question, _gold(question, corpus, chunks, top_k)) for question in questions]
     models = resources.models
     retriever: Retriever
     if system == BASE:
@@ -156,10 +158,12 @@ def _shown(
     return [(q, [corpus[i] for i in ranking(run[q.id]) if i != q.id][:top_k]) for q in questions]
 
 
-def _gold(
-    question: AnsweredQuestion, corpus: Corpus, chunks: Mapping[str, list[Document]], top_k: int
-) -> list[Document]:
-    """What is known to answer; of a document that was cut, the chunks that have the answer's words first."""
-    found = [c for i in question.documents for c in ([corpus[i]] if i in corpus else chunks.get(i, []))]
-    has_answer = {c.id: any(a.casefold() in c.content.casefold() for a in question.answers) for c in found}
-    return sorted(found, key=lambda c: not has_answer[c.id])[:top_k]
+def _gold(questions: Sequence[AnsweredQuestion], corpus: Corpus, top_k: int, language: str) -> list[Asked]:
+    """Each question with what is known to answer it; of a document that was cut, the chunks that show the answer
+    first."""
+    chunks = chunks_by_document(corpus)
+    asked: list[Asked] = []
+    for question in questions:
+        found = [c for i in question.documents for c in ([corpus[i]] if i in corpus else chunks.get(i, []))]
+        asked.append((question, sorted(found, key=lambda c: not shows_answer(question, [c], language))[:top_k]))
+    return asked

@@ -19,6 +19,8 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
 
 MONITOR = "monitor.json"
+NO_LINES = (".json", ".yaml", ".yml", ".xml", ".html", ".parquet", ".xlsx")
+"""Of files that hold queries otherwise than line by line."""
 
 
 def monitor_run(run: Path, queries: Path, console: Console, out: Path | None = None, seed: int = 13) -> Drift:
@@ -48,30 +50,46 @@ def monitor_run(run: Path, queries: Path, console: Console, out: Path | None = N
 
 
 def read_live(path: Path) -> list[str]:
-    """The queries of a log: ``.jsonl`` with ``text`` (or ``query``, ``question``), ``.csv`` or ``.tsv`` with such a
-    column, and of any other file each line. Raises ``InputError`` (file and line) for rows without one."""
+    """The queries of a log: ``.jsonl`` or ``.ndjson`` with ``text`` (or ``query``, ``question``), ``.csv`` or ``.tsv``
+    with such a column, and of any other file each line. Blank ones are left out. Raises ``InputError`` (file and line)
+    for rows without a query, and for files whose lines are none."""
     if not path.is_file():
         raise InputError(f"{path}: no such file; give a log of queries, as .jsonl with text in each line")
-    if path.suffix in (".jsonl", ".gz"):
-        rows = [(number, row) for number, row in read_jsonl(path)]
-    elif path.suffix in (".csv", ".tsv"):
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            delimiter = "\t" if path.suffix == ".tsv" else ","
-            rows = list(enumerate(csv.DictReader(file, delimiter=delimiter), start=2))
-    else:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    suffix = path.suffix.lower()
+    if suffix in NO_LINES:
+        raise InputError(
+            f"{path}: {suffix} is not read line by line; give the queries as .jsonl, .csv or lines of text"
+        )
+    try:
+        if suffix in (".jsonl", ".ndjson", ".gz"):
+            rows = list(read_jsonl(path))
+        elif suffix in (".csv", ".tsv"):
+            with path.open(encoding="utf-8-sig", newline="") as file:
+                reader = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
+                rows = [(reader.line_num, row) for row in reader]
+        else:
+            return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(
+            f"{path}: not UTF-8 text ({error.reason} at byte {error.start}); convert it to UTF-8"
+        ) from None
+    except csv.Error as error:
+        raise InputError(f"{path}: not a CSV file ({error})") from None
     texts = []
     for number, row in rows:
-        text = next((row[key] for key in QUERY_KEYS if row.get(key)), None)
+        given = [row[key] for key in QUERY_KEYS if row.get(key) is not None]
+        text = next(filter(None, given), "" if given else None)  # of several the first that is not empty
         if not isinstance(text, str):
             raise InputError(f"{path}, line {number}: no query; give it as {', '.join(QUERY_KEYS[:3])}")
-        texts.append(text)
+        if text.strip():
+            texts.append(text)
     return texts
 
 
 def _show(found: Drift, console: Console) -> None:
     console.print(
-        f"{found.live:,} live queries, {found.trained:,} trained on, {found.held_out:,} like those and held out",
+        f"{found.live:,} live queries{f' ({found.repeats:,} repeats of them left out)' if found.repeats else ''},"
+        f" {found.trained:,} trained on, {found.held_out:,} like those and held out",
         highlight=False,
     )
     if found.figures:

@@ -15,7 +15,7 @@ from sentence_transformers import SentenceTransformer
 from sharpen.evaluation.beir import Corpus, read_corpus, read_queries
 from sharpen.evaluation.datasets import load_task
 from sharpen.evaluation.encoders.load import load_encoder, model_digest
-from sharpen.evaluation.encoders.routes import has_routes, prompt_of
+from sharpen.evaluation.encoders.routes import ONE_SIDE, has_routes, prompt_of
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.export.formats import export_model
 from sharpen.evaluation.export.reading import ExportInfo, Format
@@ -78,16 +78,12 @@ def verify_server(
     """Say whether a server gives the vectors of a run's model, or of any other; ``bare`` and ``min_cosine`` as in
     ``verify_endpoint``. Raises ``InputError`` as that does, and for a model with two encoders."""
     given = model_with_texts(name, data)
-    ours = _dense(given.encoder)
+    ours = _with_prompts(given.encoder)
     if has_routes(ours):
         raise InputError(
-            f"{name}: it has an encoder for queries and one for documents, and a server has one; verify each of its"
-            " folders by itself, as query_0_Transformer"
+            f"{name}: it has an encoder for queries and one for documents, and a server has one; {ONE_SIDE}"
         )
-    ours.prompts = {"query": prompt_of(ours, "query", given.encoder.query_prompt)} | {
-        "document": prompt_of(ours, "document", given.encoder.document_prompt)
-    }
-    others = {f"its base, {given.base.model}": lambda: _dense(given.base)} if given.base else {}
+    others = {f"its base, {given.base.model}": lambda: _with_prompts(given.base)} if given.base else {}
     sample = draw_sample(ours, given.queries, given.documents)
     verdict = verify_endpoint(ours, endpoint.vectors, sample, others, bare, min_cosine)
     _print_verdict(verdict, endpoint, console)
@@ -152,6 +148,16 @@ def model_with_texts(name: str, data: str | None = None) -> ModelWithTexts:
 def _dense(encoder: Encoder) -> SentenceTransformer:
     """Raises ``InputError`` for encoders of other families, whose vectors neither servers nor these stores take."""
     return load_encoder(encoder.model, max_seq_length=encoder.max_seq_length, attention=encoder.attention)
+
+
+def _with_prompts(encoder: Encoder) -> SentenceTransformer:
+    """As ``_dense``, with the prompts of the encoder's options for its own."""
+    model = _dense(encoder)
+    model.prompts = {
+        "query": prompt_of(model, "query", encoder.query_prompt),
+        "document": prompt_of(model, "document", encoder.document_prompt),
+    }
+    return model
 
 
 def _recipe_of(run: Path) -> Recipe | None:

@@ -13,6 +13,7 @@ from sharpen.evaluation.encoders.committee import Committee, committee_members
 from sharpen.evaluation.encoders.decoders import make_decoders_ready
 from sharpen.evaluation.encoders.model_files import check_kind, check_model_folder
 from sharpen.evaluation.encoders.packaged import PACKAGED, packaged_encoder
+from sharpen.evaluation.encoders.routes import check_no_part
 from sharpen.evaluation.encoders.soundness import make_ready
 from sharpen.evaluation.files import InputError, sha256_tree
 from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
@@ -48,6 +49,7 @@ def load_encoder(
     interaction, a cross-encoder) and for weights that are not finite.
     """
     source = checked_source(name, "SentenceTransformer")
+    check_no_part(source)
     # float32 whatever the weights are stored in: in bf16 the small steps of training would round away
     arguments = {"use_safetensors": True, "dtype": torch.float32} | (
         {"attn_implementation": attention} if attention else {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Literal
 
 from sentence_transformers import SentenceTransformer
@@ -14,7 +15,11 @@ from sharpen.evaluation.files import InputError
 
 Side = Literal["query", "document"]
 
-
+ONE_SIDE = (
+    "write one of the two as a model of its own, in Python: sharpen.evaluation.encoders.routes.route_of(model,"
+    ' "query").save_pretrained("FOLDER")'
+)
+"""What to do where one encoder is asked for. The folder of a route's Transformer lacks its pooling and prompts."""
 DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 """Names of the documents' prompt, in the order in which sentence-transformers looks for it."""
 
@@ -56,6 +61,14 @@ def route_of(model: SentenceTransformer, side: Side) -> SentenceTransformer:
 def has_routes(model: SentenceTransformer) -> bool:
     """Whether queries and documents may go through other modules of it."""
     return any(isinstance(module, Router) for module in model.children())
+
+
+def check_no_part(source: str) -> None:
+    """Raise ``InputError`` for a module's folder within that of a model with routes: loaded by itself it would be
+    another model, with mean pooling and without prompts."""
+    folder = Path(source).absolute()
+    if (folder.parent / "router_config.json").is_file() and not (folder / "modules.json").exists():
+        raise InputError(f"{source}: a part of {folder.parent}, which has an encoder for each side; {ONE_SIDE}")
 
 
 def _modules_of(module: nn.Module, side: Side) -> Iterator[nn.Module]:

@@ -13,7 +13,7 @@ from sentence_transformers import CrossEncoder, SentenceTransformer
 from sentence_transformers.base.modules import Router, Transformer
 from sentence_transformers.sentence_transformer.modules import StaticEmbedding
 
-from sharpen.evaluation.encoders.routes import route_of
+from sharpen.evaluation.encoders.routes import ONE_SIDE, route_of
 from sharpen.evaluation.files import InputError
 
 POSITIONS = ("position_embeddings", "embed_positions", "wpe")
@@ -112,10 +112,7 @@ def check_trainable(model: SentenceTransformer, name: str) -> None:
     documents alike."""
     first = model[0]
     if isinstance(first, Router):
-        raise InputError(
-            f"training.base: {name} has an encoder for queries and one for documents; give one of its folders, as"
-            " query_0_Transformer"
-        )
+        raise InputError(f"training.base: {name} has an encoder for queries and one for documents; {ONE_SIDE}")
     if not isinstance(first, Transformer | StaticEmbedding):
         raise InputError(
             f"training.base: {name} begins with a {type(first).__name__}, and only Transformers and static embeddings"

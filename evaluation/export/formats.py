@@ -13,7 +13,7 @@ from sentence_transformers.sentence_transformer.modules import Normalize, Poolin
 
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder, model_digest
-from sharpen.evaluation.encoders.routes import has_routes, prompt_of
+from sharpen.evaluation.encoders.routes import ONE_SIDE, has_routes, prompt_of
 from sharpen.evaluation.export.gguf_file import GGUF_FILE, write_gguf
 from sharpen.evaluation.export.graphs import ONNX_FILE, OPENVINO_FILE, write_int8, write_onnx, write_openvino
 from sharpen.evaluation.export.pages import readme
@@ -117,8 +117,7 @@ def _write_info(folder: Path, info: ExportInfo) -> None:
 def _check_exportable(model: SentenceTransformer, name: str) -> None:
     if has_routes(model):
         raise InputError(
-            f"{name}: it has an encoder for queries and one for documents; export each of its folders by itself, as"
-            " query_0_Transformer"
+            f"{name}: it has an encoder for queries and one for documents, and an export has one; {ONE_SIDE}"
         )
     pooling = next((module for module in model if isinstance(module, Pooling)), None)
     if not isinstance(model[0], Transformer) or pooling is None or not pooling.include_prompt:

@@ -12,8 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.partitions.contract import Engine, Map, Task, digest_of
-from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.processes import from_main, process_state
 
 KEY = "key"
 KEY_BYTES = 16
@@ -79,18 +80,20 @@ class Partitions:
 
         ``keys``: what stands for the content of each row, as ``row_keys`` gives it; ``table(numbers)`` gives rows by
         their numbers. ``advance`` is called with numbers of rows that are done. Under ``accelerate launch`` every
-        process calls this, and all get the same.
+        process calls this, and all get the same. Raises ``InputError`` for rows that were computed and are not there.
         """
         folder = self.folder_of(to_do)
         unique, first = np.unique(keys, return_index=True)
-        known = _find(folder, unique)
+        known = _find(_shards(folder), unique)
         process_state().wait_for_everyone()  # nobody adds to the folder before all have looked
         missing = np.sort(first[known.shards < 0])
         advance(len(keys) - len(missing))
         if len(missing):
             shards = [missing[start : start + self.rows] for start in range(0, len(missing), self.rows)]
             self.engine.run(to_do, [_task(folder, keys, table, numbers) for numbers in shards], advance)
-            known = _find(folder, unique)
+            known = _find(_shards(folder), unique)
+            if lost := int((known.shards < 0).sum()):
+                raise InputError(f"{folder}: {lost:,} rows were computed and are not there; run the same again")
         places = np.searchsorted(unique, keys)
         return KeptRows(known.paths, known.shards[places], known.rows[places])
 
@@ -108,14 +111,20 @@ def _task(folder: Path, keys: np.ndarray, table: Callable[[np.ndarray], pa.Table
     return Task(folder / f"{name}.parquet", rows, (KEY,))
 
 
-def _find(folder: Path, keys: np.ndarray) -> KeptRows:
+def _shards(folder: Path) -> tuple[Path, ...]:
+    """What is there, as the first process sees it: another program may add to it before the others look, and all must
+    agree on what is missing."""
+    return from_main(tuple(sorted(folder.glob("*.parquet"))))
+
+
+def _find(paths: tuple[Path, ...], keys: np.ndarray) -> KeptRows:
     """Where rows lie, by their sorted keys; in shard -1 what is not there."""
-    paths = tuple(sorted(folder.glob("*.parquet"))) if len(keys) else ()
+    paths = paths if len(keys) else ()
     found = KeptRows(paths, np.full(len(keys), -1, dtype=np.int32), np.zeros(len(keys), dtype=np.int64))
     for number, path in enumerate(paths):
         try:
             column = pq.read_table(path, columns=[KEY], partitioning=None)[KEY]
-        except (pa.ArrowInvalid, KeyError):  # a disk's fault: whatever is written here is whole
+        except (pa.ArrowInvalid, KeyError, FileNotFoundError):  # a disk's fault: whatever is written here is whole
             with suppress(OSError):
                 path.unlink()
             continue

@@ -17,6 +17,7 @@ from filelock import FileLock
 from sharpen.evaluation.beir import Corpus, Run
 from sharpen.evaluation.encoders.encode import encode, score_pairs
 from sharpen.evaluation.encoders.load import load_cross_encoder, load_encoder
+from sharpen.evaluation.encoders.precision import resolve_precision
 from sharpen.evaluation.encoders.routes import prompt_of, route_of
 from sharpen.evaluation.encoders.settings import Encoder, Precision, PrecisionSetting
 from sharpen.evaluation.files import atomic_file
@@ -181,7 +182,7 @@ def encode_documents(
     than the encoder reads."""
     texts = [document.content for document in corpus.values()]
     kept = partitions.map(
-        EncodeDocuments(encoder),
+        EncodeDocuments(encoder.model_copy(update={"precision": _resolved(encoder.precision)})),
         row_keys(texts),
         lambda numbers: pa.table({"text": pa.array([texts[n] for n in numbers], pa.string())}),
         advance,
@@ -217,7 +218,7 @@ def score_in_parts(
         columns = {"query": queries, "document": documents}
         return pa.table({name: pa.array([texts[n] for n in numbers], pa.string()) for name, texts in columns.items()})
 
-    kept = partitions.map(ScorePairs(model, precision), row_keys(queries, documents), table, advance)
+    kept = partitions.map(ScorePairs(model, _resolved(precision)), row_keys(queries, documents), table, advance)
     _report(kept, "pairs")
     return kept.column("score")
 
@@ -294,6 +295,12 @@ def _merged(tables: list[pa.Table], queries: int, k: int) -> tuple[np.ndarray, n
     positions = np.full((queries, k), -1, dtype=np.int64)
     scores[query[best], places[best]], positions[query[best], places[best]] = score[best], position[best]
     return scores, positions
+
+
+def _resolved(precision: Precision) -> Precision:
+    """``auto`` as this machine has it: under that name the results are kept, and a worker's machine may have it
+    otherwise."""
+    return resolve_precision(precision, process_state().device)
 
 
 def _lengths(rows: dict[int, int], number: int, limit: float | None) -> dict[str, np.ndarray]:

@@ -75,10 +75,11 @@ class Systems(BaseModel):
     """All systems, the one to serve, and its comparison with the baseline on the queries that confirm.
 
     ``first``: the system with the highest mean on the queries that choose, and ``lead``, its difference to the baseline
-    there, with p and verdict adjusted for the number of systems (Holm). ``best``: the same where the lead is clear, and
-    else the baseline: of many systems some one is first on few queries by chance. ``cheaper``: what may be deployed in
-    its place; None where nothing is, and in what was made before it was looked for. ``curves``: encoder to weight of
-    BM25 to nDCG@10 on the queries that choose.
+    there, with p and verdict adjusted for the number of systems (Holm), and not for the weights of BM25 that were tried
+    there: those beside the best give nearly the same ranking, and a Holm that counts each would find next to nothing.
+    ``best``: the same where the lead is clear, and else the baseline: of many systems some one is first on few queries
+    by chance. ``cheaper``: what may be deployed in its place; None where nothing is, and in what was made before it was
+    looked for. ``curves``: encoder to weight of BM25 to nDCG@10 on the queries that choose.
     """
 
     chosen_on: str
@@ -157,6 +158,13 @@ class Systems(BaseModel):
             head = [f"weight of BM25 beside {encoder}", *(f"{w:g}" for w in curve)]
             row = [f"{PRIMARY}, {self.chosen_on}", *(f"{value:.4f}" for value in curve.values())]
             lines += ["", markdown_row(head), markdown_row(["---"] * len(head)), markdown_row(row)]
+        if tried := max((len(curve) for curve in self.curves.values()), default=0):
+            lines += [
+                "",
+                f"Each weight is the best of {tried} on the {self.chosen_on}, so that its figure there is high by"
+                " chance, and the lead by which the best system is chosen does not count that; the columns of the test"
+                " queries, by which nothing was chosen, are free of it.",
+            ]
         return lines
 
     def _adjusted(self) -> dict[str, tuple[str, str]]:

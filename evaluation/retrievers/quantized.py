@@ -17,6 +17,8 @@ Bits = Literal["int8", "binary"]
 RESCORED = 4
 """Of binary embeddings: so many times as many documents as are asked for are found by their bits, and put in order by
 the query's own numbers."""
+RESCORED_NUMBERS = 2**24
+"""Of binary embeddings that are rescored at once, in 8 bytes each: 128 MB."""
 
 
 class Quantized:
@@ -63,13 +65,19 @@ class Quantized:
         return scores + (vectors @ self._start)[:, None], rows
 
     def _by_bits(self, vectors: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+        k = min(k, len(self.ids))
         scores = np.full((len(vectors), k), -np.inf, dtype=np.float32)
         rows = np.full((len(vectors), k), -1, dtype=np.int64)
-        if len(vectors):
+        at_once = max(1, RESCORED_NUMBERS // max(1, RESCORED * k * vectors.shape[1]))
+        for start in range(0, len(vectors), at_once):
             found, _ = semantic_search_faiss(
-                vectors, corpus_index=self._index, corpus_precision="ubinary", top_k=k, rescore_multiplier=RESCORED
+                vectors[start : start + at_once],
+                corpus_index=self._index,
+                corpus_precision="ubinary",
+                top_k=k,
+                rescore_multiplier=RESCORED,
             )
-            for n, hits in enumerate(found):
+            for n, hits in enumerate(found, start=start):
                 rows[n, : len(hits)] = [hit["corpus_id"] for hit in hits]
                 scores[n, : len(hits)] = [hit["score"] for hit in hits]
         return scores, rows

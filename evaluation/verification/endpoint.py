@@ -69,7 +69,8 @@ class Endpoint:
             answer = self._client.embeddings.create(model=self.model, input=texts, encoding_format="float")
         except openai.APIConnectionError as error:
             raise self._no_answer(error) from None
-        rows = sorted(answer.data or [], key=lambda row: row.index)
+        # the client gives what is no object of the protocol as it came: a list of llama-server's, a page of HTML
+        rows = sorted(getattr(answer, "data", None) or [], key=lambda row: row.index)
         if len(rows) != len(texts):
             raise InputError(
                 f"--against {self.where}: {len(rows)} vectors for {len(texts)} texts; is it /v1/embeddings?"
@@ -97,6 +98,8 @@ class Endpoint:
         except openai.OpenAIError as error:
             if isinstance(error, openai.APIStatusError) and error.status_code in (401, 403):
                 self._check(error)
+            models = []
+        except AttributeError:  # of the client, of what is no object of the protocol, as a page of HTML
             models = []
         if not models:
             raise InputError(f"--against {self.where}: it lists no model; give --model NAME, as the server calls it")

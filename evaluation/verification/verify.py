@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from pydantic import BaseModel
 from sentence_transformers import SentenceTransformer
-from sentence_transformers.sentence_transformer.modules import Normalize
+from sentence_transformers.sentence_transformer.modules import Normalize, Pooling
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.verification.sample import SampleText
@@ -93,9 +93,11 @@ def verify_endpoint(
     ``others``: models that may be served in its place, by name, loaded when the vectors are not the model's. ``bare``:
     the server is asked without the model's prompts, as it is to put them before texts itself. ``min_cosine``: of the
     vectors of texts that are read whole, at the least in the mean; lower than the default for weights in few bits.
-    Raises ``InputError`` as ``ask`` does, and where no short text is in the sample.
+    Raises ``InputError`` as ``ask`` does, where no short text is in the sample, and for a model whose pooling leaves
+    its prompts out.
     """
     own = own_variant(model)
+    _check_comparable(model, own)
     given, said = ask([each.text if bare else own.prompts.of(each.side) + each.text for each in sample])
     answers, refused = _answers(sample, given)
     if not answers.part("plain").sample:
@@ -117,6 +119,16 @@ def verify_endpoint(
         mean_cosine=float(1 - errors.mean()),
         least_cosine=float(1 - errors.max()),
     )
+
+
+def _check_comparable(model: SentenceTransformer, own: Variant) -> None:
+    """A server is given a prompt and a text as one, and what belongs to which it cannot know."""
+    has_prompts = own.prompts.query or own.prompts.document
+    if has_prompts and any(isinstance(m, Pooling) and not m.include_prompt for m in model.modules()):
+        raise InputError(
+            "the model's pooling leaves its prompts out (include_prompt: false), which no server does that is asked by"
+            " /v1/embeddings; a model with pooling over prompt and text can be verified"
+        )
 
 
 def _answers(sample: Sequence[SampleText], given: list[np.ndarray | None]) -> tuple[_Answers, list[SampleText]]:
@@ -149,7 +161,7 @@ def _explain(
         found, error = _nearest(model, own, plain)
     causes = _differences(own, found, error, as_it_is)
     cosine = f"a cosine of {1 - error:.4f} in the mean"
-    if error > NEAR:
+    if error > max(NEAR, tolerance):
         tried = "neither pooling, prompts nor case explains the vectors"
         return [f"another model, or other weights: {tried} ({cosine})"], []
     near = f"near the model's and not the same ({cosine}), as of weights in fewer bits, or of another checkpoint"

@@ -130,4 +130,4 @@ def _rerank(part: SystemsStage, inputs: Inputs) -> Rerank | None:
     return rerank
 
 
-STAGE = Stage("systems", 4, SystemsStage, measure_systems, shared=True)
+STAGE = Stage("systems", 5, SystemsStage, measure_systems, shared=True)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from sharpen.evaluation.answer_metrics import REFUSAL
+from sharpen.evaluation.answer_metrics import REFUSAL, stands_in
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.languages import first_words
@@ -86,6 +86,12 @@ def raise_if_unpaid(client: LLMClient, answers: Sequence[Answer], what: str) -> 
 def shown_texts(documents: Sequence[Document], max_words: int) -> list[str]:
     """The documents as they stand in a prompt."""
     return [one_line(first_words(document.content, max_words)) for document in documents]
+
+
+def shows_answer(question: AnsweredQuestion, documents: Sequence[Document], language: str) -> bool:
+    """Whether an answer stands in what an LLM is shown of the documents."""
+    shown = [first_words(document.content, MAX_WORDS, in_prompt=False) for document in documents]
+    return stands_in(question.answers, shown, language)
 
 
 def request_parameters(max_tokens: int, embedded: bool, chat: bool) -> dict:

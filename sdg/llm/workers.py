@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from sharpen.evaluation.partitions.contract import Task
 from sharpen.evaluation.partitions.kept import Partitions
@@ -75,21 +76,33 @@ def asking_ahead(settings: LLMSettings, partitions: Partitions | None) -> Ahead 
         return None
 
     def ahead(client: LLMClient, requests: Sequence[Request]) -> None:
-        folder = partitions.folder / f"answers-{hashlib.sha256(client.identity.encode()).hexdigest()[:16]}"
-        _take_in(client, folder)  # of a program that was killed
-        left = [request for request in requests if client.known(request) is None]
-        if len(left) > FEW:
-            folder.mkdir(parents=True, exist_ok=True)
-            size = min(partitions.rows, REQUESTS)
-            shards = [left[start : start + size] for start in range(0, len(left), size)]
-            tasks = [_task(folder, client, shard) for shard in shards]
-            with alone():  # the first process of accelerate launch asks for all
-                partitions.engine.run(AskLLM(settings, str(folder)), tasks, lambda _rows: None)
-            for task, shard in zip(tasks, shards, strict=True):
-                _record(client, task, shard)
-        shutil.rmtree(folder, ignore_errors=True)  # all is in the journal; what failed is asked once more, from here
+        if not requests:
+            return
+        name = hashlib.sha256(client.identity.encode()).hexdigest()[:16]
+        folder = partitions.folder / f"answers-{name}"
+        partitions.folder.mkdir(parents=True, exist_ok=True)
+        # another program that asks the same LLM would take the folder away, with answers that were paid for
+        with FileLock(partitions.folder / f"asking-{name}.lock"):
+            _ask(client, requests, settings, replace(partitions, folder=folder))
 
     return ahead
+
+
+def _ask(client: LLMClient, requests: Sequence[Request], settings: LLMSettings, partitions: Partitions) -> None:
+    """Bring answers into the client's journal, by way of a folder that nobody else is at."""
+    folder = partitions.folder
+    _take_in(client, folder)  # of a program that was killed
+    left = [request for request in requests if client.known(request) is None]
+    if len(left) > FEW:
+        folder.mkdir(exist_ok=True)
+        size = min(partitions.rows, REQUESTS)
+        shards = [left[start : start + size] for start in range(0, len(left), size)]
+        tasks = [_task(folder, client, shard) for shard in shards]
+        with alone():  # the first process of accelerate launch asks for all
+            partitions.engine.run(AskLLM(settings, str(folder)), tasks, lambda _rows: None)
+        for task, shard in zip(tasks, shards, strict=True):
+            _record(client, task, shard)
+    shutil.rmtree(folder, ignore_errors=True)  # all is in the journal; what failed is asked once more, from here
 
 
 def _task(folder: Path, client: LLMClient, requests: Sequence[Request]) -> Task:

@@ -12,6 +12,7 @@ from sharpen.evaluation.answer_metrics import (
     exact_match,
     is_refusal,
     judge_agreement,
+    stands_in,
     token_f1,
 )
 
@@ -25,7 +26,11 @@ from sharpen.evaluation.answer_metrics import (
         ("1961 1961", ["1961"], 0, 2 / 3),
         ("$5,000", ["5000"], 1, 1),
         ("New-York", ["new york"], 0, 0),  # as SQuAD's script has it: a hyphen goes, and leaves no blank
-        ("a", ["the"], 1, 1),  # nothing is left of either
+        ("a", ["the"], 0, 0),
+        ("A.", ["A"], 1, 1),  # without articles nothing is left of either
+        ("", ["A"], 0, 0),
+        ("", ["+"], 0, 0),
+        ("+", ["+"], 1, 1),
         ("the", ["Denver"], 0, 0),
         ("", ["Denver"], 0, 0),
     ],
@@ -38,6 +43,24 @@ def test_articles_are_those_of_the_language_and_scripts_without_blanks_are_compa
     assert answer_tokens("Der Turm der Stadt", "de") == ["turm", "stadt"]
     assert answer_tokens("Der Turm", "en") == ["der", "turm"]
     assert token_f1("埃菲尔铁塔", ["铁塔"]) == pytest.approx(2 * 2 / 7)
+
+
+@pytest.mark.parametrize(
+    ("reference", "text", "stands"),
+    [
+        ("6", "built in 1961", False),
+        ("46 metres", "It is 46\nmetres, high.", True),
+        ("46 metres", "46 high metres", False),
+        ("the Eiffel Tower", "Eiffel tower", True),
+        ("铁塔", "埃菲尔铁塔", True),
+        ("A", "of group A, as", True),
+        ("A", "of groups as", False),
+        ("+", "a + b", True),
+        ("", "anything", False),
+    ],
+)
+def test_a_reference_stands_in_a_text_by_its_words_one_after_the_other(reference, text, stands):
+    assert stands_in([reference], ["other", text]) is stands
 
 
 @pytest.mark.parametrize(

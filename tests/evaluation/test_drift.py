@@ -50,7 +50,7 @@ def test_questions_of_another_field_and_language_are_drift(vectors, claims):
 
 def test_the_same_seed_says_the_same(vectors, claims):
     first, second = (drift(claims[:100], [], claims[100:160], vectors, seed=5) for _ in range(2))
-    assert first == second and first.held_out == LEAST and first.trained == 100 - LEAST
+    assert first == second and first.held_out == LEAST and first.trained == len(set(claims[:100])) - LEAST
 
 
 def test_few_queries_are_said_to_be_few(vectors):
@@ -58,6 +58,15 @@ def test_few_queries_are_said_to_be_few(vectors):
     assert found.verdict == "too few queries" and not found.figures and "20 of each are needed" in found.sentence()
     with pytest.raises(InputError, match="no live query"):
         drift(["a"] * 30, ["b"] * 30, [], vectors)
+
+
+def test_queries_that_are_asked_again_are_no_drift(vectors, claims):
+    same = drift(claims[:300], claims[300:450], [*claims[450:600] * 4, " "], vectors)
+    different = len(set(claims[450:600]))
+    assert same.verdict == "no drift found" and (same.live, same.repeats) == (different, 600 - different)
+    assert same.figures == drift(claims[:300], claims[300:450], claims[450:600], vectors).figures
+    few = drift(claims[:300], claims[300:450], claims[450:455] * 100, vectors)
+    assert few.verdict == "too few queries" and few.live == 5
 
 
 def test_a_log_is_read_in_several_forms(tmp_path: Path):
@@ -70,6 +79,21 @@ def test_a_log_is_read_in_several_forms(tmp_path: Path):
         read_live(tmp_path / "d.jsonl")
     with pytest.raises(InputError, match="no such file"):
         read_live(tmp_path / "none.jsonl")
+
+
+def test_a_log_in_another_form_is_read_or_refused_and_blank_queries_are_left_out(tmp_path: Path):
+    (tmp_path / "a.ndjson").write_text(
+        '{"text": "one"}\n{"text": ""}\n{"text": null, "query": " "}\n{"query": "two"}\n'
+    )
+    (tmp_path / "b.csv").write_text("question,time\none,1\n,2\ntwo,3\n")
+    assert [read_live(tmp_path / name) for name in ("a.ndjson", "b.csv")] == [["one", "two"]] * 2
+    (tmp_path / "c.json").write_text('[{"text": "one"},\n {"text": "two"}]\n')
+    with pytest.raises(InputError, match=r"c\.json: \.json is not read line by line"):
+        read_live(tmp_path / "c.json")
+    for name in ("d.csv", "d.txt"):
+        (tmp_path / name).write_text("question\nwie heißt der Käse\n", encoding="latin-1")
+        with pytest.raises(InputError, match=rf"{name}: not UTF-8 text"):
+            read_live(tmp_path / name)
 
 
 def test_it_survives_json():

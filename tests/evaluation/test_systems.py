@@ -4,14 +4,17 @@ import json
 
 import numpy as np
 import pytest
+from sentence_transformers.util.quantization import semantic_search_faiss
 
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.datasets import Task, load_task
 from sharpen.evaluation.metrics import PRIMARY, evaluate
 from sharpen.evaluation.report.systems import Systems
+from sharpen.evaluation.retrievers import quantized
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.evaluation.retrievers.multi_vector import MultiVector
 from sharpen.evaluation.retrievers.quantized import Quantized
 from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.systems import Choosing, compare_systems
@@ -172,11 +175,32 @@ def test_a_cheaper_system_that_the_test_queries_refute_is_named_and_not_deployed
     assert systems.cheaper.test.verdict == "worse" and "the test queries do not confirm that" in systems.plain()
 
 
+def test_an_encoder_with_a_vector_a_token_is_a_model_that_has_to_be_served():
+    choosing, test = _tasks(20)
+    systems = compare_systems(
+        Choosing(choosing),
+        test,
+        {"tokens": lambda corpus, _keep: MultiVector(corpus, "packaged:tiny-bert"), "BM25": bm25},
+        baseline="tokens",
+    )
+    tokens, words = systems.named("tokens"), systems.named("BM25")
+    assert (tokens.models, words.models) == (1, 0) and words.needs == "inverted index"
+    assert tokens.needs.startswith("encoder, ") and tokens.needs.endswith(" MB of vectors")
+
+
 def test_the_lead_is_adjusted_for_the_number_of_systems():
     few = _chosen({}, base=0.12)
     many = _chosen({f"v{n}": lambda index: Small(index.ids, 0.12) for n in range(4)}, base=0.12)
     assert few.lead.value == many.lead.value > 0 and few.lead.p < 0.05 < many.lead.p
     assert (few.best, many.best) == ("tuned", "base") and many.lead.verdict == "not distinguishable"
+
+
+def test_a_report_with_weights_says_that_they_were_chosen_on_the_same_queries():
+    choosing, test = _tasks()
+    indexes = {"base": lambda c, _keep: Vectors(c, 0.1), "BM25": bm25}
+    fused = "\n".join(compare_systems(Choosing(choosing), test, indexes, baseline="base").markdown())
+    assert "Each weight is the best of 9 on the dev queries" in fused
+    assert "Each weight" not in "\n".join(_chosen({}).markdown())
 
 
 def test_what_was_made_before_costs_were_measured_is_read_and_shown():
@@ -207,6 +231,23 @@ def test_quantised_embeddings_find_what_the_whole_ones_find(bits, least):
         pairs = [(whole[q][d], small[q][d]) for q in queries for d in set(whole[q]) & set(small[q])]
         np.testing.assert_allclose(*zip(*pairs, strict=True), atol=0.01)
     assert Quantized(dense, bits).nbytes == 2000 * (128 if bits == "int8" else 16)
+
+
+def test_binary_embeddings_are_rescored_block_by_block(monkeypatch):
+    vectors = np.random.default_rng(3).normal(size=(200, 32)).astype(np.float32)
+    index = Quantized(_dense({f"d{n}": Document(f"d{n}", "ice") for n in range(200)}, vectors), "binary")
+    queries = {f"q{n}": str(n) for n in range(50)}
+    whole, asked = index.search(queries, 10), []
+
+    def search(vectors, **options):
+        asked.append((len(vectors), options["top_k"]))
+        return semantic_search_faiss(vectors, **options)
+
+    monkeypatch.setattr(quantized, "semantic_search_faiss", search)
+    monkeypatch.setattr(quantized, "RESCORED_NUMBERS", 20 * 4 * 11 * 32)
+    assert index.search(queries, 10) == whole and asked == [(20, 11), (20, 11), (10, 11)]
+    index.search(dict(list(queries.items())[:1]), 10_000)
+    assert asked[3:] == [(1, 200)]
 
 
 def _dense(corpus, vectors):

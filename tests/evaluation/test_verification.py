@@ -189,6 +189,42 @@ def test_weights_in_fewer_bits_are_this_model_where_that_is_meant():
     assert any("fewer bits" in note for note in verdict.notes)
 
 
+def test_weights_that_are_farther_off_are_taken_for_the_model_where_that_is_meant():
+    rough, rng = load(), np.random.default_rng(0)
+    for parameter in rough.parameters():
+        noise = rng.normal(0, 0.15, tuple(parameter.shape)).astype(np.float32)
+        parameter.data *= 1 + parameter.data.new_tensor(noise)
+    with served(rough) as endpoint:
+        (cause,) = verdict_on(endpoint, load(), min_cosine=0.95).causes
+        assert cause.startswith("another model, or other weights")
+        verdict = verdict_on(endpoint, load(), min_cosine=0.5)
+    assert verdict.serves and 0.5 < verdict.mean_cosine < 0.95
+
+
+def test_a_model_whose_pooling_leaves_its_prompts_out_is_refused():
+    model = load(prompts=True)
+    next(m for m in model if isinstance(m, Pooling)).include_prompt = False
+    sample = draw_sample(model, QUERIES, DOCUMENTS)
+    with pytest.raises(InputError, match="include_prompt: false"):
+        verify_endpoint(model, lambda _texts: pytest.fail("it was asked"), sample)
+
+
+@pytest.mark.parametrize(
+    ("kind", "answer"),
+    [
+        ("application/json", b'[{"index": 0, "embedding": [[0.1, 0.2]]}]'),
+        ("text/html", b"<html>a page</html>"),
+        ("application/json", b'"a text"'),
+    ],
+)
+def test_a_url_without_v1_is_told(kind: str, answer: bytes):
+    with serve_replies(lambda *_: (200, {"Content-Type": kind}, answer)) as url:
+        with pytest.raises(InputError, match="0 vectors for 2 texts; is it /v1/embeddings"):
+            Endpoint(url, "mine").vectors(["one", "two"])
+        with pytest.raises(InputError, match="it lists no model"):
+            Endpoint(url)
+
+
 def test_long_texts_that_are_refused_are_told_and_short_ones_are_compared():
     longest = max(map(len, DOCUMENTS)) + 1
     with served(load(), longest=longest) as endpoint:

@@ -215,7 +215,9 @@ def test_what_cannot_be_answered_is_told(run):
 def test_when_the_model_is_another_the_answers_are_gone(run):
     with serve_replies(Reader()) as url:
         assert _answers(run, url, "--systems", "none").returncode == 0
-    assert (run / "answers" / "report.md").exists()
+        alone = _answers(run, url, "--systems", "base")
+    assert (run / "answers" / "report.md").exists() and not (run / "answers" / "report.html").exists()
+    assert re.search(r"^report +\S+/answers/report\.md$", alone.stdout, re.M)
     result = sharpen("train", str(run), "training.learning_rate=5.0e-5", cwd=run.parents[1])
     assert result.returncode == 0, result.stderr
     assert not any((run / "answers").glob("*"))

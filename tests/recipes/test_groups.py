@@ -33,11 +33,12 @@ def test_a_warning_of_a_group_is_shown_with_the_verdict(plain, tmp_path):
 
 
 def test_monitor_writes_figures_and_no_query(plain, tmp_path):
-    (tmp_path / "log.jsonl").write_text('{"text": "how do I whistle"}\n' * 30)
+    queries = [json.dumps({"text": f"how do I whistle {n}"}) for n in range(30)]
+    (tmp_path / "log.jsonl").write_text("\n".join([*queries, *queries[:4]]))
     result = sharpen("monitor", str(plain), "--queries", "log.jsonl", "--out", "out.json", cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     found = json.loads((tmp_path / "out.json").read_text())
     assert found["live"] == 30 and "whistle" not in (tmp_path / "out.json").read_text()
-    assert found["verdict"] in ("drifted", "too few queries") and "30 live queries" in result.stdout
+    assert found["verdict"] in ("drifted", "too few queries") and "30 live queries (4 repeats" in result.stdout
     refused = sharpen("monitor", str(tmp_path), "--queries", "log.jsonl", cwd=tmp_path)
     assert refused.returncode == 2 and "no finished run there" in refused.stderr

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+from io import StringIO
 from pathlib import Path
 
 import faiss
 import pyarrow.parquet as pq
 import pytest
+import torch
+from rich.console import Console
 
 from sharpen.evaluation.beir import read_corpus
 from sharpen.evaluation.encoders.load import load_encoder, resolve_encoder
+from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.export.reading import ExportInfo
 from sharpen.evaluation.llama_cpp import serve_encoder
 from sharpen.evaluation.retrievers.dense import Dense
-from sharpen.recipes.served import model_with_texts
+from sharpen.recipes import served
+from sharpen.recipes.served import ModelWithTexts, model_with_texts
+from tests.evaluation.test_verification import served as serve_model
 from tests.processes import sharpen
 from tests.support import tiny_models
 
@@ -68,6 +74,28 @@ def test_texts_are_those_of_the_data_or_real_ones_of_ours(dataset: Path):
     given = model_with_texts("packaged:tiny-bert", str(dataset))
     assert "flat tire what now" in given.queries and len(given.documents) == 12
     assert len(model_with_texts("packaged:tiny-bert").queries) > 20
+
+
+def test_the_base_is_known_by_the_prompts_of_the_recipe(tmp_path: Path, monkeypatch):
+    """It may be called by its name, with which no prompt comes."""
+    tuned, prompts = (
+        load_encoder("packaged:tiny-bert", device="cpu"),
+        {"query_prompt": "ask: ", "document_prompt": "say: "},
+    )
+    for parameter in tuned.parameters():
+        parameter.data *= 1 + 0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
+    tuned.save_pretrained(str(tmp_path / "model"))
+    given = ModelWithTexts(
+        Encoder(model=str(tmp_path / "model"), **prompts),
+        Encoder(model="packaged:tiny-bert", **prompts),
+        ["flat tire what now", "first moves in chess"],
+        ["Take the wheel off.", "Castle early."],
+    )
+    monkeypatch.setattr(served, "model_with_texts", lambda _name, _data: given)
+    with serve_model(load_encoder("packaged:tiny-bert", device="cpu")) as endpoint:
+        verdict = served.verify_server("run", endpoint, Console(file=StringIO()), None, False, 0.9999)
+    (cause,) = verdict.causes
+    assert cause.startswith("another model: the vectors are those of its base, packaged:tiny-bert")
 
 
 @pytest.mark.slow

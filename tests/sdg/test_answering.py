@@ -6,7 +6,7 @@ import pytest
 
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.answering.asking import GivenAnswer, answer_request
+from sharpen.sdg.answering.asking import MAX_WORDS, GivenAnswer, answer_request, shows_answer
 from sharpen.sdg.answering.judging import Judgement
 from sharpen.sdg.answering.questions import AnsweredQuestion, read_answered
 from sharpen.sdg.llm.messages import Answer
@@ -14,6 +14,12 @@ from tests.conftest import write_rows
 
 CORPUS = {i: Document(i, text) for i, text in {"a": "The tower is 46  metres high.", "b": "Ice flows."}.items()}
 QUESTION = AnsweredQuestion("q", "How high is the tower?", ("46 metres", "46 m"), ("a",))
+
+
+def test_an_answer_beyond_what_is_shown_of_a_document_is_not_shown():
+    within, beyond = (Document("d", f"{'word ' * n}46 metres") for n in (MAX_WORDS - 2, MAX_WORDS - 1))
+    assert shows_answer(QUESTION, [within], "en") and not shows_answer(QUESTION, [beyond], "en")
+    assert not shows_answer(QUESTION, [], "en")
 
 
 def test_squads_questions_find_their_paragraph_and_those_without_an_answer_are_left_out(tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import closing
 from decimal import Decimal
 from pathlib import Path
@@ -54,8 +56,8 @@ def server():
         yield LLMSettings(base_url=url, model="m", concurrency=1), answered
 
 
-def ask(settings: LLMSettings, folder: Path, engine: Worker) -> list[Answer]:
-    ahead = asking_ahead(settings, Partitions(engine, folder / "partitions", rows=6))
+def ask(settings: LLMSettings, folder: Path, engine: Worker, shared: Path | None = None) -> list[Answer]:
+    ahead = asking_ahead(settings, Partitions(engine, shared or folder / "partitions", rows=6))
     with open_llm(settings, folder / "answers.sqlite", ahead=ahead) as client:
         return client.ask(REQUESTS)
 
@@ -81,6 +83,32 @@ def test_what_was_answered_before_a_program_was_lost_is_not_asked_again(server, 
     ask(settings, tmp_path, Worker())
     answered.pop("Say 5.")
     assert set(answered.values()) == {1} and len(answered) == len(REQUESTS) - 1
+
+
+def test_a_program_leaves_the_answers_that_another_one_is_getting(server, tmp_path):
+    settings, answered = server
+    second = []
+
+    class AndAnother(Worker):
+        def run(self, to_do, tasks, advance) -> None:
+            super().run(to_do, tasks[:2], advance)
+            second.append(pool.submit(ask, settings, tmp_path / "other", Worker(), tmp_path / "partitions"))
+            wait(second, timeout=0.5)  # it asks the same LLM by the same folder, and has to wait
+            super().run(to_do, tasks[2:], advance)
+
+    with ThreadPoolExecutor(1) as pool:
+        answers = ask(settings, tmp_path, AndAnother())
+        assert [a.text for a in second[0].result(60)] == [a.text for a in answers]
+    assert answered.pop("Say 5.") == 3 and set(answered.values()) == {2}
+
+
+def test_who_has_nothing_left_to_ask_does_not_look_into_the_folder(server, tmp_path):
+    settings, _ = server
+    answers = ask(settings, tmp_path, Worker())
+    name = hashlib.sha256(settings.identity.encode()).hexdigest()[:16]
+    (theirs := tmp_path / "partitions" / f"answers-{name}" / "theirs.parquet").parent.mkdir()
+    theirs.touch()
+    assert [a.text for a in ask(settings, tmp_path, Worker(0))] == [a.text for a in answers] and theirs.exists()
 
 
 def test_a_shard_that_is_done_again_asks_for_the_rest_only(server, tmp_path):

@@ -5,11 +5,13 @@ import pytest
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base.modules import Router
 from sentence_transformers.sentence_transformer.modules import Dense as DenseLayer
+from sentence_transformers.sentence_transformer.modules import Pooling
 
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
-from sharpen.evaluation.encoders.routes import prompt_of, route_of
+from sharpen.evaluation.encoders.routes import prompt_of, route_of, with_routes
+from sharpen.evaluation.export.formats import export_model
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense, similarities
 from tests.support.tiny_models import encoder
@@ -115,3 +117,22 @@ def test_prompts_that_pooling_leaves_out_are_left_out(tmp_path):
     model[1].include_prompt = False
     model.save_pretrained(str(tmp_path / "model"), create_model_card=False)
     _assert_same_as_its_own(tmp_path / "model")
+
+
+def test_a_route_is_written_as_a_model_and_the_folder_of_its_transformer_is_none(tmp_path):
+    sides = [SentenceTransformer(str(encoder(tmp_path / name, seed=n)), device="cpu") for n, name in enumerate("qd")]
+    sides[0].prompts = {"query": "query "}
+    for module in sides[0].modules():
+        if isinstance(module, Pooling):
+            module.pooling_mode = "cls"
+    with_routes(*sides).save_pretrained(str(tmp_path / "both"), create_model_card=False)
+    with pytest.raises(InputError, match=r"a part of .*both, which has an encoder for each side; write one"):
+        load_encoder(str(tmp_path / "both" / "query_0_Transformer"))
+    both = load_encoder(str(tmp_path / "both"), device="cpu")
+    with pytest.raises(InputError, match="and an export has one; write one of the two"):
+        export_model(str(tmp_path / "both"), "onnx", tmp_path / "exported", QUERIES, DOCUMENTS)
+    route_of(both, "query").save_pretrained(str(tmp_path / "query"), create_model_card=False)
+    alone = load_encoder(str(tmp_path / "query"), device="cpu")
+    assert prompt_of(alone, "query") == "query "
+    expected = both.encode_query(QUERIES, normalize_embeddings=True)
+    np.testing.assert_allclose(encode(alone, QUERIES, prompt="query ", precision="float32"), expected, atol=1e-5)

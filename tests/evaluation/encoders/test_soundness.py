@@ -128,7 +128,7 @@ def test_only_transformers_and_tables_are_trained_and_others_can_be_evaluated(tm
     router = SentenceTransformer(modules=[Router({"query": parts, "document": parts})], device="cpu")
     router.save_pretrained(str(tmp_path / "router"), create_model_card=False)
     check_encoder(str(tmp_path / "router"))
-    with pytest.raises(InputError, match="an encoder for queries and one for documents; give one of its folders"):
+    with pytest.raises(InputError, match="an encoder for queries and one for documents; write one of the two"):
         check_base(str(tmp_path / "router"))
 
 

@@ -14,13 +14,16 @@ import pytest
 from pydantic import ValidationError
 
 from sharpen.evaluation.beir import Document, Query
+from sharpen.evaluation.encoders import precision as of_precision
 from sharpen.evaluation.encoders.load import load_cross_encoder
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models
+from sharpen.evaluation.partitions import kept as kept_rows
+from sharpen.evaluation.partitions.contract import Task
 from sharpen.evaluation.partitions.kept import KeptRows, Partitions, row_keys
 from sharpen.evaluation.partitions.local import LocalEngine
-from sharpen.evaluation.partitions.models import nearest_in_parts
+from sharpen.evaluation.partitions.models import encode_documents, nearest_in_parts, score_in_parts
 from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.evaluation.truncation import collect_truncations
 
@@ -85,6 +88,32 @@ def test_a_shard_that_a_disk_has_spoilt_is_computed_again(partitions: Partitions
     (path,) = partitions.folder.rglob("*.parquet")
     path.write_bytes(path.read_bytes()[:-20])
     assert lengths(partitions, ["a", "bb"]) == ([1, 2], [["a", "bb"]])
+
+
+class Nobody:
+    """An engine that does nothing, and what it was given."""
+
+    def __init__(self) -> None:
+        self.tasks: list[Task] = []
+
+    def run(self, _to_do, tasks, _advance) -> None:
+        self.tasks += tasks
+
+
+def test_rows_that_were_computed_and_are_not_there_are_an_error(tmp_path: Path):
+    lengths(Partitions(LocalEngine(), tmp_path), ["a", "bb"])
+    with pytest.raises(InputError, match="1 rows were computed and are not there"):
+        lengths(Partitions(Nobody(), tmp_path), ["a", "ccc"])
+
+
+def test_what_is_missing_is_what_the_first_process_misses(partitions: Partitions, monkeypatch):
+    lengths(partitions, ["a", "bb", "ccc", "dddd"])
+    # it looked before another program wrote
+    looks = iter([(), None])
+    monkeypatch.setattr(kept_rows, "from_main", lambda value: value if (seen := next(looks)) is None else seen)
+    nobody = Nobody()
+    assert lengths(Partitions(nobody, partitions.folder, rows=3), ["a", "bb", "ccc", "dddd"]) == ([1, 2, 3, 4], [])
+    assert len(nobody.tasks) == 2 and all(task.is_done for task in nobody.tasks)
 
 
 def test_results_of_other_settings_are_others(partitions: Partitions):
@@ -164,6 +193,22 @@ def test_scores_in_parts_are_those_in_memory(partitions: Partitions, tmp_path: P
     parts |= Models(partitions=partitions).score(model, pairs, queries, CORPUS)
     assert parts == {pair: pytest.approx(score, abs=1e-5) for pair, score in whole.items()}
     assert sum(len(pq.read_table(path)) for path in partitions.folder.rglob("*.parquet")) == len(pairs)
+
+
+def test_workers_compute_in_the_precision_that_their_results_are_kept_by(tmp_path: Path, monkeypatch):
+    class Look(Nobody):
+        def run(self, to_do, _tasks, _advance) -> None:
+            raise InputError(str(getattr(to_do, "encoder", to_do).precision))
+
+    for has_it, precision in ((True, "bf16"), (False, "float32")):
+        monkeypatch.setattr(of_precision, "has_bf16", lambda _device, has_it=has_it: has_it)
+        partitions = Partitions(Look(), tmp_path)
+        for call in (
+            lambda to=partitions: encode_documents(to, CORPUS, BASE, lambda _rows: None),
+            lambda to=partitions: score_in_parts(to, "packaged:tiny-bert", "auto", [("a", "b")], lambda _rows: None),
+        ):
+            with pytest.raises(InputError, match=f"^{precision}$"):
+                call()
 
 
 def test_bm25_in_parts_finds_what_one_search_does(partitions: Partitions, tmp_path: Path):
