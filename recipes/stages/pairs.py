@@ -215,4 +215,4 @@ def _counts(
     return counts
 
 
-STAGE = Stage("pairs", 6, PairsStage, make_pairs, shared=True)
+STAGE = Stage("pairs", 7, PairsStage, make_pairs, shared=True)
