@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.decided import DECISIONS
 from sharpen.recipes.serving.guard import App, Guard
-from sharpen.recipes.serving.marks import Marks, how_to_use
+from sharpen.recipes.serving.marks import Marks
 from sharpen.recipes.serving.review import GROUPS, Group, Item, Review
 from sharpen.recipes.serving.systems import Found, RunSystems, SystemName
 from sharpen.recipes.serving.why import Move, moves, segments
@@ -93,7 +93,7 @@ class Looking:
             "who": self.who,
             "documents": len(self.systems.corpus),
             "systems": [{"name": s.name, "label": s.label, "deploy": s.deploy} for s in self.systems.systems.values()],
-            "marked": {"queries": queries, "marks": marks, "use": how_to_use(self.systems.folder)},
+            "marked": {"queries": queries, "marks": marks, "use": self.marks.how_to_use()},
             "groups": self.review.counts(),
             "decided": self.review.number_decided(),
             "next": (
@@ -117,7 +117,12 @@ class Looking:
     def mark(self, asked: MarkRequest) -> dict[str, Any]:
         self.marks.mark(asked.query, asked.document, asked.relevant, self.who)
         queries, marks = self.marks.count()
-        return {"marks": self.marks.of(asked.query), "queries": queries, "total": marks}
+        return {
+            "marks": self.marks.of(asked.query),
+            "queries": queries,
+            "total": marks,
+            "use": self.marks.how_to_use(),
+        }
 
     def items(self, asked: ItemsRequest) -> dict[str, Any]:
         items = self.review.items(asked.group, asked.words)

@@ -10,7 +10,7 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sharpen.recipes.serving.marks import Marks, how_to_use
+from sharpen.recipes.serving.marks import Marks
 from sharpen.recipes.serving.systems import Found, RunSystems
 from sharpen.recipes.serving.why import Move, moves, segments
 
@@ -65,7 +65,7 @@ class Terminal:
                 continue
             self.marks.mark(self._query, by_number[number], _MEANS[sign], self.who)
         queries, marks = self.marks.count()
-        self._say(f"{marks:,} marks of {queries:,} queries in {self.marks.folder}\n{how_to_use(self.systems.folder)}")
+        self._say(f"{marks:,} marks of {queries:,} queries in {self.marks.folder}\n{self.marks.how_to_use()}")
 
     def _line(self) -> str:
         try:
