@@ -58,6 +58,7 @@ class Terminal:
 
     def mark(self, signs: list[tuple[str, int]]) -> None:
         """Mark documents of the last query by their numbers."""
+        self.systems.check_same()
         by_number = {number: i for i, number in self._numbers.items()}
         for sign, number in signs:
             if self._query is None or number not in by_number:

@@ -113,6 +113,25 @@ def test_a_decision_on_what_was_made_anew_since_then_does_not_count(run):
     assert json.loads((run / "negatives" / "manifest.json").read_text())["counts"]["decided"] == 0
 
 
+def test_a_decision_on_a_negative_is_of_the_query_that_it_was_mined_for(run):
+    review = Review(run)
+    negative = next(
+        i for i in review.items("negatives") if f"pair/{i.query.id}" in {a.key for a in review.items("accepted")}
+    )
+    review.decide(f"pair/{negative.query.id}", "correct", "What is asked better?", "Anna")
+    review.decide(negative.key, "relevant", None, "Anna")  # of the text that was generated
+    _mine(run)
+    rows = {(n.query_id, n.doc_id): n.message for n in read_negatives(run / "negatives" / "negatives.jsonl")}
+    assert "a person: relevant" not in rows.values()
+    corrected = next(i for i in Review(run).items("negatives") if i.query.id == negative.query.id)
+    assert (corrected.query.text, corrected.decision) == ("What is asked better?", None)
+    decided = Review(run).decide(corrected.key, "reject", None, "Anna")
+    assert decided.decision == "reject"
+    _mine(run)
+    rows = {(n.query_id, n.doc_id): n.message for n in read_negatives(run / "negatives" / "negatives.jsonl")}
+    assert rows[decided.query.id, decided.document.id] == "a person: no negative"
+
+
 def test_decisions_of_another_run_lie_beside_the_recipe_and_are_missed_where_they_are_not(run, tmp_path):
     recipe = tmp_path / "recipes" / "other.yaml"
     recipe.parent.mkdir()

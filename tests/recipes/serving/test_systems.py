@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sharpen.evaluation.beir import Document, read_queries
 from sharpen.evaluation.encoders.precision import has_bf16
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.runs import ranking, read_run
+from sharpen.recipes.serving.app import Looking, MarkRequest, SearchRequest
 from sharpen.recipes.serving.systems import RunSystems
 from sharpen.recipes.serving.why import common_words, moves, segments
 from tests.processes import sharpen
@@ -75,6 +77,24 @@ def test_what_moved_is_said_with_ranks_scores_words_and_training(systems):
     negatives = [row.doc_id for row in systems.inputs.negatives() if row.verdict == "kept"]
     of_positive = sum("glacier" in grades for grades in systems.inputs.qrels("train").values())
     assert systems.trained_on["glacier"] == (of_positive, negatives.count("glacier"))
+
+
+def test_a_run_that_was_made_anew_is_not_searched_by_what_was_loaded_before(run):
+    looking = Looking(RunSystems(run), "Anna")
+    asked = SearchRequest(query="ice", systems=["bm25"])
+    assert looking.search(asked)["systems"]["bm25"]["hits"]
+    for stage in ("corpus", "model", "reranker"):
+        manifest = run / stage / "manifest.json"
+        before = manifest.stat()
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        for ask in (
+            lambda: looking.search(asked),
+            lambda: looking.mark(MarkRequest(query="ice", document="glacier", relevant=True)),
+        ):
+            with pytest.raises(InputError, match="made anew since then"):
+                ask()
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not (run / "marks").exists()
 
 
 def test_words_in_common_in_any_script():
