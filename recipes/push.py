@@ -27,7 +27,8 @@ def push_run(
     run: Path, repo: str, console: Console, *, pairs: bool, texts: bool, public: bool, dry_run: bool
 ) -> list[Path]:
     """Put a run's model with its card into the repository ``repo`` (``name`` or ``owner/name``), or with ``pairs`` its
-    queries, documents and judgements as a dataset. Private, unless ``public``; one that is there keeps what it is.
+    queries, documents and judgements as a dataset. Private, unless ``public``; one that is there keeps what it is, and
+    a public one takes nothing without ``public``.
 
     ``texts``: files of the model that hold words of documents, too. ``dry_run``: say what would be pushed, and connect
     to nobody. The token is that of the variable ``HF_TOKEN`` and stands in no file. Returns the files, relative to the
@@ -104,7 +105,7 @@ def _without_places(value: Any) -> Any:
 
 def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: bool) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import disable_progress_bars
 
     if not (token := os.environ.get(TOKEN)):
@@ -115,9 +116,12 @@ def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: 
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
+        # one that is there stays what it is, whatever was asked for
+        if not public and not api.repo_info(url.repo_id, repo_type=kind).private:
+            raise InputError(f"{repo}: is there already, and public; --public pushes into it, for everybody to see")
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, repo_type=kind, commit_message="Made with sharpen")
     except OfflineModeIsEnabled:
         raise InputError("HF_HUB_OFFLINE forbids to push; unset it") from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, HFValidationError, OSError) as error:  # HTTPError: nobody was reached
         raise InputError(f"{repo}: not pushed: {first_line(error)}") from None
     return str(url)

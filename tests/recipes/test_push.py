@@ -75,7 +75,12 @@ class Hub(BaseHTTPRequestHandler):
         self._answer(200, {})
 
     def do_GET(self):
-        self._answer(404, {})
+        if (path := urlsplit(self.path).path).startswith(("/api/models/me/", "/api/datasets/me/")) and path.count(
+            "/"
+        ) == 4:
+            public = self.is_public or self.created[-1]["visibility"] == "public"
+            return self._answer(200, {"id": path.partition("s/")[2], "private": not public, "siblings": []})
+        return self._answer(404, {})
 
     def _answer(self, status: int, value: dict) -> None:
         content = json.dumps(value).encode()
@@ -88,7 +93,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub():
-    handler = type("OneHub", (Hub,), {"files": {}, "created": [], "large": {}})
+    handler = type("OneHub", (Hub,), {"files": {}, "created": [], "large": {}, "is_public": False})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     handler.address = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -162,6 +167,19 @@ def test_what_keeps_it_from_being_pushed_is_one_line(plain, hub, tmp_path, monke
     without = sharpen("push", str(plain), "topics", cwd=tmp_path)
     assert without.returncode == 2 and "HF_TOKEN is not set" in without.stderr
     assert "no finished model there" in sharpen("push", str(tmp_path), "topics", cwd=tmp_path).stderr
+
+
+def test_a_repository_that_is_public_already_takes_nothing_unless_it_may(plain, hub):
+    hub.is_public = True
+    refused = _push(hub, str(plain), "me/topics-retriever")
+    assert refused.returncode == 2 and "public; --public pushes into it" in refused.stderr and not hub.files
+    assert _push(hub, str(plain), "me/topics-retriever", "--public").returncode == 0 and hub.files
+
+
+def test_a_server_that_nobody_reaches_is_one_line(plain, hub):
+    hub.address = "http://127.0.0.1:9"
+    result = _push(hub, str(plain), "me/topics")
+    assert result.returncode == 2 and "me/topics: not pushed: " in result.stderr, result.stderr[-500:]
 
 
 def test_a_generative_models_identifiers_are_pushed_when_asked_for(tmp_path: Path):
