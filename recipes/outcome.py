@@ -15,6 +15,7 @@ from sharpen.evaluation.files import slug, write_text
 from sharpen.evaluation.report.comparison import Comparison, markdown
 from sharpen.recipes.findings import DEPLOY
 from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.places import without_place
 from sharpen.recipes.report import REJECTED, SELECTION, Sections, report_sections
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.trackers import Outcome, open_trackers
@@ -140,8 +141,8 @@ def _numbers(counts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str | float]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}".lstrip("."))
+            yield from _flat(inner, f"{key}.{without_place(name)}".lstrip("."))
     elif isinstance(value, bool | int | float):
         yield key, value
     elif isinstance(value, str) and key.startswith(_TEXT_PARTS) and not key.endswith("prompt"):
-        yield key, Path(value).name if Path(value).is_absolute() else value
+        yield key, without_place(value)

@@ -14,6 +14,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from sharpen.evaluation.files import InputError, first_line, link_or_copy, visible_files, write_text
+from sharpen.recipes.places import without_place
 from sharpen.recipes.yaml_text import dump_yaml
 
 TOKEN = "HF_TOKEN"
@@ -94,13 +95,13 @@ def _name_repository(card: Path, repo: str) -> None:
 def _without_places(value: Any) -> Any:
     """Paths by their last part, and addresses without who logs in there."""
     if isinstance(value, dict):
-        return {key: _without_places(inner) for key, inner in value.items()}
+        return {_without_places(key): _without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_places(inner) for inner in value]
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         parts = urlsplit(value)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return without_place(value) if isinstance(value, str) else value
 
 
 def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: bool) -> str:
