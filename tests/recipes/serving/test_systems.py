@@ -117,9 +117,14 @@ def test_a_folder_that_is_no_finished_run_is_named(run, lacks: str, said: str):
 
 
 def test_the_terminal_shows_all_systems_and_takes_marks(run, monkeypatch):
+    corpus = run / "corpus" / "corpus.jsonl"
+    rows = corpus.read_text().replace("How glaciers move", "\\u001b]0;title\\u0007How glaciers move")
+    corpus.unlink()
+    corpus.write_text(rows)
     shown = sharpen("search", str(run), "ice flowing downhill", "-n", "2", cwd=run).stdout
     for text in ("BM25", "base", "tuned", "tuned + ", "BM25, reranked", "moved", "How glaciers move"):
         assert text in shown
+    assert "�]0;title�" in shown and "\x1b" not in shown  # nothing that a terminal takes for a command
     monkeypatch.setattr("sys.stdin", io.StringIO("ice flowing downhill\n+1 -2\n+99\nchess [bold]\n=1\n\n"))
     asked = sharpen("search", str(run), "--as", "Ben", cwd=run)
     assert asked.returncode == 0, asked.stderr
