@@ -12,6 +12,7 @@ from sharpen.evaluation.encoders.packaged import LICENCES, PACKAGED
 from sharpen.evaluation.packaged_llms import PACKAGED_LLMS
 from sharpen.evaluation.report.comparison import Comparison, difference_table, markdown_table, sentence
 from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.places import without_place
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.training import TrainingPart
 from sharpen.sdg.strategies.settings import asks_llm
@@ -29,7 +30,7 @@ TAGS = {
 def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Comparison]) -> str:
     """A README.md for the model's folder, with the metadata that hubs read."""
     recipe = run.recipe
-    licence = base_licence(recipe.training.base)
+    base, licence = without_place(recipe.training.base), base_licence(recipe.training.base)
     loaded = CLASSES[recipe.training.family]
     use = [
         "```python",
@@ -40,7 +41,7 @@ def model_card(run: FinishedRun, comparison: Comparison, others: dict[str, Compa
     ]
     return card_page(
         _metadata(run, comparison, licence),
-        [f"# {recipe.name}", "", f"`{recipe.training.base}`, tuned with {SHARPEN} for one collection of documents."],
+        [f"# {recipe.name}", "", f"`{base}`, tuned with {SHARPEN} for one collection of documents."],
         comparison,
         _facts(run, comparison, licence),
         use,
@@ -90,9 +91,10 @@ def _encoding(recipe: Recipe) -> list[str]:
         ]
     if recipe.training.documents == "trained":
         return []
+    base = without_place(recipe.training.base)
     return [
         "queries = model.encode_query(texts)  # by the tuned encoder",
-        f"documents = model.encode_document(texts)  # by {recipe.training.base}, as they are: an index by it stays",
+        f"documents = model.encode_document(texts)  # by {base}, as they are: an index by it stays",
     ]
 
 
@@ -135,7 +137,7 @@ def _metadata(run: FinishedRun, comparison: Comparison, licence: str | None) -> 
         library_name="sentence-transformers",
         pipeline_tag="sentence-similarity" if family == "dense" else "feature-extraction",
         tags=[*TAGS[family], "sharpen"],
-        base_model=None if base.startswith(PACKAGED) or Path(base).is_dir() else base,
+        base_model=None if base.startswith(PACKAGED) or Path(base).is_absolute() or Path(base).is_dir() else base,
         license=licence,
         language=list(run.manifests["corpus"]["counts"].get("languages") or {}) or None,
         model_name=run.recipe.name,
@@ -148,7 +150,7 @@ def _facts(run: FinishedRun, comparison: Comparison, licence: str | None) -> dic
     counts, training = run.manifests["training"]["counts"], recipe.training
     weight, _ = run.inputs.base_weight()
     return {
-        "base": f"`{training.base}`, licence: {licence or 'see there'}",
+        "base": f"`{without_place(training.base)}`, licence: {licence or 'see there'}",
         "documents": f"{Path(recipe.corpus.source).name}, {run.manifests['corpus']['counts']['documents']:,} of them",
         "queries": f"{_source_of_queries(recipe)} {_labels(recipe)}",
         "training": (
@@ -169,7 +171,9 @@ def _source_of_queries(recipe: Recipe) -> str:
         return "None was generated."
     strategies = recipe.queries.all_strategies()
     asking, others = ([s.name for s in strategies if asks_llm(s) is asks] for asks in (True, False))
-    written = f"written by `{recipe.llm.embedded or recipe.llm.model}` ({', '.join(asking)})" if asking else ""
+    written = (
+        f"written by `{without_place(recipe.llm.embedded or recipe.llm.model)}` ({', '.join(asking)})" if asking else ""
+    )
     harvested = f"texts of the documents ({', '.join(others)})" if others else ""
     return f"{', '.join(filter(None, [written, harvested]))}."
 

@@ -20,6 +20,7 @@ from sharpen.evaluation.significance import estimate
 from sharpen.recipes.card import SHARPEN, base_licence, card_page
 from sharpen.recipes.findings import Findings, add_ages, add_groups, with_caveats
 from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.places import without_place
 from sharpen.recipes.report import Sections
 from sharpen.recipes.stages.generative_search import MOST_TEXTS, SYSTEMS_COMPARED
 
@@ -160,15 +161,16 @@ def _stages(run: FinishedRun) -> list[str]:
 
 def _card(run: FinishedRun, comparison: Comparison, memory: Memory) -> str:
     generative, name = run.recipe.generative, run.recipe.name
+    base = without_place(generative.base)
     number, kind = run.manifests["identifiers"]["counts"]["identifiers"], generative.identifiers.kind
     facts = {
-        "base": f"`{generative.base}`, licence: {base_licence(generative.base) or 'see there'}",
+        "base": f"`{base}`, licence: {base_licence(generative.base) or 'see there'}",
         "documents": f"{Path(run.recipe.corpus.source).name}, {number:,} identifiers of kind {kind}",
         "remembered": f"{memory.first:.1%} of the pieces of its documents",
         "compared on": f"{comparison.queries:,} {comparison.queries_of}",
     }
     what = (
-        f"`{generative.base}`, tuned with {SHARPEN} to write the identifier of the document that answers a query; they"
+        f"`{base}`, tuned with {SHARPEN} to write the identifier of the document that answers a query; they"
         " are in `identifiers.jsonl`, and a search writes nothing else."
     )
     use = ["```bash", "sharpen evaluate generative:this-folder --data my/questions", "```"]

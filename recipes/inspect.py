@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sharpen.evaluation.beir import Corpus, Document, Query, read_corpus, read_queries
 from sharpen.evaluation.files import InputError
-from sharpen.recipes.tables import numbers_table, shorten
+from sharpen.recipes.tables import numbers_table, printable, shorten
 from sharpen.sdg.rejections import read_rejections
 
 SHOWN = 12
@@ -116,9 +116,7 @@ def _pairs(title: str, rows: Sequence[_Row], corpus: Corpus, number: int) -> Tab
     step = max(1, len(rows) // number)  # spread over the whole, the same ones each time
     for row in rows[::step][:number]:
         document = corpus.get(row.document, Document(row.document, ""))
-        view.add_row(
-            escape(shorten(row.text, 30)),
-            escape(f"{row.document}: {shorten(document.content, 30)}"),
-            escape(f"{row.strategy}: {row.message}"),
-        )
+        text = f"{row.document}: {shorten(document.content, 30)}"
+        cells = (shorten(row.text, 30), text, f"{row.strategy}: {row.message}")
+        view.add_row(*(escape(printable(cell)) for cell in cells))
     return view

@@ -3,22 +3,26 @@ queries."""
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
 
-from sharpen.evaluation.files import slug, write_text
+from sharpen.evaluation.files import slug, write_json, write_text
 from sharpen.evaluation.report.comparison import Comparison, markdown
 from sharpen.recipes.findings import DEPLOY
 from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.places import without_place
 from sharpen.recipes.report import REJECTED, SELECTION, Sections, report_sections
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.trackers import Outcome, open_trackers
 
+TOLD = "told.json"
+"""Of a run's folder: the trackers that have its results."""
 WITHOUT_TEXTS = (
     DEPLOY,
     "The reranker",
@@ -53,12 +57,26 @@ def public_report(run: FinishedRun, comparison: Comparison, sections: Sections) 
     return markdown(run.recipe.name, comparison, kept)
 
 
+def told_trackers(folder: Path) -> set[str]:
+    """The trackers that have a run's results."""
+    path = folder / TOLD
+    return set(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else set()
+
+
 def track(
-    run: FinishedRun, comparison: Comparison, sections: Sections, logs: Mapping[str, dict], console: Console
+    run: FinishedRun,
+    comparison: Comparison,
+    sections: Sections,
+    logs: Mapping[str, dict],
+    told: Collection[str],
+    console: Console,
 ) -> None:
-    """Tell each of the recipe's trackers. One that fails is a warning: the run itself is whole. ``logs``: of the
-    trainings, by name."""
+    """Tell each of the recipe's trackers, but for those that were ``told``. One that fails is a warning: the run itself
+    is whole. ``logs``: of the trainings, by name."""
+    told = set(told)
     for tracker in trackers_of(run.recipe):
+        if tracker in told:
+            continue
         try:
             with (
                 tempfile.TemporaryDirectory() as scratch,
@@ -84,6 +102,8 @@ def track(
                 soft_wrap=True,
             )
         else:
+            told.add(tracker)
+            write_json(run.folder / TOLD, sorted(told))
             console.print(f"[green]✓[/] {tracker:10} told of the result", highlight=False)
 
 
@@ -140,8 +160,8 @@ def _numbers(counts: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _flat(value: Any, key: str = "") -> Iterator[tuple[str, str | float]]:
     if isinstance(value, dict):
         for name, inner in value.items():
-            yield from _flat(inner, f"{key}.{name}".lstrip("."))
+            yield from _flat(inner, f"{key}.{without_place(name)}".lstrip("."))
     elif isinstance(value, bool | int | float):
         yield key, value
     elif isinstance(value, str) and key.startswith(_TEXT_PARTS) and not key.endswith("prompt"):
-        yield key, Path(value).name if Path(value).is_absolute() else value
+        yield key, without_place(value)

@@ -18,7 +18,7 @@ from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import CorpusStage, cut_corpus
 from sharpen.recipes.stages.identifiers import IdentifiersStage
 from sharpen.recipes.stages.queries import QueriesStage, chosen_documents, labelled_queries, strategies_of
-from sharpen.recipes.tables import numbers_table, shorten
+from sharpen.recipes.tables import numbers_table, printable, shorten
 from sharpen.recipes.teacher_costs import teacher_costs
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.generated import GeneratedQueries
@@ -183,16 +183,16 @@ def _preview_table(
         document, strategy = query.metadata["positives"][0], query.metadata["strategy"]
         if document in known or strategy not in harvested:
             line = f"[green]✓[/] {escape(query.text)} [dim]{escape(strategy)}[/]"
-            lines.setdefault(document, []).append(line)
+            lines.setdefault(document, []).append(printable(line))
     for rejection in generated.rejected:
         if rejection.document in known or rejection.strategy not in harvested:
             reason = f"{rejection.strategy}: {rejection.message}"
             line = f"[red]✗[/] {escape(shorten(rejection.text, 15))} [dim]{escape(reason)}[/]"
-            lines.setdefault(rejection.document, []).append(line)
+            lines.setdefault(rejection.document, []).append(printable(line))
     # others of a bundle, and what real queries are about
     others = [corpus[i] for i in lines if i not in known]
     view = Table("document", "queries", show_lines=True)
     for document in [*chosen, *others]:
         text = f"[bold]{escape(document.id)}[/]\n{escape(shorten(document.content, 40))}"
-        view.add_row(text, "\n".join(lines.get(document.id, ["[dim]none[/]"])))
+        view.add_row(printable(text), "\n".join(lines.get(document.id, ["[dim]none[/]"])))
     return view

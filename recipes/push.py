@@ -14,6 +14,7 @@ from rich.console import Console
 from ruamel.yaml import YAML
 
 from sharpen.evaluation.files import InputError, first_line, link_or_copy, visible_files, write_text
+from sharpen.recipes.places import without_place
 from sharpen.recipes.yaml_text import dump_yaml
 
 TOKEN = "HF_TOKEN"
@@ -27,7 +28,8 @@ def push_run(
     run: Path, repo: str, console: Console, *, pairs: bool, texts: bool, public: bool, dry_run: bool
 ) -> list[Path]:
     """Put a run's model with its card into the repository ``repo`` (``name`` or ``owner/name``), or with ``pairs`` its
-    queries, documents and judgements as a dataset. Private, unless ``public``; one that is there keeps what it is.
+    queries, documents and judgements as a dataset. Private, unless ``public``; one that is there keeps what it is, and
+    a public one takes nothing without ``public``.
 
     ``texts``: files of the model that hold words of documents, too. ``dry_run``: say what would be pushed, and connect
     to nobody. The token is that of the variable ``HF_TOKEN`` and stands in no file. Returns the files, relative to the
@@ -93,18 +95,18 @@ def _name_repository(card: Path, repo: str) -> None:
 def _without_places(value: Any) -> Any:
     """Paths by their last part, and addresses without who logs in there."""
     if isinstance(value, dict):
-        return {key: _without_places(inner) for key, inner in value.items()}
+        return {_without_places(key): _without_places(inner) for key, inner in value.items()}
     if isinstance(value, list):
         return [_without_places(inner) for inner in value]
     if isinstance(value, str) and value.startswith(("http://", "https://")):
         parts = urlsplit(value)
         return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
-    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+    return without_place(value) if isinstance(value, str) else value
 
 
 def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: bool) -> str:
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, OfflineModeIsEnabled
     from huggingface_hub.utils import disable_progress_bars
 
     if not (token := os.environ.get(TOKEN)):
@@ -115,9 +117,12 @@ def _upload(folder: Path, repo: str, kind: Literal["dataset", "model"], public: 
     api = HfApi(token=token)
     try:
         url = api.create_repo(repo, repo_type=kind, private=not public, exist_ok=True)
+        # one that is there stays what it is, whatever was asked for
+        if not public and not api.repo_info(url.repo_id, repo_type=kind).private:
+            raise InputError(f"{repo}: is there already, and public; --public pushes into it, for everybody to see")
         api.upload_folder(repo_id=url.repo_id, folder_path=folder, repo_type=kind, commit_message="Made with sharpen")
     except OfflineModeIsEnabled:
         raise InputError("HF_HUB_OFFLINE forbids to push; unset it") from None
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except (HfHubHTTPError, HTTPError, HFValidationError, OSError) as error:  # HTTPError: nobody was reached
         raise InputError(f"{repo}: not pushed: {first_line(error)}") from None
     return str(url)

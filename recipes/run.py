@@ -18,7 +18,7 @@ from sharpen.recipes.findings import retriever_findings
 from sharpen.recipes.finished import FinishedRun
 from sharpen.recipes.generative import generative_findings
 from sharpen.recipes.load import LoadedRecipe
-from sharpen.recipes.outcome import track
+from sharpen.recipes.outcome import TOLD, told_trackers, track
 from sharpen.recipes.report import train_overlaps, write_report
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
@@ -28,7 +28,7 @@ from sharpen.recipes.stages.tuned import TunedPart
 ANSWERS = tuple(f"answers/{name}" for name in ("answers.jsonl", "metrics.json", "report.md", "report.html"))
 """What ``sharpen answers`` writes: of another model's answers it would speak no more."""
 FINISHED = ("metrics.json", "report.md", "report.html", "curves.png")
-RESULTS = (*FINISHED, *ANSWERS)
+RESULTS = (*FINISHED, *ANSWERS, TOLD)
 """What speaks of all stages, and is removed as soon as one runs."""
 TRAINED = {"training": "training", "reranker": "reranker", "model": "preferences"}
 """Stages that may have a log of a training, and what it is called."""
@@ -110,13 +110,14 @@ def run_recipe(
         run = run or prepare_run(recipe, console)
         given = stages_before(run, start)
         _check(recipe, run, given)
-    told = _is_recipe_of(run.folder, loaded.resolved_yaml)
+    told = told_trackers(run.folder) if _is_recipe_of(run.folder, loaded.resolved_yaml) else set()
     manifests = run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
     if not recipe.generative:
         run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
     if not process_state().is_main_process:
         return None
-    told = told and all((run.folder / name).is_file() for name in FINISHED)
+    if not all((run.folder / name).is_file() for name in FINISHED):
+        told = set()
     return _finish(FinishedRun(recipe, run.inputs(), manifests), loaded.resolved_yaml, told, console)
 
 
@@ -125,8 +126,8 @@ def _is_recipe_of(folder: Path, resolved_yaml: str) -> bool:
     return path.is_file() and path.read_text(encoding="utf-8") == resolved_yaml
 
 
-def _finish(run: FinishedRun, resolved_yaml: str, told: bool, console: Console) -> Comparison:
-    """``told``: whether trackers have these results already."""
+def _finish(run: FinishedRun, resolved_yaml: str, told: Collection[str], console: Console) -> Comparison:
+    """``told``: the trackers that have these results already."""
     task = run.task()
     found = generative_findings(run, task) if run.recipe.generative else retriever_findings(run, task)
     comparison, overlaps = found.comparison, train_overlaps(run, task)
@@ -148,8 +149,7 @@ def _finish(run: FinishedRun, resolved_yaml: str, told: bool, console: Console) 
         f"\nreport   {run.folder / 'report.html'}\nmodel    {model}\nmetrics  {run.folder / 'metrics.json'}",
         highlight=False,
     )
-    if not told:
-        track(run, found.public(), found.sections, logs, console)
+    track(run, found.public(), found.sections, logs, told, console)
     return comparison
 
 

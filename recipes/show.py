@@ -62,14 +62,19 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     check_new_folder(target)
     files = {split: pairs / "qrels" / f"{split}.tsv" for split in ("train", "dev", "test")}
     splits = {split: read_qrels(path) for split, path in files.items() if _has_rows(path)}
-    mined = folder / "negatives" / "negatives.jsonl"
+    mined, inputs = folder / "negatives" / "negatives.jsonl", Inputs(folder)
+    train = splits.get("train", {})
+    for row in inputs.negatives():
+        if row.verdict == "relabelled" and row.query_id in train:  # the run's own training has it as a positive, too
+            train[row.query_id].setdefault(row.doc_id, 1)
     data = TrainingData(
         folder.name,
         read_corpus(pairs / "corpus.jsonl"),
         read_queries(pairs / "queries.jsonl"),
         splits,
         kept_negatives(mined) if mined.exists() else {},
-        Inputs(folder).written(),
+        inputs.written(),
+        any((inputs.manifest(stage) or {"counts": {}})["counts"].get("decided") for stage in ("pairs", "negatives")),
     )
     with atomic_folder(target) as partial:
         counts = EXPORTS[layout](data, partial)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import re
+
 from rich.table import Table
+
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def numbers_table(first: str, *others: str) -> Table:
@@ -12,6 +16,16 @@ def numbers_table(first: str, *others: str) -> Table:
     for name in others:
         view.add_column(name, justify="right")
     return view
+
+
+def printable(text: str) -> str:
+    r"""A text of a document, or an LLM's, without what a terminal would take for a command: to write a file, to change
+    its title.
+
+    >>> printable("\x1b]0;title\x07 ice\n\tflows")
+    '�]0;title� ice\n\tflows'
+    """
+    return _CONTROL.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def shorten(text: str, words: int) -> str:

@@ -15,7 +15,7 @@ from ruamel.yaml.error import YAMLError
 
 from sharpen.evaluation.files import InputError
 
-PATH_KEYS = ("pool", "prompt_file", "data", "source", "use", "file", "known")
+PATH_KEYS = ("pool", "prompt_file", "data", "source", "use", "file", "known", "decisions")
 """Keys whose values name files, or data that may be one's own files."""
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 

@@ -31,7 +31,8 @@ ORIGINAL = "original_text"
 
 
 class Decision(Settings):
-    """``query``: the text that was generated for ``query_id``. ``who``, ``when``: for people (a name, ISO 8601)."""
+    """``query``: the text of ``query_id``; of a pair the one that was generated, of a negative the one that it was
+    mined for, corrected or not. ``who``, ``when``: for people (a name, ISO 8601)."""
 
     query_id: str
     query: str
@@ -168,7 +169,7 @@ class DecidedNegatives:
         known = {
             (d.query_id, d.copy_key): d
             for d in self.decisions
-            if d.query_id in queries and original_text(queries[d.query_id]) == d.query
+            if d.query_id in queries and queries[d.query_id].text == d.query
         }
         asked = {query_id for query_id, _ in known}
 

@@ -29,6 +29,8 @@ class TrainingData:
     negatives: Mapping[str, Sequence[str]] = field(default_factory=dict)
     written: Corpus = field(default_factory=dict)
     """Negatives that an LLM wrote: they stand in no corpus that is searched."""
+    decided: bool = False
+    """Whether people went through some of it."""
 
     def document(self, i: str) -> Document:
         return self.corpus.get(i) or self.written[i]
@@ -45,8 +47,9 @@ def export_beir(data: TrainingData, folder: Path) -> dict[str, int]:
     write_corpus(folder / "corpus.jsonl", data.corpus)
     write_queries(folder / "queries.jsonl", data.queries.values())
     for split, qrels in data.splits.items():
-        if qrels:
-            write_qrels(folder / "qrels" / f"{split}.tsv", qrels)
+        if qrels:  # without what an LLM wrote
+            there = {q: {i: grade for i, grade in of.items() if i in data.corpus} for q, of in qrels.items()}
+            write_qrels(folder / "qrels" / f"{split}.tsv", there)
     return {"documents": len(data.corpus)} | {split: len(qrels) for split, qrels in data.splits.items()}
 
 
@@ -183,11 +186,11 @@ def _dataset_page(data: TrainingData, configs: list[dict[str, Any]]) -> str:
     strategies = Counter(str(q.metadata.get("strategy") or "given") for q in data.queries.values())
     kinds = ", ".join(f"{n:,} {name}" for name, n in strategies.most_common())
     negatives = sum(map(len, data.negatives.values()))
+    judged = "" if data.decided else " No person judged them, but for those of the strategy labelled."
     page = [
         f"# {data.name}",
         "",
-        f"Pairs of a query and a document that answers it, made by sharpen for {len(data.corpus):,} documents. No"
-        " person judged them, but for those of the strategy labelled.",
+        f"Pairs of a query and a document that answers it, made by sharpen for {len(data.corpus):,} documents.{judged}",
         "",
         "| split | queries |",
         "| --- | --- |",

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.decided import DECISIONS
 from sharpen.recipes.serving.guard import App, Guard
-from sharpen.recipes.serving.marks import Marks, how_to_use
+from sharpen.recipes.serving.marks import Marks
 from sharpen.recipes.serving.review import GROUPS, Group, Item, Review
 from sharpen.recipes.serving.systems import Found, RunSystems, SystemName
 from sharpen.recipes.serving.why import Move, moves, segments
@@ -64,7 +64,11 @@ class ItemsRequest(_Request):
 
 
 class DecisionRequest(_Request):
+    """``query``, ``copy_key``: of what the page shows, as ``_item`` gives it."""
+
     key: Id
+    query: str
+    copy_key: str
     decision: Literal["accept", "reject", "correct", "relevant"] | None
     text: Annotated[str, StringConstraints(max_length=2000)] | None = None
 
@@ -93,7 +97,7 @@ class Looking:
             "who": self.who,
             "documents": len(self.systems.corpus),
             "systems": [{"name": s.name, "label": s.label, "deploy": s.deploy} for s in self.systems.systems.values()],
-            "marked": {"queries": queries, "marks": marks, "use": how_to_use(self.systems.folder)},
+            "marked": {"queries": queries, "marks": marks, "use": self.marks.how_to_use()},
             "groups": self.review.counts(),
             "decided": self.review.number_decided(),
             "next": (
@@ -115,9 +119,15 @@ class Looking:
         }
 
     def mark(self, asked: MarkRequest) -> dict[str, Any]:
+        self.systems.check_same()
         self.marks.mark(asked.query, asked.document, asked.relevant, self.who)
         queries, marks = self.marks.count()
-        return {"marks": self.marks.of(asked.query), "queries": queries, "total": marks}
+        return {
+            "marks": self.marks.of(asked.query),
+            "queries": queries,
+            "total": marks,
+            "use": self.marks.how_to_use(),
+        }
 
     def items(self, asked: ItemsRequest) -> dict[str, Any]:
         items = self.review.items(asked.group, asked.words)
@@ -125,7 +135,8 @@ class Looking:
         return {"total": len(items), "start": asked.start, "page": A_PAGE, "items": [_item(item) for item in shown]}
 
     def decide(self, asked: DecisionRequest) -> dict[str, Any]:
-        item = self.review.decide(asked.key, asked.decision, asked.text, self.who)
+        seen = (asked.query, asked.copy_key)
+        item = self.review.decide(asked.key, asked.decision, asked.text, self.who, seen)
         return {"item": _item(item), "decided": self.review.number_decided()}
 
     def _document(self, query: str, doc_id: str) -> dict[str, Any]:
@@ -167,6 +178,10 @@ def make_app(looking: Looking) -> FastAPI:
     @app.exception_handler(InputError)
     def wrong(_request: Request, error: InputError) -> JSONResponse:
         return JSONResponse({"error": str(error)}, 400)
+
+    @app.exception_handler(OSError)
+    def failed(_request: Request, error: OSError) -> JSONResponse:
+        return JSONResponse({"error": str(error)}, 500)  # a full disk, a folder that is gone
 
     @app.exception_handler(RequestValidationError)
     def invalid(_request: Request, error: RequestValidationError) -> JSONResponse:
@@ -231,6 +246,7 @@ def _item(item: Item) -> dict[str, Any]:
     return {
         "key": item.key,
         "query": item.query.text,
+        "copy_key": item.document.copy_key,
         "document": {"id": item.document.id, "title": item.document.title, "text": item.document.text},
         "positive": positive,
         "why": item.why,

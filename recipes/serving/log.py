@@ -21,6 +21,8 @@ def append(path: Path, row: Row, then: Callable[[], None] = lambda: None) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         before = path.read_bytes() if path.exists() else b""
+        if before and not before.endswith(b"\n"):  # as an editor may leave it
+            before += b"\n"
         line = json.dumps(row, ensure_ascii=False).encode() + b"\n"
         with atomic_file(path) as partial:
             partial.write_bytes(before + line)

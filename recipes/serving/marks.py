@@ -10,7 +10,9 @@ from typing import Any
 
 from sharpen.evaluation.beir import Corpus, Qrels, Query, text_key, write_qrels, write_queries
 from sharpen.evaluation.files import InputError, link_or_copy, read_jsonl
+from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.serving.log import append, now
+from sharpen.sdg.splitting import read_split
 
 MARKS = "marks"
 """Of a run's folder: judged queries in BEIR layout, and the file below."""
@@ -67,6 +69,24 @@ class Marks:
         marks = [of_query for _, of_query in self._all().values() if of_query]
         return len(marks), sum(map(len, marks))
 
+    def how_to_use(self) -> str:
+        """What to do with a run's marks, for people."""
+        run = self.folder.parent
+        miners = f"[{{kind: given, data: {self.folder / QRELS}}}, {{kind: bm25}}]"
+        labelled = f"{{data: {self.folder}, split: {SPLIT}, fraction: {self._fraction(run):.3g}}}"
+        return f"""to compare on them: sharpen run {run} evaluation.data={self.folder}
+to train on them: sharpen run {run} 'labelled={labelled}'
+and with what is not relevant as negatives: ... 'negatives.miners={miners}' negatives.too_few=others"""
+
+    def _fraction(self, run: Path) -> float:
+        """Of marked queries beside all of the generated ones that the run trained on: at a higher one generated ones
+        make way for them, most of all where there are few marks. Documents that are held out answer none."""
+        sides = read_split(run / "pairs" / "split.jsonl")
+        marks = [of_query for _, of_query in self._all().values()]
+        number = sum(any(yes and sides.get(i) == "train" for i, yes in of_query.items()) for of_query in marks) or 1
+        counts = Inputs(run).manifest("pairs")["counts"]
+        return number / (number + counts["train"] - counts.get("labelled_in_train", 0))
+
     def _all(self) -> dict[str, tuple[str, dict[str, bool]]]:
         """Query ID to its text and its marks."""
         path = self.folder / LOG
@@ -92,15 +112,6 @@ class Marks:
             for i, (_, of_query) in marks.items()
         }
         write_qrels(self.folder / QRELS, qrels)
-
-
-def how_to_use(run: Path) -> str:
-    """What to do with a run's marks, for people."""
-    folder = run / MARKS
-    miners = f"[{{kind: given, data: {folder / QRELS}}}, {{kind: bm25}}]"
-    return f"""to compare on them: sharpen run {run} evaluation.data={folder}
-to train on them: sharpen run {run} 'labelled={{data: {folder}, split: {SPLIT}}}'
-and with what is not relevant as negatives: ... 'negatives.miners={miners}'"""
 
 
 def _query_id(query: str) -> str:

@@ -65,12 +65,18 @@ class Review:
         found = read_decisions(self.folder / DECISIONS)
         return len(found.pairs) + len(found.negatives)
 
-    def decide(self, key: str, decision: str | None, text: str | None, who: str) -> Item:
+    def decide(
+        self, key: str, decision: str | None, text: str | None, who: str, seen: tuple[str, str] | None = None
+    ) -> Item:
         """Note a decision on an item: accept, reject, and of a query correct (with ``text``), of a negative relevant;
-        None takes back what was decided. Raises ``InputError`` for another one, and for an item that is not there."""
+        None takes back what was decided. ``seen``: the query's text and the document's ``copy_key`` that the person
+        saw (None: those of now). Raises ``InputError`` for another decision, for an item that is not there, and for one
+        that is not as it was seen: a run that is made anew may have other texts under the same IDs."""
         if (item := self._items.get(key)) is None:
             raise InputError(f"{key!r}: nothing of this name to decide on; load the page again")
-        common = {"query_id": item.query.id, "query": original_text(item.query), "who": who, "when": now()}
+        if seen not in (None, (item.query.text, item.document.copy_key)):
+            raise InputError(f"{key!r}: it has another text by now; load the page again")
+        common = {"query_id": item.query.id, "query": _decided_text(item), "who": who, "when": now()}
         allowed = ("accept", "reject", "correct") if item.positive is None else ("accept", "reject", "relevant")
         if decision is not None and decision not in allowed:
             raise InputError(f"decision {decision!r}: there are {', '.join(allowed)}")
@@ -131,10 +137,15 @@ class Review:
         pairs = {(d.query_id, d.query): d for d in found.pairs}
         negatives = {(d.query_id, d.query, d.copy_key): d for d in found.negatives}
         for item in items:
-            key = (item.query.id, original_text(item.query))
+            key = (item.query.id, _decided_text(item))
             made = pairs.get(key) if item.positive is None else negatives.get((*key, item.document.copy_key))
             text = made.text if isinstance(made, PairDecision) else None
             yield replace(item, decision=made and made.decision, text=text)
+
+
+def _decided_text(item: Item) -> str:
+    """The query's text that a decision on the item names."""
+    return original_text(item.query) if item.positive is None else item.query.text
 
 
 def _message(row: Negative) -> str:

@@ -29,7 +29,7 @@ from sharpen.evaluation.runs import ranking
 from sharpen.evaluation.scorers import BM25_SCORER, FUSED_WEIGHTS
 from sharpen.evaluation.systems import BM25_NAME, Systems
 from sharpen.recipes.engine import RECIPE
-from sharpen.recipes.inputs import SYSTEMS, Inputs
+from sharpen.recipes.inputs import MANIFEST, SYSTEMS, Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.resources import partitions_of, resources_of
 from sharpen.recipes.schema.recipe import Recipe
@@ -83,6 +83,17 @@ class RunSystems:
         for stage in ("corpus", "model"):
             if self.inputs.manifest(stage) is None:
                 raise InputError(f"{self.folder}: no {stage} there yet; `sharpen run {self.folder}` goes on to it")
+        self._made = self._when_made()
+
+    def check_same(self) -> None:
+        """Raise ``InputError`` if documents or models were made anew since they were loaded: what is found by the old
+        ones cannot be shown with the texts of the new ones."""
+        if self._when_made() != self._made:
+            raise InputError(f"{self.folder}: the run was made anew since then; start this again")
+
+    def _when_made(self) -> list[int]:
+        files = [self.inputs.folder(stage) / MANIFEST for stage in ("corpus", "model", "reranker")]
+        return [file.stat().st_mtime_ns if file.exists() else 0 for file in files]
 
     @cached_property
     def recipe(self) -> Recipe:
@@ -136,7 +147,8 @@ class RunSystems:
 
     def search(self, query: str, names: Sequence[str] | None = None) -> dict[SystemName, Found]:
         """What the systems (default: all) find for a query, ``MOST_RANKS`` documents at most. Raises ``InputError`` for
-        a system that the run has not."""
+        a system that the run has not, and as ``check_same`` does."""
+        self.check_same()
         if unknown := set(names or ()) - set(self.systems):
             raise InputError(f"{unknown.pop()!r}: no such system in this run; there are {', '.join(self.systems)}")
         found: dict[SystemName, Found] = {}

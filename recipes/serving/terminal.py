@@ -10,9 +10,10 @@ from rich.console import Console, Group
 from rich.table import Table
 from rich.text import Text
 
-from sharpen.recipes.serving.marks import Marks, how_to_use
+from sharpen.recipes.serving.marks import Marks
 from sharpen.recipes.serving.systems import Found, RunSystems
 from sharpen.recipes.serving.why import Move, moves, segments
+from sharpen.recipes.tables import printable
 
 COLUMN = 30
 """Characters that a system's column takes at least; where there are fewer, systems stand one below the other."""
@@ -58,6 +59,7 @@ class Terminal:
 
     def mark(self, signs: list[tuple[str, int]]) -> None:
         """Mark documents of the last query by their numbers."""
+        self.systems.check_same()
         by_number = {number: i for i, number in self._numbers.items()}
         for sign, number in signs:
             if self._query is None or number not in by_number:
@@ -65,7 +67,7 @@ class Terminal:
                 continue
             self.marks.mark(self._query, by_number[number], _MEANS[sign], self.who)
         queries, marks = self.marks.count()
-        self._say(f"{marks:,} marks of {queries:,} queries in {self.marks.folder}\n{how_to_use(self.systems.folder)}")
+        self._say(f"{marks:,} marks of {queries:,} queries in {self.marks.folder}\n{self.marks.how_to_use()}")
 
     def _line(self) -> str:
         try:
@@ -85,7 +87,7 @@ class Terminal:
             document = self.systems.corpus[i]
             moved = _change(rank, base.ranks.get(i)) if name not in ("bm25", "base") else Text()
             number = Text(f"[{self._numbers[i]}]", style="bold")
-            view.add_row(number, Text(document.title or i), Text(f"{score:.3f}", style="dim"), moved)
+            view.add_row(number, Text(printable(document.title or i)), Text(f"{score:.3f}", style="dim"), moved)
         if not found.scores:
             view.add_row("", Text("nothing found", style="dim"), "", "")
         return Group(head, view, "")
@@ -96,9 +98,9 @@ class Terminal:
             document = self.systems.corpus[i]
             sign = {True: " +", False: " -"}.get(marked.get(i), "")
             line = Text(f"[{number}]{sign} ", style="bold")
-            line.append(f"{i}: {document.title} " if document.title else f"{i}: ", style="dim")
+            line.append(printable(f"{i}: {document.title} " if document.title else f"{i}: "), style="dim")
             for piece, common in segments(query, document.text, document, SNIPPET):
-                line.append(piece, style="bold yellow" if common else "")
+                line.append(printable(piece), style="bold yellow" if common else "")
             self.console.print(line)
 
     def _moved(self, changed: list[Move]) -> None:

@@ -159,7 +159,10 @@ def train(part: GenerativeTraining, inputs: Inputs, folder: Folder, resources: R
             f"generative.validation: {number} queries choose the state that is kept, which is hardly better than"
             " chance; raise split.dev, give data, or leave validation out"
         )
-    with resources.progress("training", 0) as advance, tracked(settings.trackers, inputs.run, "training"):
+    with (
+        resources.progress("training", 0) as advance,
+        tracked(settings, inputs.run, "training", resources) as settings,
+    ):
         retriever_of = partial(GenerativeModel, tokenizer=tokenizer, identifiers=identifiers, max_tokens=room)
         validation = _validation(part, task, retriever_of) if task else None
         run = TrainingRun(work=folder.work, progress=shown(advance), validation=validation)
@@ -224,9 +227,12 @@ def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resou
             " nothing is left to learn, and the first stage's model is the run's"
         )
         return _as_trained(first, folder.path) | counts
-    with resources.progress("preferences", 0) as advance, tracked(part.settings.trackers, inputs.run, "model"):
+    with (
+        resources.progress("preferences", 0) as advance,
+        tracked(part.settings, inputs.run, "model", resources) as settings,
+    ):
         run = TrainingRun(work=folder.work, progress=shown(advance))
-        result = train_preference(first, pairs, part.settings, folder.path, part.seed, run)
+        result = train_preference(first, pairs, settings, folder.path, part.seed, run)
     return counts | record(folder.path, result, len(pairs), 0)
 
 

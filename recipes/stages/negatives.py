@@ -11,8 +11,8 @@ from sharpen.evaluation.beir import write_corpus
 from sharpen.evaluation.custom import Custom
 from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.processes import process_state
-from sharpen.recipes.decided import decisions_of
-from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
+from sharpen.recipes.decided import DecidedPart, Elsewhere, decisions_of
+from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import WRITTEN, Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.sdg.decisions import DecidedNegatives, NegativeDecision, count_decided
@@ -24,13 +24,13 @@ from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import read_split
 
 
-class NegativesStage(StagePart):
+class NegativesStage(DecidedPart):
     """``extra``: negatives of a query beyond ``negatives.per_query``, which the reranker learns from. ``llm`` and
     ``encoder``: who is asked and who searches where a part names none; None where none does. ``decisions``: of people
     on negatives, made after all filters."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "pairs")
-    LATER: ClassVar[tuple[str, ...]] = ("decisions",)
+    LATER: ClassVar[tuple[str, ...]] = ("decisions", "elsewhere")
 
     negatives: NegativesSettings
     extra: int
@@ -53,6 +53,7 @@ class NegativesStage(StagePart):
             precision=recipe.training.precision,
             seed=recipe.seed,
             decisions=decisions_of(recipe).negatives,
+            elsewhere=Elsewhere.of(recipe),
         )
 
     def mine(self, inputs: Inputs, resources: Resources, current: SentenceTransformer | None = None) -> MinedNegatives:

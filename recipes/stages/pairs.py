@@ -11,8 +11,8 @@ from sharpen.evaluation.encoders.settings import Encoder, PrecisionSetting
 from sharpen.evaluation.files import InputError, link_or_copy, write_json
 from sharpen.evaluation.processes import on_main, process_state
 from sharpen.evaluation.settings import UNHASHED
-from sharpen.recipes.decided import decisions_of
-from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
+from sharpen.recipes.decided import DecidedPart, Elsewhere, decisions_of
+from sharpen.recipes.engine import Counts, Folder, Stage
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.schema.training import ReplaySettings
@@ -38,14 +38,14 @@ from sharpen.sdg.splitting import (
 )
 
 
-class PairsStage(StagePart):
+class PairsStage(DecidedPart):
     """``fraction``: of the queries trained on, labelled ones (None: there are none). ``compared_on``: the split that
     the run is compared on; None where it is other queries. ``llm``, ``encoder``: of the filters that name none.
     ``replay``: None unless the run goes on from an earlier one. ``decisions``: of people on queries. ``chosen_by_dev``:
     whether a state is chosen by what ``split.dev`` holds out."""
 
     READS: ClassVar[tuple[str, ...]] = ("corpus", "queries")
-    LATER: ClassVar[tuple[str, ...]] = ("replay", "decisions")
+    LATER: ClassVar[tuple[str, ...]] = ("replay", "decisions", "elsewhere")
 
     filters: FiltersSettings
     split: SplitSettings
@@ -76,6 +76,7 @@ class PairsStage(StagePart):
             replay=recipe.replay,
             decisions=decisions_of(recipe).pairs,
             chosen_by_dev=validation is not None and validation.data is None,
+            elsewhere=Elsewhere.of(recipe),
         )
 
 

@@ -45,11 +45,11 @@ def train(part: RerankerStage, inputs: Inputs, folder: Folder, resources: Resour
     queries, corpus = inputs.train_queries(), inputs.training_corpus()
     with (
         resources.progress("training the reranker", 0) as advance,
-        tracked(part.settings.trackers, inputs.run, "reranker"),
+        tracked(part.settings, inputs.run, "reranker", resources) as settings,
     ):
         teacher = read_teacher(inputs, "reranker") if part.has_teacher else None
         run = TrainingRun(work=folder.work, progress=shown(advance), teacher=teacher)
-        result = train_reranker(queries, triplets, corpus, part.settings, folder.path, part.seed, run)
+        result = train_reranker(queries, triplets, corpus, settings, folder.path, part.seed, run)
     members = part.settings.committee
     counts = record(folder.path, result, len(triplets), left_out)
     return counts | ({"members": members} if members > 1 else {})

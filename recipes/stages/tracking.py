@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 from sharpen.evaluation.files import write_json
 from sharpen.evaluation.processes import process_state
 from sharpen.recipes.engine import Counts
 from sharpen.recipes.inputs import TRAINING_LOG
 from sharpen.recipes.trackers import LIVE, open_trackers
+from sharpen.sdg.resources import Resources
+from sharpen.training.settings import Optimization
 from sharpen.training.trainer import StepProgress, TrainingResult
+
+SomeSettings = TypeVar("SomeSettings", bound=Optimization)
 
 
 @contextmanager
-def tracked(trackers: Sequence[str], run: Path, stage: str) -> Iterator[None]:
-    """The trackers get the training's curves while it goes on, in a run of their own."""
-    live = [tracker for tracker in trackers if tracker in LIVE] if process_state().is_main_process else []
-    with open_trackers(live, run, f"{run.name}-{stage}"):
-        yield
+def tracked(settings: SomeSettings, run: Path, stage: str, resources: Resources) -> Iterator[SomeSettings]:
+    """The trackers get the training's curves while it goes on, in a run of their own. Yields the settings to train
+    with: a tracker that cannot be opened is a warning, and not among theirs, as what came before was paid for."""
+    failed = set()
+    with ExitStack() as stack:
+        for tracker in LIVE if process_state().is_main_process else ():
+            try:
+                if tracker in settings.trackers:
+                    stack.enter_context(open_trackers([tracker], run, f"{run.name}-{stage}"))
+            except Exception as error:  # another's program and perhaps a network
+                failed.add(tracker)
+                resources.warn(f"{tracker} gets no curves of this training ({type(error).__name__}: {error}).")
+        yield settings.model_copy(update={"trackers": tuple(t for t in settings.trackers if t not in failed)})
 
 
 def shown(advance: Callable[..., None]) -> Callable[[StepProgress], None]:

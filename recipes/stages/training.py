@@ -60,7 +60,7 @@ class TrainingStage(StagePart):
 def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resources) -> Counts:
     with (
         resources.progress("training", 0) as advance,
-        tracked(part.settings.trackers, inputs.run, "training"),
+        tracked(part.settings, inputs.run, "training", resources) as settings,
     ):
         run = TrainingRun(
             work=folder.work,
@@ -68,7 +68,7 @@ def train(part: TrainingStage, inputs: Inputs, folder: Folder, resources: Resour
             validation=_validation(part, inputs, resources),
             index=_kept(part, inputs, resources),
         )
-        settings = part.settings
+        part = part.model_copy(update={"settings": settings})
         of_vectors = _train_on_vectors if settings.loss == "embedding" else _train_on_triplets
         learn = _train_on_lists if settings.candidates else of_vectors
         result = learn(part, inputs, folder, resources, run)

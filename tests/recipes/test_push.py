@@ -11,6 +11,7 @@ import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 import pytest
@@ -18,6 +19,15 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard, ModelCard
 from ruamel.yaml import YAML
 
+from sharpen.evaluation.generative.analysis import Memory
+from sharpen.evaluation.report.comparison import Comparison
+from sharpen.recipes.card import model_card
+from sharpen.recipes.finished import FinishedRun
+from sharpen.recipes.generative import _card as generative_card
+from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.outcome import settings_of
+from sharpen.recipes.push import _without_places
+from sharpen.recipes.schema.recipe import Recipe
 from tests.conftest import TOPICS
 from tests.processes import sharpen
 
@@ -75,7 +85,12 @@ class Hub(BaseHTTPRequestHandler):
         self._answer(200, {})
 
     def do_GET(self):
-        self._answer(404, {})
+        if (path := urlsplit(self.path).path).startswith(("/api/models/me/", "/api/datasets/me/")) and path.count(
+            "/"
+        ) == 4:
+            public = self.is_public or self.created[-1]["visibility"] == "public"
+            return self._answer(200, {"id": path.partition("s/")[2], "private": not public, "siblings": []})
+        return self._answer(404, {})
 
     def _answer(self, status: int, value: dict) -> None:
         content = json.dumps(value).encode()
@@ -88,7 +103,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub():
-    handler = type("OneHub", (Hub,), {"files": {}, "created": [], "large": {}})
+    handler = type("OneHub", (Hub,), {"files": {}, "created": [], "large": {}, "is_public": False})
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     handler.address = f"http://127.0.0.1:{server.server_address[1]}"
     threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
@@ -162,6 +177,46 @@ def test_what_keeps_it_from_being_pushed_is_one_line(plain, hub, tmp_path, monke
     without = sharpen("push", str(plain), "topics", cwd=tmp_path)
     assert without.returncode == 2 and "HF_TOKEN is not set" in without.stderr
     assert "no finished model there" in sharpen("push", str(tmp_path), "topics", cwd=tmp_path).stderr
+
+
+def test_no_folder_of_this_machine_stands_in_cards_recipes_and_settings(plain):
+    values = YAML(typ="safe").load((plain / "recipe.yaml").read_text())
+    values["training"] |= {"base": f"{plain}/model", "documents": "kept", "loss": "kl", "candidates": 4}
+    values["training"]["teacher"] = {"bm25": 0.3, f"encoder:{plain}/model": 1.0}
+    recipe, inputs = Recipe.model_validate(values), Inputs(plain)
+    manifests = {stage: inputs.manifest(stage) for stage in ("corpus", "training")}
+    comparison = Comparison.model_validate(json.loads((plain / "metrics.json").read_text()))
+    card = model_card(FinishedRun(recipe, inputs, manifests), comparison, {})
+    assert "`model`, tuned with" in card and "# by model, as they are" in card
+    settings, pushed = settings_of(recipe), _without_places(recipe.model_dump(mode="json"))
+    assert settings["training.teacher.encoder:model"] == pushed["training"]["teacher"]["encoder:model"] == 1.0
+    assert not [text for text in (card, str(settings), str(pushed)) if str(plain) in text]
+
+
+def test_no_folder_of_this_machine_stands_in_the_card_of_a_generative_model(plain):
+    values = YAML(typ="safe").load((plain / "recipe.yaml").read_text())
+    values |= {"training": {"base": values["training"]["base"]}, "negatives": {}}
+    values["generative"] = {"base": f"{plain}/model.gguf", "identifiers": {"kind": "text"}}
+    run = SimpleNamespace(
+        recipe=Recipe.model_validate(values), manifests={"identifiers": {"counts": {"identifiers": 12}}}
+    )
+    comparison = Comparison.model_validate(json.loads((plain / "metrics.json").read_text()))
+    memory = Memory(texts=9, first=0.4, found=0.6, documents=9, unreached=[], failures={}, queries=5)
+    card = generative_card(run, comparison, memory)
+    assert "`model.gguf`, tuned with" in card and str(plain) not in card
+
+
+def test_a_repository_that_is_public_already_takes_nothing_unless_it_may(plain, hub):
+    hub.is_public = True
+    refused = _push(hub, str(plain), "me/topics-retriever")
+    assert refused.returncode == 2 and "public; --public pushes into it" in refused.stderr and not hub.files
+    assert _push(hub, str(plain), "me/topics-retriever", "--public").returncode == 0 and hub.files
+
+
+def test_a_server_that_nobody_reaches_is_one_line(plain, hub):
+    hub.address = "http://127.0.0.1:9"
+    result = _push(hub, str(plain), "me/topics")
+    assert result.returncode == 2 and "me/topics: not pushed: " in result.stderr, result.stderr[-500:]
 
 
 def test_a_generative_models_identifiers_are_pushed_when_asked_for(tmp_path: Path):

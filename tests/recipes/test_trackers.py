@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from sharpen.recipes.stages.tracking import tracked as tracked_training
+from sharpen.training.settings import RetrieverSettings
 from tests.conftest import TOPICS
 from tests.processes import sharpen
 
@@ -155,13 +159,37 @@ def test_a_run_is_told_once_and_again_to_a_new_tracker(tracked):
     assert other.stdout.count("told of the result") == 1 and "✓ training   unchanged" in other.stdout
 
 
-def test_a_tracker_that_fails_is_a_warning(plain, monkeypatch):
+def test_a_training_goes_on_without_a_tracker_that_cannot_be_opened(tmp_path, monkeypatch):
+    opened = []
+
+    @contextmanager
+    def unreachable(*_):
+        raise ConnectionError("nobody is there")
+        yield
+
+    @contextmanager
+    def reachable(_run, name):
+        opened.append(name)
+        yield
+
+    monkeypatch.setattr("sharpen.recipes.trackers._OPEN", {"mlflow": unreachable, "tensorboard": reachable})
+    settings = RetrieverSettings(base="packaged:tiny-bert", trackers=("mlflow", "tensorboard", "trackio"))
+    warned = []
+    with tracked_training(settings, tmp_path / "mine", "training", SimpleNamespace(warn=warned.append)) as given:
+        assert given.trackers == ("tensorboard", "trackio") and opened == ["mine-training"]
+    assert warned == ["mlflow gets no curves of this training (ConnectionError: nobody is there)."]
+
+
+def test_a_tracker_that_fails_is_a_warning_and_is_told_again(plain, monkeypatch):
     pytest.importorskip("mlflow")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9/")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     result = sharpen("run", str(plain), "training.trackers=[mlflow]", cwd=plain)
     assert result.returncode == 0 and "mlflow was not told of the result" in result.stdout
     assert (plain / "metrics.json").exists()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    again = [sharpen("run", str(plain), "training.trackers=[mlflow]", cwd=plain).stdout for _ in range(2)]
+    assert ["mlflow     told of the result" in printed for printed in again] == [True, False]
 
 
 def test_trackio_holds_before_and_after(tracked, monkeypatch, tmp_path):

@@ -10,6 +10,9 @@ if (given) {
   history.replaceState(null, "", "/");
 }
 
+// The address of a server that was started anew, in an open tab, is another fragment and nothing more.
+addEventListener("hashchange", () => location.reload());
+
 const trouble = byId("trouble");
 
 async function ask(path, body, signal) {
@@ -27,8 +30,11 @@ async function ask(path, body, signal) {
     say("The server does not answer; start sharpen serve again, and open the address that it prints.");
     throw error;
   }
-  const answer = await reply.json();
-  if (!reply.ok) {
+  const answer = await reply.json().catch(error => {
+    if (error.name === "AbortError") throw error;
+    return { error: `The server failed (${reply.status}); see its terminal.` };
+  });
+  if (!reply.ok || answer.error) {
     say(answer.error);
     throw new Error(answer.error);
   }

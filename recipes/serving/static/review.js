@@ -95,7 +95,8 @@ async function decide(made, decision, text = null) {
   const hadFocus = made.contains(document.activeElement);
   let answer;
   try {
-    answer = await ask("/api/decide", { key: made.dataset.key, decision, text });
+    const { key, query, copy_key } = made.item;
+    answer = await ask("/api/decide", { key, query, copy_key, decision, text });
   } catch (error) {
     return;
   }

@@ -14,26 +14,26 @@ export function startSearch(about, asking) {
     byId("query").focus();
     byId("query").select();
   });
-  told(about.marked.queries, about.marked.marks);
-  byId("marked-use").textContent = about.marked.use;
+  told(about.marked.queries, about.marked.marks, about.marked.use);
   return { enter: () => byId("query").focus() };
 }
 
 async function search() {
   under?.abort();
   under = new AbortController();
-  query = byId("query").value.trim();
-  if (!query) return;
+  const asked = byId("query").value.trim();
+  if (!asked) return;
   byId("said").textContent = "searching …";
   // a reranker reads a hundred documents, so the others do not wait for it
   const slow = systems.filter(system => system.name === "reranked").map(system => system.name);
   const quick = systems.map(system => system.name).filter(name => !slow.includes(name));
   try {
-    answer = await ask("/api/search", { query, systems: quick }, under.signal);
+    answer = await ask("/api/search", { query: asked, systems: quick }, under.signal);
+    query = asked;  // with its results: until then the cards on the page, and marks on them, are the last query's
     marks = answer.marks;
     draw();
     if (!slow.length) return;
-    const more = await ask("/api/search", { query, systems: slow }, under.signal);
+    const more = await ask("/api/search", { query: asked, systems: slow }, under.signal);
     Object.assign(answer.systems, more.systems);
     Object.assign(answer.documents, more.documents);
     const column = document.querySelector('[data-system="reranked"]');
@@ -101,7 +101,7 @@ async function mark(id, relevant) {
   } catch (error) {
     return;  // it was said
   }
-  told(reply.queries, reply.total);
+  told(reply.queries, reply.total, reply.use);
   if (asked !== query) return;
   marks = reply.marks;
   document.querySelectorAll("#columns .card").forEach(colour);
@@ -115,10 +115,11 @@ function colour(made) {
   made.querySelector(".no").setAttribute("aria-pressed", String(marked === false));
 }
 
-function told(queries, total) {
+function told(queries, total, use) {
   byId("marked-count").textContent = total
     ? `${plural(total, "mark", "marks")} of ${plural(queries, "query", "queries")}; how to use them`
     : "Nothing marked yet";
+  byId("marked-use").textContent = use;
 }
 
 const rank = place => place.rank === null ? "–" : number(place.rank);

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.serving.marks import LOG, Marks
 from sharpen.recipes.stages.comparison import AfterStage
+from sharpen.sdg.splitting import read_split
 from tests.processes import kill_when, sharpen, start
 
 TWENTY = {
@@ -108,6 +111,37 @@ def test_a_next_run_compares_and_trains_on_what_was_marked(run):
     assert after["after"] != before["after"]
     inputs = Inputs(run)
     assert AfterStage.of(load_recipe(str(run)).recipe).task(inputs).corpus is inputs.corpus()
+
+
+def test_a_file_without_its_last_line_break_takes_another_line(run):
+    marks = _marks(run)
+    marks.mark("ice", "glacier", True, "Anna")
+    log = run / "marks" / LOG
+    log.write_bytes(log.read_bytes().rstrip(b"\n"))
+    marks.mark("dough", "bread", True, "Anna")
+    assert [row["query"] for _, row in read_jsonl(log)] == ["ice", "dough"]
+
+
+def test_what_is_printed_adds_marked_queries_to_the_generated_ones(run):
+    marks = _marks(run)
+    sides = read_split(run / "pairs" / "split.jsonl")
+    for n, (document, side) in enumerate(sides.items()):
+        marks.mark(f"something that nobody has asked {n}", document, True, "Anna")
+        if side != "train" or n % 2:
+            marks.mark(f"something that nobody has asked {n}", list(sides)[n - 1], False, "Anna")
+    _, train, negatives = marks.how_to_use().splitlines()
+    parts = [part for part in shlex.split(f"{train} {negatives}") if "=" in part]
+    assert [part.partition("=")[0] for part in parts] == ["labelled", "negatives.miners", "negatives.too_few"]
+    few = ("negatives.per_query=2", "negatives.miners.1.ranks=[1, 12]", "negatives.filters=[]")  # of 12 documents
+    trained = sharpen("mine", str(run), "name=next", *parts, *few, cwd=run)
+    assert trained.returncode == 0, trained.stderr
+    following = run.parent / "next"
+    counts, was = (json.loads((r / "pairs" / "manifest.json").read_text())["counts"] for r in (following, run))
+    added = list(sides.values()).count("train")
+    assert counts["labelled_in_train"] == added > 5
+    assert counts["train"] >= was["train"] + added - 1  # the fraction is rounded
+    kept = Counter(row.query_id for row in Inputs(following).negatives() if row.verdict == "kept")
+    assert max(n for i, n in kept.items() if not i.startswith("labelled-")) == 2  # all of them from BM25
 
 
 def test_marks_fit_the_documents_that_the_run_has_now(run):

@@ -199,7 +199,28 @@ def test_without_the_token_the_page_says_what_to_open(browser, served):
     page.goto(served.address.partition("#")[0])
     page.wait_for_selector("#trouble:not([hidden])")
     assert "Open the address that sharpen serve has printed" in page.inner_text("#trouble")
-    page.goto(served.address.partition("#")[0] + "#token=wrong")
-    page.reload()
+    page.goto(served.address.partition("#")[0] + "#token=wrong")  # in the same tab, which loads nothing by itself
+    page.wait_for_function("() => sessionStorage.getItem('token') === 'wrong'")
     page.wait_for_function("() => document.querySelector('#trouble').textContent.includes('all that stands behind')")
+    page.goto(served.address)
+    page.wait_for_selector("#query:focus")
     page.close()
+
+
+def test_a_search_that_fails_is_told_and_marks_stay_with_the_query_whose_results_are_shown(open_page, served):
+    page = open_page()
+    _search(page, "ice flowing downhill")
+    page.route("**/api/search", lambda route: route.fulfill(status=503, body="Service Unavailable"))
+    page.get_by_label("Query").fill("beans per litre")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#trouble:not([hidden])")
+    assert "The server failed (503)" in page.inner_text("#trouble")
+    page.locator('[data-system="tuned"] .card').first.focus()
+    page.keyboard.press("y")
+    page.wait_for_selector('[data-system="tuned"] .card.relevant')
+    rows = [row for _, row in read_jsonl(served.run / "marks" / "marks.jsonl")]
+    assert rows[-1]["query"] == "ice flowing downhill" and rows[-1]["relevant"]
+    assert "fraction: " in page.locator("#marked-use").text_content()
+    page.keyboard.press("u")
+    page.wait_for_selector(".card.relevant", state="detached")
+    page.said.clear()  # the browser's own line on the failed request

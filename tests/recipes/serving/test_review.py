@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from pyarrow import parquet
 
 from sharpen.evaluation.beir import read_queries
 from sharpen.evaluation.files import InputError, read_jsonl
@@ -26,6 +27,10 @@ def _mine(run: Path) -> str:
     result = sharpen("mine", str(run), cwd=run)
     assert result.returncode == 0, result.stderr + result.stdout
     return result.stdout
+
+
+def _table(file: Path) -> list[dict]:
+    return parquet.read_table(file).to_pylist()
 
 
 def test_the_next_run_goes_by_what_was_decided_on_queries_and_back_when_it_is_taken_back(run):
@@ -50,7 +55,7 @@ def test_the_next_run_goes_by_what_was_decided_on_queries_and_back_when_it_is_ta
     manifest = json.loads((run / "pairs" / "manifest.json").read_text())
     assert (manifest["counts"]["decided"], manifest["counts"]["decisions_of_other_queries"]) == (3, 0)
     # another run of the same recipe takes them from here
-    other = sharpen("mine", str(run), "name=other", f"decisions={run / 'decisions.jsonl'}", cwd=run)
+    other = sharpen("mine", str(run), "name=other", "decisions=decisions.jsonl", cwd=run)
     assert other.returncode == 0, other.stderr
     assert read_queries(run.parent / "other" / "pairs" / "queries.jsonl") == queries
     again = Review(run)  # what was corrected, and rejected, can be decided on again
@@ -84,6 +89,11 @@ def test_the_next_run_goes_by_what_was_decided_on_negatives_alone(run):
         assert (row.verdict, row.message) == (verdict, message)
     counts = json.loads((run / "negatives" / "manifest.json").read_text())["counts"]
     assert counts["decided"] == 3 and "! negatives: decisions" not in printed  # it is no threshold
+    exported = run.parent / "exported"
+    assert sharpen("export", str(run), "--layout", "datasets", "--to", str(exported), cwd=run).returncode == 0
+    judged = {(row["query-id"], row["corpus-id"]) for row in _table(exported / "qrels" / "train.parquet")}
+    assert (two.query.id, two.document.id) in judged and (one.query.id, one.document.id) not in judged
+    assert "No person judged them" not in (exported / "README.md").read_text()
     (run / "decisions.jsonl").unlink()
     _mine(run)
     assert _sums(run, "pairs", "negatives") == before
@@ -101,6 +111,48 @@ def test_a_decision_on_what_was_made_anew_since_then_does_not_count(run):
     counts = json.loads((run / "pairs" / "manifest.json").read_text())["counts"]
     assert (counts["decided"], counts["decisions_of_other_queries"]) == (0, 1)
     assert json.loads((run / "negatives" / "manifest.json").read_text())["counts"]["decided"] == 0
+
+
+def test_a_decision_on_a_negative_is_of_the_query_that_it_was_mined_for(run):
+    review = Review(run)
+    negative = next(
+        i for i in review.items("negatives") if f"pair/{i.query.id}" in {a.key for a in review.items("accepted")}
+    )
+    review.decide(f"pair/{negative.query.id}", "correct", "What is asked better?", "Anna")
+    review.decide(negative.key, "relevant", None, "Anna")  # of the text that was generated
+    _mine(run)
+    rows = {(n.query_id, n.doc_id): n.message for n in read_negatives(run / "negatives" / "negatives.jsonl")}
+    assert "a person: relevant" not in rows.values()
+    corrected = next(i for i in Review(run).items("negatives") if i.query.id == negative.query.id)
+    assert (corrected.query.text, corrected.decision) == ("What is asked better?", None)
+    decided = Review(run).decide(corrected.key, "reject", None, "Anna")
+    assert decided.decision == "reject"
+    _mine(run)
+    rows = {(n.query_id, n.doc_id): n.message for n in read_negatives(run / "negatives" / "negatives.jsonl")}
+    assert rows[decided.query.id, decided.document.id] == "a person: no negative"
+
+
+def test_decisions_of_another_run_lie_beside_the_recipe_and_are_missed_where_they_are_not(run, tmp_path):
+    recipe = tmp_path / "recipes" / "other.yaml"
+    recipe.parent.mkdir()
+    recipe.write_text((run / "recipe.yaml").read_text().replace("decisions:\n", "decisions: of_small.jsonl\n"))
+    arguments = ("mine", str(recipe), "name=other", f"runs={tmp_path}")
+    without = sharpen(*arguments, cwd=tmp_path)
+    assert without.returncode == 2 and "decisions: of_small.jsonl: no such file" in without.stderr
+    review = Review(run)
+    out, negative = review.items("accepted")[0], review.items("negatives")[0]
+    review.decide(out.key, "reject", None, "Anna")
+    review.decide(negative.key, "reject", None, "Anna")
+    (run / "decisions.jsonl").rename(recipe.parent / "of_small.jsonl")
+    made = sharpen(*arguments, cwd=tmp_path)
+    assert made.returncode == 0, made.stderr
+    assert out.query.id not in read_queries(tmp_path / "other" / "pairs" / "queries.jsonl")
+    # a run that was carried away from them stays as it is, until it is decided on anew
+    (recipe.parent / "of_small.jsonl").unlink()
+    assert all("unchanged, reused" in line for line in _mine(tmp_path / "other").splitlines()[:4])
+    Review(tmp_path / "other").decide(review.items("accepted")[1].key, "reject", None, "Ben")
+    anew = sharpen("mine", str(tmp_path / "other"), cwd=tmp_path)
+    assert anew.returncode == 2 and "of_small.jsonl: no such file" in anew.stderr
 
 
 def test_without_decisions_a_fingerprint_is_what_it_was_and_who_and_when_are_not_in_it(run):

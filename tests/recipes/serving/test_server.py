@@ -49,9 +49,22 @@ def test_a_search_a_mark_and_a_decision(served):
     assert json.loads(_ask(served, "POST", "/api/search", SEARCH)[2])["marks"] == {"glacier": True}
     items = json.loads(_ask(served, "POST", "/api/items", {"group": "accepted"})[2])
     assert items["total"] == about["groups"]["accepted"] >= len(items["items"])
-    decision = {"key": items["items"][0]["key"], "decision": "reject"}
+    decision = {key: items["items"][0][key] for key in ("key", "query", "copy_key")} | {"decision": "reject"}
+    for seen in ({"query": "what stood there before"}, {"copy_key": "0"}):
+        status, _, reply = _ask(served, "POST", "/api/decide", decision | seen)
+        assert status == 400 and "load the page again" in json.loads(reply)["error"]
     assert json.loads(_ask(served, "POST", "/api/decide", decision)[2])["decided"] == 1
     assert json.loads(_ask(served, "POST", "/api/decide", decision | {"decision": None})[2])["decided"] == 0
+
+
+def test_what_the_server_cannot_write_is_said(served, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("sharpen.recipes.serving.marks.append", full)
+    mark = {"query": SEARCH["query"], "document": "glacier", "relevant": True}
+    status, _, reply = _ask(served, "POST", "/api/mark", mark)
+    assert status == 500 and "No space left on device" in json.loads(reply)["error"]
 
 
 def test_every_answer_carries_the_policy(served):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import itertools
+import os
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from sharpen.evaluation.beir import Document, read_queries
 from sharpen.evaluation.encoders.precision import has_bf16
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.runs import ranking, read_run
+from sharpen.recipes.serving.app import Looking, MarkRequest, SearchRequest
 from sharpen.recipes.serving.systems import RunSystems
 from sharpen.recipes.serving.why import common_words, moves, segments
 from tests.processes import sharpen
@@ -77,6 +79,24 @@ def test_what_moved_is_said_with_ranks_scores_words_and_training(systems):
     assert systems.trained_on["glacier"] == (of_positive, negatives.count("glacier"))
 
 
+def test_a_run_that_was_made_anew_is_not_searched_by_what_was_loaded_before(run):
+    looking = Looking(RunSystems(run), "Anna")
+    asked = SearchRequest(query="ice", systems=["bm25"])
+    assert looking.search(asked)["systems"]["bm25"]["hits"]
+    for stage in ("corpus", "model", "reranker"):
+        manifest = run / stage / "manifest.json"
+        before = manifest.stat()
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
+        for ask in (
+            lambda: looking.search(asked),
+            lambda: looking.mark(MarkRequest(query="ice", document="glacier", relevant=True)),
+        ):
+            with pytest.raises(InputError, match="made anew since then"):
+                ask()
+        os.utime(manifest, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not (run / "marks").exists()
+
+
 def test_words_in_common_in_any_script():
     thai = Document("d", "ประเทศไทยมีภูเขา", metadata={"language": "th"})
     assert common_words("ภูเขา", thai) == ("ภูเขา",)
@@ -97,9 +117,14 @@ def test_a_folder_that_is_no_finished_run_is_named(run, lacks: str, said: str):
 
 
 def test_the_terminal_shows_all_systems_and_takes_marks(run, monkeypatch):
+    corpus = run / "corpus" / "corpus.jsonl"
+    rows = corpus.read_text().replace("How glaciers move", "\\u001b]0;title\\u0007How glaciers move")
+    corpus.unlink()
+    corpus.write_text(rows)
     shown = sharpen("search", str(run), "ice flowing downhill", "-n", "2", cwd=run).stdout
     for text in ("BM25", "base", "tuned", "tuned + ", "BM25, reranked", "moved", "How glaciers move"):
         assert text in shown
+    assert "�]0;title�" in shown and "\x1b" not in shown  # nothing that a terminal takes for a command
     monkeypatch.setattr("sys.stdin", io.StringIO("ice flowing downhill\n+1 -2\n+99\nchess [bold]\n=1\n\n"))
     asked = sharpen("search", str(run), "--as", "Ben", cwd=run)
     assert asked.returncode == 0, asked.stderr
