@@ -1,7 +1,8 @@
 """Is a difference real? Intervals, a paired permutation test, a verdict, and how many queries it would take.
 
 Queries about the same document are correlated, so groups of them are resampled and have their signs flipped together. A
-query that nothing ties to another is a group of its own.
+query that nothing ties to another is a group of its own. A single group says nothing of others: the interval is then as
+wide as values can be.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ Verdict = Literal["better", "worse", "not distinguishable"]
 LEVEL = 0.95
 POWER = 0.8
 RESAMPLES = 10_000
+
+OF_VALUES, OF_DIFFERENCES = (0.0, 1.0), (-1.0, 1.0)
+"""What a metric, and the difference of two values of it, can be."""
 
 Groups = Mapping[str, str]
 """Query ID to the name of its group, as its document's ID."""
@@ -68,15 +72,20 @@ def document_groups(qrels: Qrels, corpus: Corpus | None = None) -> dict[str, str
 
 
 def estimate(
-    values: Mapping[str, float], seed: int = 0, groups: Groups | None = None, resamples: int = RESAMPLES
+    values: Mapping[str, float],
+    seed: int = 0,
+    groups: Groups | None = None,
+    resamples: int = RESAMPLES,
+    widest: tuple[float, float] = OF_VALUES,
 ) -> Estimate:
-    """Mean of one metric's values by query, with its interval. The same seed gives the same interval.
+    """Mean of one metric's values by query, with its interval. The same seed gives the same interval. ``widest``: what
+    a value can be, which is the interval of a single group.
 
     >>> estimate({"q1": 0.5, "q2": 1.0, "q3": 0.0}).value
     0.5
     """
     sums, sizes = _by_group(values, groups)
-    return Estimate(value=float(sums.sum() / sizes.sum()), interval=_interval(sums, sizes, seed, resamples))
+    return Estimate(value=float(sums.sum() / sizes.sum()), interval=_interval(sums, sizes, seed, resamples, widest))
 
 
 def paired_difference(
@@ -102,7 +111,7 @@ def paired_difference(
     differences = {query: after[query] - before[query] for query in before}
     sums, sizes = _by_group(differences, groups)
     each = np.fromiter(differences.values(), dtype=float)
-    value, interval = float(each.mean()), _interval(sums, sizes, seed, resamples)
+    value, interval = float(each.mean()), _interval(sums, sizes, seed, resamples, OF_DIFFERENCES)
     p = 1.0
     if len(sums) > 1 and sums.any():
         p = stats.permutation_test(
@@ -122,7 +131,9 @@ def paired_difference(
     return Difference(
         value=value,
         interval=interval,
-        interval_by_query=interval if len(sums) == len(each) else _interval(each, np.ones(len(each)), seed, resamples),
+        interval_by_query=(
+            interval if len(sums) == len(each) else _interval(each, np.ones(len(each)), seed, resamples, OF_DIFFERENCES)
+        ),
         groups=len(sums),
         p=float(p),
         verdict=verdict,
@@ -202,11 +213,12 @@ def seeded_difference(parts: Sequence[Seeded], pooled: SeedVariance | None = Non
     seeds = len(parts[0].first)
     if any(len(side) != seeds for part in parts for side in (part.first, part.second)):
         raise ValueError("the two were not run with the same number of seeds")
-    values, variances, squares_by_freedom = [], [], 0.0
+    values, variances, squares_by_freedom, is_alone = [], [], 0.0, False
     by_seed = np.zeros(seeds)
     for part in parts:
         by_query = _differences_by_query(part)
         sums, sizes = _by_group({query: float(np.mean(row)) for query, row in by_query.items()}, part.groups)
+        is_alone |= len(sums) < 2
         values.append(float(sums.sum() / sizes.sum()))
         variances.append(_standard_error(sums, sizes) ** 2)
         squares_by_freedom += variances[-1] ** 2 / max(1, len(sums) - 1)
@@ -216,7 +228,7 @@ def seeded_difference(parts: Sequence[Seeded], pooled: SeedVariance | None = Non
         of_seeds, seeds_freedom = pooled.variance / seeds, pooled.freedom
     else:
         of_seeds, seeds_freedom = (float(np.var(by_seed, ddof=1)) / seeds if seeds > 1 else 0.0), max(1, seeds - 1)
-    if not of_queries + of_seeds:
+    if is_alone or not of_queries + of_seeds:
         half, p = 0.0, 1.0
     else:
         queries_freedom = of_queries**2 / (squares_by_freedom / len(parts) ** 4) if of_queries else 1.0
@@ -224,7 +236,7 @@ def seeded_difference(parts: Sequence[Seeded], pooled: SeedVariance | None = Non
     verdict: Verdict = ("better" if value > 0 else "worse") if p < 1 - LEVEL else "not distinguishable"
     return SeededDifference(
         value=value,
-        interval=(value - half, value + half),
+        interval=OF_DIFFERENCES if is_alone else (value - half, value + half),
         p=p,
         error_of_queries=of_queries**0.5,
         error_of_seeds=of_seeds**0.5,
@@ -308,9 +320,13 @@ def _standard_error(sums: np.ndarray, sizes: np.ndarray) -> float:
     return float(np.sqrt(count / (count - 1) * (rest**2).sum()) / sizes.sum())
 
 
-def _interval(sums: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> tuple[float, float]:
+def _interval(
+    sums: np.ndarray, sizes: np.ndarray, seed: int, resamples: int, widest: tuple[float, float]
+) -> tuple[float, float]:
     means = sums / sizes
-    if len(sums) < 2 or np.ptp(means) == 0:
+    if len(sums) < 2:
+        return widest
+    if np.ptp(means) == 0:
         return float(means[0]), float(means[0])
     result = stats.bootstrap(
         (sums, sizes),

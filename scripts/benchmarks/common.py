@@ -48,12 +48,12 @@ class Table:
 
 def quality_cells(values: dict[str, float], first: dict[str, float], groups: Groups) -> tuple[str, str]:
     """Mean over the queries, and the difference to the first system's with its interval; of the first none."""
-    from sharpen.evaluation.significance import estimate
+    from sharpen.evaluation.significance import OF_DIFFERENCES, estimate
 
     mean = f"{fmean(values.values()):.4f}"
     if values is first:
         return mean, ""
-    difference = estimate({q: values[q] - first[q] for q in values}, groups=groups)
+    difference = estimate({q: values[q] - first[q] for q in values}, groups=groups, widest=OF_DIFFERENCES)
     return mean, f"{difference.value:+.4f} ({difference.interval[0]:+.4f} to {difference.interval[1]:+.4f})"
 
 

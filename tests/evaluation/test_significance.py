@@ -257,3 +257,14 @@ def test_a_small_noisy_collection_is_not_taken_for_a_large_quiet_one():
         ]
         false += seeded_difference(parts).verdict != "not distinguishable"
     assert false / times <= 0.05 + 2 * (0.05 * 0.95 / times) ** 0.5
+
+
+def test_a_single_document_says_nothing_of_others():
+    before = {f"q{n}": 0.5 for n in range(10)}
+    after = {query: 0.9 for query in before}
+    of_one = dict.fromkeys(before, "d")
+    difference = paired_difference(before, after, groups=of_one)
+    assert difference.interval == (-1.0, 1.0) and difference.verdict == "not distinguishable"
+    assert estimate(after, groups=of_one).interval == (0.0, 1.0)
+    seeded = seeded_difference([Seeded([before, before], [after, {**after, "q0": 0.8}], of_one)])
+    assert seeded.interval == (-1.0, 1.0) and seeded.verdict == "not distinguishable"
