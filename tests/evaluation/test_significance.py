@@ -261,7 +261,7 @@ def test_a_small_noisy_collection_is_not_taken_for_a_large_quiet_one():
 
 def test_a_single_document_says_nothing_of_others():
     before = {f"q{n}": 0.5 for n in range(10)}
-    after = {query: 0.9 for query in before}
+    after = dict.fromkeys(before, 0.9)
     of_one = dict.fromkeys(before, "d")
     difference = paired_difference(before, after, groups=of_one)
     assert difference.interval == (-1.0, 1.0) and difference.verdict == "not distinguishable"
