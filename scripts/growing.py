@@ -10,11 +10,10 @@ first model, with the seconds of training. Runs that are there are gone on with.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 from statistics import fmean
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from benchmarks.common import Table, as_help
@@ -34,17 +33,19 @@ def main(
     grown: Annotated[int, typer.Option(help="Of the later ones.", min=2)] = 40,
     seeds: Annotated[int, typer.Option(help="From 13 on.", min=1)] = 3,
 ) -> None:
+    from sharpen.recipes.inputs import Inputs
+
     rows: dict[str, list[tuple[float | None, float | None, float]]] = {}
     for seed in range(SEED, SEED + seeds):
         given = [*(overrides or ()), f"seed={seed}"]
         first = run(recipe, f"growing-first-{seed}", documents, given)
         base = f"generative.base={first / 'model'}"
-        ways: dict[str, list[str]] = {
+        ways = {
             "with a replay": [base, f"generative.replay={{run: {first}}}"],
             "without": [base, f"generative.replay={{run: {first}, fraction: 0}}"],
             "anew": [],
         }
-        known = documents_of(first)
+        known = set(Inputs(first).corpus())
         rows.setdefault(f"the first {documents}", []).append(measured(first, known))
         for name, more in ways.items():
             folder = run(recipe, f"growing-{name.replace(' ', '-')}-{seed}", grown, [*given, *more])
@@ -70,17 +71,12 @@ def run(recipe: str, name: str, documents: int, overrides: list[str]) -> Path:
     return (Path(loaded.recipe.runs) / name).resolve()
 
 
-def documents_of(folder: Path) -> set[str]:
-    from sharpen.evaluation.beir import read_corpus
-
-    return set(read_corpus(folder / "corpus" / "corpus.jsonl"))
-
-
 def measured(folder: Path, old: set[str]) -> tuple[float | None, float | None, float]:
     """The metric of the questions of ``old`` documents and of all others, and the seconds of training."""
     from sharpen.evaluation.datasets import read_judged
     from sharpen.evaluation.metrics import evaluate
     from sharpen.evaluation.runs import read_run
+    from sharpen.recipes.inputs import Inputs
     from sharpen.recipes.load import load_recipe
 
     settings = load_recipe(str(folder), []).recipe.evaluation
@@ -91,12 +87,8 @@ def measured(folder: Path, old: set[str]) -> tuple[float | None, float | None, f
     parts = {True: [], False: []}
     for query, judged in asked.items():
         parts[any(document in old for document in judged)].append(scores[query])
-    seconds = sum(manifest(folder, stage)["seconds"] for stage in ("training", "model"))
+    seconds = sum(Inputs(folder).manifest(stage)["seconds"] for stage in ("training", "model"))
     return (*(fmean(part) if part else None for part in (parts[True], parts[False])), seconds)
-
-
-def manifest(folder: Path, stage: str) -> dict[str, Any]:
-    return json.loads((folder / stage / "manifest.json").read_text(encoding="utf-8"))
 
 
 def cells(values: Iterable[float | None]) -> tuple[str, str]:

@@ -23,12 +23,12 @@ SomeSettings = TypeVar("SomeSettings", bound=Optimization)
 def tracked(settings: SomeSettings, run: Path, stage: str, resources: Resources) -> Iterator[SomeSettings]:
     """The trackers get the training's curves while it goes on, in a run of their own. Yields the settings to train
     with: a tracker that cannot be opened is a warning, and not among theirs, as what came before was paid for."""
+    live = [tracker for tracker in settings.trackers if tracker in LIVE] if process_state().is_main_process else []
     failed = set()
     with ExitStack() as stack:
-        for tracker in LIVE if process_state().is_main_process else ():
+        for tracker in live:
             try:
-                if tracker in settings.trackers:
-                    stack.enter_context(open_trackers([tracker], run, f"{run.name}-{stage}"))
+                stack.enter_context(open_trackers([tracker], run, f"{run.name}-{stage}"))
             except Exception as error:  # another's program and perhaps a network
                 failed.add(tracker)
                 resources.warn(f"{tracker} gets no curves of this training ({type(error).__name__}: {error}).")
