@@ -121,18 +121,18 @@ def test_tensorboard_holds_before_after_counts_curves_and_the_report(tracked):
 
     folder, metrics, _ = tracked
     scalars, texts = {}, {}
-    for file in (folder / "tensorboard" / "tracked").glob("events*"):
-        data = file.read_bytes()
-        while data:
-            (length,) = struct.unpack("<Q", data[:8])
-            event = Event.FromString(data[12 : 12 + length])
-            data = data[16 + length :]
-            for value in event.summary.value:
-                if value.HasField("tensor") and value.tensor.string_val:
-                    texts[value.tag] = value.tensor.string_val[0].decode()
-                else:
-                    number = value.simple_value if value.HasField("simple_value") else value.tensor.float_val[0]
-                    scalars.setdefault(value.tag, []).append((event.step, number))
+    told = (folder / "tensorboard" / "tracked").glob("events*")
+    data = min(told, key=lambda file: file.stat().st_mtime).read_bytes()  # another test tells it once more
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        event = Event.FromString(data[12 : 12 + length])
+        data = data[16 + length :]
+        for value in event.summary.value:
+            if value.HasField("tensor") and value.tensor.string_val:
+                texts[value.tag] = value.tensor.string_val[0].decode()
+            else:
+                number = value.simple_value if value.HasField("simple_value") else value.tensor.float_val[0]
+                scalars.setdefault(value.tag, []).append((event.step, number))
     _check(folder, metrics, {name: rows[0][1] for name, rows in scalars.items()})
     assert scalars["training/loss"] == _losses(folder)
     assert any("ndcg@10" in text for name, text in texts.items() if name.startswith("report"))
