@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
 
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import process_state
+from sharpen.training.quantized import dequantize_layers, quantize_layers
 from sharpen.training.settings import LoraSettings
+from sharpen.training.sharding import will_shard
 
 
 def add_adapters(
     model: nn.Module, settings: LoraSettings, task: str = "FEATURE_EXTRACTION", part: str = "training"
 ) -> Any:
-    """Put adapters into a model of transformers, in place, and return PEFT's view of it, which can merge them.
+    """Put adapters into a model of transformers, in place, and return PEFT's view of it for ``merge_adapters``.
 
-    ``task``: of PEFT's ``TaskType``. Raises ``InputError`` by the recipe's ``part`` if PEFT is not installed, and for
-    targets that the model has not.
+    ``task``: of PEFT's ``TaskType``. With ``settings.quantized`` the linear layers beneath are quantised, and the model
+    goes to this process's device. Raises ``InputError`` by the recipe's ``part`` if a package is not installed, for
+    targets that the model has not, and for quantised layers that would be sharded (FSDP).
     """
     try:
         from peft import LoraConfig, TaskType, get_peft_model
     except ImportError:
         raise InputError(f"{part}.lora: needs PEFT; pip install 'sharpen[lora]'") from None
+    if settings.quantized:
+        _quantize(model, part)
     config = LoraConfig(
         task_type=TaskType[task],
         r=settings.rank,
@@ -33,3 +40,20 @@ def add_adapters(
         return get_peft_model(model, config)
     except ValueError as error:  # target_modules that the model has not
         raise InputError(f"{part}.lora: {error}") from None
+
+
+def merge_adapters(adapters: Any) -> None:
+    """Make an ordinary model of what ``add_adapters`` returned, in place: adapters are added to the weights that they
+    were trained on."""
+    dequantize_layers(adapters)
+    adapters.merge_and_unload()
+
+
+def _quantize(model: nn.Module, part: str) -> None:
+    if will_shard():
+        raise InputError(f"{part}.lora.quantized: layers of 4 bits cannot be sharded (FSDP); leave one of the two out")
+    if not find_spec("bitsandbytes"):
+        raise InputError(f"{part}.lora.quantized: needs bitsandbytes; pip install 'sharpen[qlora]'")
+    device = process_state().device
+    quantize_layers(model, device, but=getattr(model, "get_output_embeddings", lambda: None)())
+    model.to(device)

@@ -25,7 +25,7 @@ from sharpen.training.collators import RetrieverCollator, Texts
 from sharpen.training.distributions import teacher_logits
 from sharpen.training.families import TRAINERS, check_one_process, family_loss
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
-from sharpen.training.lora import add_adapters
+from sharpen.training.lora import add_adapters, merge_adapters
 from sharpen.training.losses import make_loss
 from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
 from sharpen.training.settings import DISTILLING, RetrieverSettings
@@ -91,7 +91,7 @@ def train_retriever(
     result = fit(*TRAINERS[settings.family], setup)
     model.float()  # what bf16 would lose of adapters, and of a mixture with the base
     if adapters:
-        adapters.merge_and_unload()
+        merge_adapters(adapters)
     given = {"query": settings.query_prompt, "document": settings.document_prompt}
     model.prompts = (model.prompts or {}) | {k: v for k, v in given.items() if v is not None}
     save_trained(model, output)
@@ -217,7 +217,7 @@ def to_dataset(triplets: Sequence[Triplet], labels: list[list[float]] | None = N
 
 def _load_base(settings: RetrieverSettings) -> AnyEncoder:
     if settings.family == "dense":
-        model = _load(settings, settings.base)
+        model = _load(settings, settings.base, settings.lora.device_of_base if settings.lora else None)
         check_trainable(model, settings.base)
         for key in settings.keys_of_layers:
             check_transformer(model, settings.base, key)
@@ -229,8 +229,8 @@ def _load_base(settings: RetrieverSettings) -> AnyEncoder:
     return model
 
 
-def _load(settings: RetrieverSettings, name: str) -> SentenceTransformer:
-    return load_encoder(name, max_seq_length=settings.max_seq_length, attention=settings.attention)
+def _load(settings: RetrieverSettings, name: str, device: str | None = None) -> SentenceTransformer:
+    return load_encoder(name, device, max_seq_length=settings.max_seq_length, attention=settings.attention)
 
 
 def _prompts(model: AnyEncoder, settings: RetrieverSettings, negatives: int) -> dict[str, str]:

@@ -39,10 +39,24 @@ class LoraSettings(Settings):
     'all-linear'
     """
 
+    LATER: ClassVar[tuple[str, ...]] = ("quantized",)
+
     rank: Count = Field(16, description="Rank of the adapters.")
     alpha: Count = Field(32, description="What the adapters are scaled by, divided by the rank.")
     dropout: Dropout = Field(0.0, description="Of the adapters' inputs.")
     targets: str | tuple[str, ...] = Field("all-linear", description="Modules, as PEFT names them.")
+    quantized: Literal["nf4"] | None = Field(
+        None,
+        description=(
+            "nf4: the frozen linear layers in 4 bits, an eighth of their memory (QLoRA; needs bitsandbytes). The model"
+            " that is written computes as the trained one did, in float32."
+        ),
+    )
+
+    @property
+    def device_of_base(self) -> str | None:
+        """Where the base is loaded: what is quantised layer by layer must not be on a GPU in full before."""
+        return "cpu" if self.quantized else None
 
 
 class Optimization(Settings):

@@ -154,6 +154,8 @@ def _check_packages(recipe: Recipe) -> None:
     for name, part in trainings.items():
         if getattr(part, "lora", None) and importlib.util.find_spec("peft") is None:
             raise InputError(f"{name}.lora: needs PEFT; pip install 'sharpen[lora]'")
+        if getattr(part, "lora", None) and part.lora.quantized and importlib.util.find_spec("bitsandbytes") is None:
+            raise InputError(f"{name}.lora.quantized: needs bitsandbytes; pip install 'sharpen[qlora]'")
         for tracker in part.trackers if part else ():
             if not is_installed(tracker):
                 raise InputError(f"{name}.trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")

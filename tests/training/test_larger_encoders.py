@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, load_model, save_model
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Document, Query
@@ -16,6 +16,7 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import mean_primary
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.training.quantized import NF4Linear
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import LoraSettings, RetrieverSettings
 from sharpen.training.trainer import TrainingRun
@@ -114,7 +115,8 @@ def test_weights_in_float32_are_what_there_was_before_and_checkpointing_changes_
 
 
 @pytest.mark.slow
-def test_adapters_on_a_language_model_lift_ndcg_on_queries_that_it_was_not_trained_on(tmp_path):
+@pytest.mark.parametrize("quantized", [None, "nf4"])
+def test_adapters_on_a_language_model_lift_ndcg_on_queries_that_it_was_not_trained_on(tmp_path, quantized):
     """Each query asks for a document in other words: what these mean must be learnt, and put together anew."""
     pairs = [(f"a{n}", f"b{n}") for n in range(12)]
     words = " ".join([WORDS, *itertools.chain(*pairs)])  # the former, as texts of them try an encoder
@@ -130,7 +132,41 @@ def test_adapters_on_a_language_model_lift_ndcg_on_queries_that_it_was_not_train
         return mean_primary(held_out, index.search({i: queries[i].text for i in held_out}, 10))
 
     options = OPTIONS | {"batch_size": 24, "epochs": 12, "learning_rate": 1e-2}
-    settings = RetrieverSettings(base=str(base), lora=LoraSettings(rank=8), **options)
+    settings = RetrieverSettings(base=str(base), lora=LoraSettings(rank=8, quantized=quantized), **options)
     train_retriever(queries, rows, corpus, settings, tmp_path / "m", 1)
     before, after = ndcg(base), ndcg(tmp_path / "m")
     assert before < 0.1 and after > before + 0.2  # measured: 0.01 and 0.36
+
+
+def test_adapters_learn_on_layers_of_4_bits_and_what_is_written_computes_as_what_was_trained(base, tmp_path):
+    pytest.importorskip("bitsandbytes")
+    texts, seen = [d.content for d in CORPUS.values()], {}
+
+    def look(model) -> None:
+        layers = [m for m in model.modules() if isinstance(m, NF4Linear)]
+        seen["bytes"] = max((m.weight.nbytes / m.in_features / m.out_features for m in layers), default=4)
+        seen["trained"] = encode(model, texts, precision="float32")
+        assert all(p.requires_grad == ("lora_" in name) for name, p in model.named_parameters())
+        save_model(model, str(tmp_path / "checkpoint"))  # as checkpoints are written and read
+        load_model(model, str(tmp_path / "checkpoint"))
+        np.testing.assert_array_equal(encode(model, texts, precision="float32"), seen["trained"])
+
+    whole = _train(base, tmp_path / "whole", look, lora=LoraSettings(rank=4))
+    assert seen["bytes"] == 4
+    small = _train(base, tmp_path / "small", look, lora=LoraSettings(rank=4, quantized="nf4"))
+    assert seen["bytes"] < 0.6
+    assert small[0] == pytest.approx(whole[0], abs=0.1) and small[-1] < small[0] / 2  # weights at random, so far apart
+    assert {w.dtype for w in load_file(tmp_path / "small/model.safetensors").values()} == {torch.float32}
+    written = SentenceTransformer(str(tmp_path / "small"), device="cpu").encode(texts, normalize_embeddings=True)
+    np.testing.assert_allclose(written, seen["trained"], atol=1e-5)
+
+
+def test_4_bits_without_bitsandbytes_or_sharded_are_refused(base, tmp_path, monkeypatch):
+    lora = LoraSettings(rank=4, quantized="nf4")
+    monkeypatch.setattr("sharpen.training.lora.find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"training\.lora\.quantized: needs bitsandbytes; pip install 'sharpen\[qlora"):
+        _train(base, tmp_path / "out", lora=lora)
+    monkeypatch.setattr("sharpen.training.lora.will_shard", lambda: True)
+    with pytest.raises(InputError, match=r"training\.lora\.quantized: layers of 4 bits cannot be sharded"):
+        _train(base, tmp_path / "out", lora=lora)
+    assert "quantized" not in LoraSettings(rank=4).fingerprint()  # what was trained before is not trained again

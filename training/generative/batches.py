@@ -14,7 +14,7 @@ from sharpen.evaluation.generative.model import GenerativeModel, save_generative
 from sharpen.evaluation.processes import process_state
 from sharpen.training import checkpoints
 from sharpen.training.generative.settings import GenerativeOptimization
-from sharpen.training.lora import add_adapters
+from sharpen.training.lora import add_adapters, merge_adapters
 from sharpen.training.trainer import CheckpointingTrainer, TrainingSetup, set_dropout
 
 
@@ -70,7 +70,7 @@ def prepare_weights(model: PreTrainedModel, settings: GenerativeOptimization, pa
 def save_merged(retriever: GenerativeModel, adapters: Any, output: Path) -> None:
     """Write the folder by the first process, with adapters merged. Raises ``InputError`` if the disk is full."""
     if adapters:
-        adapters.merge_and_unload()
+        merge_adapters(adapters)
     retriever.model.eval()
     if process_state().is_main_process:
         with checkpoints.disk_errors(output):

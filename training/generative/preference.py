@@ -107,7 +107,7 @@ def train_preference(
         raise InputError(f"{PART}: there are no pairs; the model ranks every query's document first, or lacks queries")
     processes = processes_of_batch(PART, settings.batch_size)
     transformers.set_seed(seed)
-    first = load_generative(retriever)
+    first = load_generative(retriever, settings.lora.device_of_base if settings.lora else None)
     adapters = prepare_weights(first.model, settings, PART)
     dataset = tokenized_pairs(pairs, first)
     of_process = settings.batch_size // processes

@@ -68,7 +68,7 @@ def train_generative(
         raise InputError("no examples to train on: there are neither texts of documents nor queries")
     processes = processes_of_batch(PART, settings.batch_size)
     transformers.set_seed(seed)
-    model, tokenizer = load_causal_lm(settings.base)
+    model, tokenizer = load_causal_lm(settings.base, settings.lora.device_of_base if settings.lora else None)
     if settings.layers:
         keep_layers(model, settings.layers)
     if any(row.source == "atomic" for row in identifiers.values()):

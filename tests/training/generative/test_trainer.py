@@ -144,8 +144,11 @@ def test_the_best_state_by_a_score_is_kept(tmp_path, base):
 
 
 @pytest.mark.parametrize("targets", ["all-linear", ("q_proj", "v_proj")])
-def test_adapters_are_trained_and_merged(tmp_path, base, targets):
-    lora = LoraSettings(rank=4, targets=targets)
+@pytest.mark.parametrize("quantized", [None, "nf4"])
+def test_adapters_are_trained_and_merged(tmp_path, base, targets, quantized):
+    if quantized:
+        pytest.importorskip("bitsandbytes")
+    lora = LoraSettings(rank=4, targets=targets, quantized=quantized)
     train_generative([], QUERIES, IDENTIFIERS, settings_of(base, lora=lora), tmp_path / "m", 1)
     before, after = load_causal_lm(base)[0].state_dict(), load_generative(tmp_path / "m").model.state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
