@@ -11,6 +11,7 @@ def quiet_libraries() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     for name in ("httpx", "openai", "sentence_transformers", "bm25s"):
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # that it lacks kernels which nothing here asks for
     import datasets
     import transformers
 
