@@ -14,6 +14,7 @@ DENSE_ONLY: dict[str, Any] = {
     "guide": None,
     "contrastive": 0.0,
     "anchor": 0.0,
+    "order": "random",
     "candidates": None,
     "documents": "trained",
     "matryoshka": (),

@@ -9,8 +9,8 @@ from torch import nn
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.quantized import dequantize_layers, quantize_layers
-from sharpen.training.settings import LoraSettings
 from sharpen.training.sharding import will_shard
 
 

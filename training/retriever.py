@@ -22,6 +22,7 @@ from sharpen.evaluation.encoders.soundness import check_recomputable, check_trai
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
+from sharpen.training.curriculum import easy_first
 from sharpen.training.distributions import teacher_logits
 from sharpen.training.families import TRAINERS, check_one_process, family_loss
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
@@ -138,7 +139,8 @@ def _setup(
     if lists:
         sampler = GlobalBatchSampler(len(lists), *batches)
     else:
-        sampler = NoFalseNegativesSampler(rows, texts.corpus, *batches)
+        first = easy_first(model, rows, texts, settings) if settings.order == "easy_first" else None
+        sampler = NoFalseNegativesSampler(rows, texts.corpus, *batches, first=first)
     callbacks = ()
     if settings.family != "dense":
         loss, callbacks = family_loss(settings, model, negatives)

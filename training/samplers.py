@@ -21,17 +21,26 @@ class GlobalBatchSampler(DefaultBatchSampler):
     unevenly, so that gathering across processes would hang.) All ``epochs`` follow one another, each in an order of its
     own, and what is left of one goes into the first batches of the next: the learning rate's schedule must know the
     number of all batches, and only the last ones are smaller. Of these up to ``processes`` - 1 rows are left out, so
-    that the parts are equal.
+    that the parts are equal. ``first``: the order of the first epoch (default: random, too).
 
     >>> [len(batch) for batch in GlobalBatchSampler(rows=10, batch_size=4, processes=1, seed=13, epochs=2)]
     [4, 4, 4, 4, 4]
     """
 
-    def __init__(self, rows: int, batch_size: int, processes: int, seed: int, epochs: int = 1) -> None:
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        processes: int,
+        seed: int,
+        epochs: int = 1,
+        *,
+        first: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(range(rows), batch_size=batch_size // processes, drop_last=False)
         self.batch_size = None  # or accelerate would leave out what is smaller, which is the last batch
         self._global_size, self._processes = batch_size, processes
-        self._parts = [part for batch in self._batches(rows, seed, epochs) for part in self._split(batch)]
+        self._parts = [part for batch in self._batches(rows, seed, epochs, first) for part in self._split(batch)]
 
     def __iter__(self) -> Iterator[list[int]]:
         return iter(self._parts)
@@ -43,11 +52,13 @@ class GlobalBatchSampler(DefaultBatchSampler):
         batch = batch[: len(batch) // self._processes * self._processes]
         return [batch[rank :: self._processes] for rank in range(self._processes)] if batch else []
 
-    def _batches(self, rows: int, seed: int, epochs: int) -> Iterator[list[int]]:
+    def _batches(self, rows: int, seed: int, epochs: int, first: Sequence[int] | None) -> Iterator[list[int]]:
         waiting: deque[int] = deque()
         for epoch in range(epochs):
             order = list(range(rows))
             random.Random(f"{seed}/{epoch}").shuffle(order)
+            if epoch == 0 and first is not None:
+                order = first
             waiting.extend(order)
             while waiting:
                 batch, passed_over = self._take(waiting)
@@ -71,7 +82,15 @@ class NoFalseNegativesSampler(GlobalBatchSampler):
     """
 
     def __init__(
-        self, triplets: Sequence[Triplet], corpus: Corpus, batch_size: int, processes: int, seed: int, epochs: int = 1
+        self,
+        triplets: Sequence[Triplet],
+        corpus: Corpus,
+        batch_size: int,
+        processes: int,
+        seed: int,
+        epochs: int = 1,
+        *,
+        first: Sequence[int] | None = None,
     ) -> None:
         texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
         positives: dict[str, set[str]] = {}
@@ -80,7 +99,7 @@ class NoFalseNegativesSampler(GlobalBatchSampler):
         self._positives = [positives[t.query_id] for t in triplets]
         # a set for each row would take five times the memory
         self._documents = [(texts[t.positive_id], *(texts[i] for i in t.negative_ids)) for t in triplets]
-        super().__init__(len(triplets), batch_size, processes, seed, epochs)
+        super().__init__(len(triplets), batch_size, processes, seed, epochs, first=first)
 
     def _take(self, waiting: Iterable[int]) -> tuple[list[int], list[int]]:
         batch: list[int] = []

@@ -16,12 +16,12 @@ from sharpen.evaluation.settings import (
     BaseName,
     Count,
     EncoderName,
-    Fraction,
     Marker,
     RerankerBaseName,
     Settings,
 )
 from sharpen.training.family_rules import REGULARIZERS, family_misfit
+from sharpen.training.optimization import Dropout, LoraSettings, Optimization
 
 LossName = Literal["mnrl", "cached_mnrl", "gist", "cached_gist", "margin_mse", "kl", "embedding"]
 DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
@@ -29,60 +29,6 @@ DISTILLING: tuple[LossName, ...] = ("margin_mse", "kl")
 TAUGHT: tuple[LossName, ...] = (*DISTILLING, "embedding")
 """Losses that have a teacher: of scores, or of vectors."""
 RerankerLoss = Literal["bce", "listwise", "distillation"]
-Dropout = Annotated[float, Field(ge=0, lt=1)]
-
-
-class LoraSettings(Settings):
-    """Low-rank adapters (PEFT) in place of all weights; merged into the model that is written.
-
-    >>> LoraSettings(rank=8).targets
-    'all-linear'
-    """
-
-    LATER: ClassVar[tuple[str, ...]] = ("quantized",)
-
-    rank: Count = Field(16, description="Rank of the adapters.")
-    alpha: Count = Field(32, description="What the adapters are scaled by, divided by the rank.")
-    dropout: Dropout = Field(0.0, description="Of the adapters' inputs.")
-    targets: str | tuple[str, ...] = Field("all-linear", description="Modules, as PEFT names them.")
-    quantized: Literal["nf4"] | None = Field(
-        None,
-        description=(
-            "nf4: the frozen linear layers in 4 bits, an eighth of their memory (QLoRA; needs bitsandbytes). The model"
-            " that is written computes as the trained one did, in float32."
-        ),
-    )
-
-    @property
-    def device_of_base(self) -> str | None:
-        """Where the base is loaded: what is quantised layer by layer must not be on a GPU in full before."""
-        return "cpu" if self.quantized else None
-
-
-class Optimization(Settings):
-    """What every training has."""
-
-    epochs: Count = Field(1, description="Times that every row is trained on.")
-    batch_size: Annotated[int, Field(ge=2)] = Field(32, description="Rows of a batch, over all processes together.")
-    accumulate: Count = Field(1, description="Batches of one step of the optimizer.")
-    learning_rate: Annotated[float, Field(gt=0)] = Field(2e-5, description="The highest, after the warm-up.")
-    schedule: Literal["linear", "cosine", "constant"] = Field(
-        "linear", description="How the rate falls after the warm-up."
-    )
-    warmup: Fraction = Field(0.1, description="Fraction of the steps in which the rate rises to learning_rate.")
-    weight_decay: Annotated[float, Field(ge=0)] = Field(0.0, description="Of AdamW.")
-    dropout: Dropout | None = Field(None, description="null: the model's own (0.1 for BERT); 0 is faster.")
-    checkpoint_steps: Annotated[Count, UNHASHED] = Field(
-        200, description="Optimizer steps between two checkpoints, from which a killed training goes on."
-    )
-    trackers: Annotated[tuple[Literal["wandb", "mlflow", "trackio", "tensorboard"], ...], UNHASHED] = Field(
-        (),
-        description=(
-            "Who else gets the learning curves, and at the end the settings, before and after, counts and a report"
-            " without texts. They write below the run's folder, unless their own variables (WANDB_API_KEY,"
-            " MLFLOW_TRACKING_URI, ...) say otherwise."
-        ),
-    )
 
 
 class RetrieverSettings(EncoderOptions, Optimization):
@@ -100,7 +46,13 @@ class RetrieverSettings(EncoderOptions, Optimization):
     ('mnrl', 20.0, 'query: ')
     """
 
-    LATER: ClassVar[tuple[str, ...]] = ("weights", "family", "query_regularizer_weight", "document_regularizer_weight")
+    LATER: ClassVar[tuple[str, ...]] = (
+        "order",
+        "weights",
+        "family",
+        "query_regularizer_weight",
+        "document_regularizer_weight",
+    )
 
     base: BaseName = Field(
         description=(
@@ -159,6 +111,14 @@ class RetrieverSettings(EncoderOptions, Optimization):
         description=(
             "Weight of the squared distance of each vector to the base's, added to the loss: what the base knows is"
             " forgotten less. A third more time. Not with cached losses."
+        ),
+    )
+    order: Literal["random", "easy_first"] = Field(
+        "random",
+        description=(
+            "Of the rows. easy_first: the first epoch goes from those whose positive the base puts far above the"
+            " hardest negative to those where it does not (a curriculum); later ones are at random, and with"
+            " negatives.refresh none is. Encodes all texts once more."
         ),
     )
     candidates: Annotated[int, Field(ge=2)] | None = Field(
@@ -280,6 +240,8 @@ class RetrieverSettings(EncoderOptions, Optimization):
             raise ValueError("anchor: for embedding, the base among the teachers is the anchor, {..., base: 0.5}")
         if self.loss == "embedding" and (self.matryoshka or self.lora):
             raise ValueError("loss: embedding learns whole vectors with all weights; leave out matryoshka and lora")
+        if self.order == "easy_first" and (self.candidates or self.loss == "embedding"):
+            raise ValueError("order: easy_first is of a positive and its negatives; leave out candidates and embedding")
         if self.documents == "kept" and not self.candidates:
             raise ValueError("documents: kept needs candidates, lists of documents with a teacher's scores; try 64")
         if self.documents == "kept" and (self.matryoshka or self.lora):

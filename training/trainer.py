@@ -23,8 +23,8 @@ from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training import checkpoints, sharding
 from sharpen.training.launch import check_launch
 from sharpen.training.micro_batches import accelerated
+from sharpen.training.optimization import Optimization
 from sharpen.training.samplers import GlobalBatchSampler
-from sharpen.training.settings import Optimization
 from sharpen.training.sharding import will_shard
 from sharpen.training.validation import Validation
 from sharpen.training.vectors import TeacherVectors

@@ -13,7 +13,7 @@ from sharpen.recipes.engine import Counts
 from sharpen.recipes.inputs import TRAINING_LOG
 from sharpen.recipes.trackers import LIVE, open_trackers
 from sharpen.sdg.resources import Resources
-from sharpen.training.settings import Optimization
+from sharpen.training.optimization import Optimization
 from sharpen.training.trainer import StepProgress, TrainingResult
 
 SomeSettings = TypeVar("SomeSettings", bound=Optimization)

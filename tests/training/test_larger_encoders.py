@@ -16,9 +16,10 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import mean_primary
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.quantized import NF4Linear
 from sharpen.training.retriever import train_retriever
-from sharpen.training.settings import LoraSettings, RetrieverSettings
+from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation

@@ -8,8 +8,9 @@ import torch
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError, sha256_file
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.refresh import train_with_refresh
-from sharpen.training.settings import LoraSettings, RetrieverSettings
+from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation

@@ -21,8 +21,9 @@ from sharpen.evaluation.files import InputError, sha256_file
 from sharpen.training.checkpoints import SEAL, newest
 from sharpen.training.losses import make_loss
 from sharpen.training.merging import weights_of
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.retriever import train_retriever
-from sharpen.training.settings import LoraSettings, RetrieverSettings
+from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation

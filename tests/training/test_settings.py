@@ -5,13 +5,8 @@ from pydantic import ValidationError
 
 from sharpen.evaluation.encoders.settings import Encoder
 from sharpen.evaluation.files import InputError
-from sharpen.training.settings import (
-    LoraSettings,
-    RerankerSettings,
-    RetrieverSettings,
-    ValidationSettings,
-    misfit,
-)
+from sharpen.training.optimization import LoraSettings
+from sharpen.training.settings import RerankerSettings, RetrieverSettings, ValidationSettings, misfit
 
 BASE = "packaged:tiny-bert"
 

@@ -15,8 +15,9 @@ from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.files import sha256_file
 from sharpen.evaluation.processes import end_processes, process_state
 from sharpen.training import sharding
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.retriever import train_retriever
-from sharpen.training.settings import LoraSettings, RetrieverSettings
+from sharpen.training.settings import RetrieverSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.validation import Validation
 from tests.processes import environment_with_tests

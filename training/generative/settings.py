@@ -8,7 +8,8 @@ from pydantic import Field, model_validator
 
 from sharpen.evaluation.encoders.settings import EncoderOptions, PrecisionSetting
 from sharpen.evaluation.settings import UNHASHED, CausalLMName, Count
-from sharpen.training.settings import Dropout, HeldOutSettings, LoraSettings, Optimization
+from sharpen.training.optimization import Dropout, LoraSettings, Optimization
+from sharpen.training.settings import HeldOutSettings
 
 Weight = Annotated[float, Field(ge=0)]
 Combination = Literal["interleaved", "concatenated"]

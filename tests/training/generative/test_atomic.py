@@ -9,7 +9,7 @@ from sharpen.training.generative.atomic import add_atomic_tokens
 from sharpen.training.generative.examples import Example
 from sharpen.training.generative.settings import GenerativeSettings
 from sharpen.training.generative.trainer import train_generative
-from sharpen.training.settings import LoraSettings
+from sharpen.training.optimization import LoraSettings
 from tests.support.tiny_lms import language_model
 
 TEXTS = {"a": "bread is made of flour", "b": "ice melts", "c": "guitar sounds"}

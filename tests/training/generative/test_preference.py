@@ -19,7 +19,7 @@ from sharpen.training.generative.preference import (
     train_preference,
 )
 from sharpen.training.generative.settings import PreferenceSettings
-from sharpen.training.settings import LoraSettings
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.validation import Validation
 from tests.processes import start

@@ -15,7 +15,7 @@ from sharpen.training.generative.loss import joint_loss
 from sharpen.training.generative.packing import Tokenized, padded
 from sharpen.training.generative.settings import GenerativeSettings
 from sharpen.training.generative.trainer import train_generative
-from sharpen.training.settings import LoraSettings
+from sharpen.training.optimization import LoraSettings
 from sharpen.training.trainer import TrainingRun
 from sharpen.training.validation import Validation
 from tests.processes import start
