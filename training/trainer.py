@@ -26,6 +26,7 @@ from sharpen.training.micro_batches import accelerated
 from sharpen.training.optimization import Optimization
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.sharding import will_shard
+from sharpen.training.tracking import guard_trackers
 from sharpen.training.validation import Validation
 from sharpen.training.vectors import TeacherVectors
 
@@ -174,6 +175,7 @@ def _trainer(
         eval_dataset=setup.dataset.select(range(1)) if validation else None,
         callbacks=[ProgressCallback(setup.run.progress), *setup.callbacks],
     )
+    guard_trackers(trainer, trainer.args.report_to)
     trainer.prepare(setup.part, validation, folder, whole)
     if validation and validation.patience:
         trainer.add_callback(transformers.EarlyStoppingCallback(validation.patience))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -178,6 +178,27 @@ def test_a_training_goes_on_without_a_tracker_that_cannot_be_opened(tmp_path, mo
     with tracked_training(settings, tmp_path / "mine", "training", SimpleNamespace(warn=warned.append)) as given:
         assert given.trackers == ("tensorboard", "trackio") and opened == ["mine-training"]
     assert warned == ["mlflow gets no curves of this training (ConnectionError: nobody is there)."]
+
+
+@pytest.mark.parametrize("error", [None, ValueError("of the training")])
+def test_a_training_is_not_lost_by_a_tracker_that_cannot_be_closed(tmp_path, monkeypatch, error):
+    @contextmanager
+    def unclosable(*_):
+        try:
+            yield
+        finally:
+            raise ConnectionError("nobody is there")
+
+    monkeypatch.setattr("sharpen.recipes.trackers._OPEN", {"mlflow": unclosable})
+    settings = RetrieverSettings(base="packaged:tiny-bert", trackers=("mlflow",))
+    warned = []
+    with (
+        pytest.raises(ValueError, match="of the training") if error else nullcontext(),
+        tracked_training(settings, tmp_path / "mine", "training", SimpleNamespace(warn=warned.append)),
+    ):
+        if error:
+            raise error
+    assert warned == ["mlflow may lack curves of this training (ConnectionError: nobody is there)."]
 
 
 def test_a_tracker_that_fails_is_a_warning_and_is_told_again(plain, monkeypatch):
