@@ -13,6 +13,9 @@ if (given) {
 // The address of a server that was started anew, in an open tab, is another fragment and nothing more.
 addEventListener("hashchange", () => location.reload());
 
+// Before the server has said what there is to search, too: the browser would load the page anew.
+byId("ask").addEventListener("submit", event => event.preventDefault());
+
 const trouble = byId("trouble");
 
 async function ask(path, body, signal) {

@@ -5,7 +5,7 @@ let systems = [], ask, query = "", answer = null, marks = {}, under = null;
 export function startSearch(about, asking) {
   systems = about.systems;
   ask = asking;
-  byId("ask").addEventListener("submit", event => { event.preventDefault(); search(); });
+  byId("ask").addEventListener("submit", search);
   byId("columns").addEventListener("keydown", keys);
   byId("columns").addEventListener("focusin", event => current(event.target.closest(".card")));
   addEventListener("keydown", event => {
@@ -15,6 +15,7 @@ export function startSearch(about, asking) {
     byId("query").select();
   });
   told(about.marked.queries, about.marked.marks, about.marked.use);
+  search();  // what was asked for already
   return { enter: () => byId("query").focus() };
 }
 

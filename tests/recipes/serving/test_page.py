@@ -77,6 +77,21 @@ def test_systems_stand_side_by_side_and_what_moved_is_told(open_page, served):
     assert page.title() == "small · sharpen" and "token" not in page.url and "12 documents" in page.inner_text("#about")
 
 
+def test_a_query_that_was_asked_before_the_server_has_answered_is_searched_then(browser, served):
+    page, waiting = browser.new_page(), []
+    page.route("**/api/about", lambda route: waiting.append(route))
+    page.goto(served.address)
+    page.wait_for_function("() => performance.getEntriesByType('resource').some(e => e.name.endsWith('/search.js'))")
+    page.wait_for_timeout(200)  # until what was loaded has run
+    assert len(waiting) == 1
+    page.get_by_label("Query").fill("candles")
+    page.keyboard.press("Enter")
+    waiting.pop().continue_()
+    page.wait_for_function(ANSWERED)
+    assert not waiting and page.get_by_label("Query").input_value() == "candles"  # the page was not loaded anew
+    page.close()
+
+
 def test_text_of_documents_and_queries_stays_text(open_page):
     page = open_page()
     _search(page)
