@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
 from sharpen.evaluation.partitions.contract import Task
 from sharpen.evaluation.partitions.kept import Partitions
@@ -82,10 +83,23 @@ def asking_ahead(settings: LLMSettings, partitions: Partitions | None) -> Ahead 
         folder = partitions.folder / f"answers-{name}"
         partitions.folder.mkdir(parents=True, exist_ok=True)
         # another program that asks the same LLM would take the folder away, with answers that were paid for
-        with FileLock(partitions.folder / f"asking-{name}.lock"):
+        with _alone(FileLock(partitions.folder / f"asking-{name}.lock"), client):
             _ask(client, requests, settings, replace(partitions, folder=folder))
 
     return ahead
+
+
+@contextmanager
+def _alone(lock: FileLock, client: LLMClient) -> Iterator[None]:
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        warnings.warn(f"{lock.lock_file}: another program asks {client.identity} there; waiting for it", stacklevel=2)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _ask(client: LLMClient, requests: Sequence[Request], settings: LLMSettings, partitions: Partitions) -> None:

@@ -96,7 +96,7 @@ def test_a_program_leaves_the_answers_that_another_one_is_getting(server, tmp_pa
             wait(second, timeout=0.5)  # it asks the same LLM by the same folder, and has to wait
             super().run(to_do, tasks[2:], advance)
 
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, pytest.warns(UserWarning, match=r"another program asks .* there; waiting"):
         answers = ask(settings, tmp_path, AndAnother())
         assert [a.text for a in second[0].result(60)] == [a.text for a in answers]
     assert answered.pop("Say 5.") == 3 and set(answered.values()) == {2}
