@@ -102,19 +102,21 @@ def corpus_file(folder: Path) -> Path | None:
 
 def read_corpus(path: Path) -> Corpus:
     """Read ``corpus.jsonl`` (or ``.jsonl.gz``), with other well-known names in the place of ``_id``, ``text`` and
-    ``title`` where these are not there: ``ID_KEYS``, ``TEXT_KEYS``, ``TITLE_KEYS``.
+    ``title`` where these are not there: ``ID_KEYS``, ``TEXT_KEYS``, ``TITLE_KEYS``. Other keys with a plain value are
+    metadata, beside those under ``metadata``.
 
     Raises ``InputError`` (file and line) for bad rows, duplicate IDs and an empty corpus.
     """
     corpus: Corpus = {}
     for number, row in read_jsonl(path):
         id_key, text_key = (_known_key(row, keys, path, number) for keys in (ID_KEYS, TEXT_KEYS))
+        title_key = next((key for key in TITLE_KEYS if key in row), "title")
         doc_id = _new_id(row, path, number, corpus, id_key)
         corpus[doc_id] = Document(
             doc_id,
             _text(row, text_key, path, number),
-            _text(row, next((key for key in TITLE_KEYS if key in row), "title"), path, number, default=""),
-            _metadata(row, path, number),
+            _text(row, title_key, path, number, default=""),
+            _others(row, (id_key, text_key, title_key)) | _metadata(row, path, number),
         )
     if not any(document.content for document in corpus.values()):
         raise InputError(
@@ -245,6 +247,12 @@ def _text(row: dict[str, Any], key: str, path: Path, number: int, default: str |
     if not isinstance(value, str):
         raise InputError(f'{path}, line {number}: "{key}" must be a string, found {value!r}')
     return value
+
+
+def _others(row: dict[str, Any], read: Container[str]) -> dict[str, Any]:
+    """Columns that nothing else is made of; an empty one says nothing."""
+    plain = str | int | float | bool
+    return {k: v for k, v in row.items() if k not in read and isinstance(v, plain) and v != ""}
 
 
 def _metadata(row: dict[str, Any], path: Path, number: int) -> dict[str, Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -32,10 +32,12 @@ class ParsedQuery:
 
 @dataclass(frozen=True)
 class ParsedAnswer:
-    """The queries of an answer; ``error``: why there are none."""
+    """The queries of an answer; ``error``: why there are none. ``goes_on``: text follows the last one, so that it is
+    whole, even where the answer was cut off."""
 
     queries: tuple[ParsedQuery, ...] = ()
     error: str = ""
+    goes_on: bool = False
 
 
 def instruction(form: Form, count: int, answers: bool, chat: bool) -> str:
@@ -94,11 +96,11 @@ def parse_answer(text: str, form: Form, count: int, answers: bool = False) -> Pa
     if form == "json":
         return _from_json(text, count)
     if form == "line":
-        return ParsedAnswer((ParsedQuery(query=clean(text)),))
+        return ParsedAnswer((ParsedQuery(query=clean(text)),), goes_on=len(_lines(text)) > 1)
     items = []
-    for line in filter(None, map(_bare, _lines(text))):
+    for line in _bare_lines(text):
         query, label, answer = line.partition("Answer:")
-        items.append(ParsedQuery(query=_bare(query) if label else line, answer=answer.strip()))
+        items.append(ParsedQuery(query=_bare(query, _BULLET) if label else line, answer=answer.strip()))
     if answers:
         items = [item for item in items if item.answer]
     return ParsedAnswer(tuple(items[:count])) if items else ParsedAnswer(error="no query in it")
@@ -106,17 +108,29 @@ def parse_answer(text: str, form: Form, count: int, answers: bool = False) -> Pa
 
 def clean(text: str) -> str:
     """The query in an answer: its first line, without a sentence that announces it, and without a label, list mark or
-    quotes around it.
+    quotes around it. A number is a list's where it counts the line, or several have one: ordinals are written alike.
 
     >>> clean("Sure! Here is a query:\\n\\n**how to descale a kettle**")
     'how to descale a kettle'
     >>> clean("python error: list index out of range")
     'python error: list index out of range'
+    >>> clean("2. Weltkrieg Ursachen")
+    '2. Weltkrieg Ursachen'
     """
-    return next(filter(None, map(_bare, _lines(text))), "")
+    return next(_bare_lines(text), "")
 
 
-_LISTED = re.compile(r"(?:[-*•–]|\d{1,2}[.)])\s+")
+def _bare_lines(text: str) -> Iterator[str]:
+    """The query in each line of an answer."""
+    lines = _lines(text)
+    numbers = {n: int(match.group(1)) for n, line in enumerate(lines, 1) if (match := _NUMBER.match(line))}
+    mark = _LISTED if len(numbers) > 1 or any(n == number for n, number in numbers.items()) else _BULLET
+    return filter(None, (_bare(line, mark) for line in lines))
+
+
+_NUMBER = re.compile(r"(\d{1,2})[.)]\s+")
+_BULLET = re.compile(r"[-*•–]\s+")
+_LISTED = re.compile(rf"(?:{_BULLET.pattern}|{_NUMBER.pattern})")
 _NAMES = (
     # in the languages of most of Wikipedia: query and question, one and several
     r"quer(?:y|ies)|questions?|frage|fragen|suchanfragen?|requ[êe]tes?|preguntas?|consultas?|perguntas?"
@@ -134,7 +148,7 @@ _OPENERS = (
 _START, _END = r"(?<![a-zà-ɏа-яё])", r"(?![a-zà-ɏа-яё])"
 """Edges of words, where the script has any."""
 _LABEL = re.compile(rf"(?:search )?(?:{_NAMES}|q)(?: ?\d+)?\s*[:：]\s*", re.IGNORECASE)
-_ENGLISH_LABEL = re.compile(r"(?:(?:search )?query|question|q)(?: \d+)?\s*[:.]\s*", re.IGNORECASE)
+_ENGLISH_LABEL = re.compile(r"(?:(?:search )?query|question|q)(?: \d+)?\s*(?::\s*|\.\s+)", re.IGNORECASE)
 _SAME_LINE = re.compile(rf"(?:{_OPENERS}){_END}[^:：]*?{_START}(?:{_NAMES})[^:：]{{0,80}}[:：]\s*(?=\S)", re.IGNORECASE)
 _SENTENCE = re.compile(rf"(?:{_OPENERS}){_END}.*{_START}(?:{_NAMES}){_END}.*[.!。！।]", re.IGNORECASE)
 _YES = re.compile(rf"(?:{_OPENERS}|great|yes)[\s.!,。！，]*", re.IGNORECASE)
@@ -164,20 +178,21 @@ def _announces(line: str) -> bool:
     return bool(_YES.fullmatch(plain) or _SENTENCE.fullmatch(plain))
 
 
-def _bare(line: str) -> str:
-    """The query in a line."""
+def _bare(line: str, mark: re.Pattern[str] = _LISTED) -> str:
+    """The query in a line. ``mark``: what may stand before it as a list's mark."""
     line = re.sub(r"^#{1,6}\s+", "", line.strip())
-    line = re.sub(rf"^{_LISTED.pattern}", "", line)
+    line = mark.sub("", line, count=1) if mark.match(line) else line
     line = re.sub(r"^\*\*(\S(?:.*?\S)?)\*\*(?=\W|$)", r"\1", line)
     line = _SAME_LINE.sub("", line, count=1) if _SAME_LINE.match(line) else line
     for label in (_ENGLISH_LABEL, _LABEL):
         if match := label.match(line):
             line = line[match.end() :]
+            line = mark.sub("", line, count=1) if mark.match(line) else line
             break
-    line = re.sub(rf"^{_LISTED.pattern}", "", line)
     for left, right in (("**", "**"), *_QUOTES):
-        if len(line) >= len(left + right) and line.startswith(left) and line.endswith(right):
-            line = line[len(left) : -len(right)].strip()
+        inside = line[len(left) : -len(right)]
+        if line == left + inside + right and left not in inside and right not in inside:  # not "a" or "b"
+            line = inside.strip()
     return line.strip()
 
 

@@ -139,6 +139,7 @@ def _shorter(ask: Callable[[Unit], Request], unit: Unit, prompt: str) -> Request
 
 
 def _half(text: str) -> str:
-    """The first half, of whole words where there are any."""
+    """The first half, of whole words where they are written apart."""
     half = text[: len(text) // 2]
-    return half.rpartition(" ")[0] or half
+    blank = half.rfind(" ", len(half) * 9 // 10)
+    return half if blank < 0 else half[:blank]

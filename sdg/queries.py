@@ -202,6 +202,7 @@ class Generation:
         stats = self.result.stats[strategy.name]
         stats.asked += strategy.queries
         parsed = () if reply.is_blank else reply.parsed.queries
+        was_cut = reply.answer.finish_reason == "length" and not reply.parsed.goes_on
         for sample in range(strategy.queries):
             if sample >= len(parsed):
                 text = reply.answer.text or reply.answer.error
@@ -209,8 +210,7 @@ class Generation:
                 continue
             query = parsed[sample]
             stats.parsed += bool(query.query)
-            cut_off = reply.answer.finish_reason == "length" and sample == len(parsed) - 1
-            problem = self._problem(strategy, unit, query, examples, cut_off)
+            problem = self._problem(strategy, unit, query, examples, was_cut and sample == len(parsed) - 1)
             if problem is None:
                 self._keep(strategy, unit, reply, query, sample)
             else:

@@ -124,4 +124,4 @@ def with_languages(documents: Corpus, language: str | None) -> Corpus:
     return {i: replace(d, metadata=d.metadata | {LANGUAGE: found[i]}) for i, d in documents.items()}
 
 
-STAGE = Stage("corpus", 2, CorpusStage, make_corpus)
+STAGE = Stage("corpus", 3, CorpusStage, make_corpus)

@@ -169,4 +169,4 @@ def _generate(
     return generated, spending
 
 
-STAGE = Stage("queries", 4, QueriesStage, make_queries, shared=True)
+STAGE = Stage("queries", 5, QueriesStage, make_queries, shared=True)

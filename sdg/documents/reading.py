@@ -147,7 +147,11 @@ def _source(
         return
     path = locate_source(str(source))
     if path.name.endswith(CORPUS_SUFFIXES):
-        yield from (d for d in read_corpus(path).values() if d.content)
+        for document in read_corpus(path).values():
+            if document.content:
+                yield document
+            else:
+                log.skipped.append(Skipped(document.id, "empty"))
         return
     if path.is_dir() and not is_dataset(path):
         files, log.skipped[:] = find_files(path, settings, exclude)

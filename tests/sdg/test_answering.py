@@ -9,6 +9,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.sdg.answering.asking import MAX_WORDS, GivenAnswer, answer_request, shows_answer
 from sharpen.sdg.answering.judging import Judgement
 from sharpen.sdg.answering.questions import AnsweredQuestion, read_answered
+from sharpen.sdg.asking import _half
 from sharpen.sdg.llm.messages import Answer
 from tests.conftest import write_rows
 
@@ -130,3 +131,9 @@ def test_a_judge_is_asked_for_what_can_be_judged_and_held_to_it():
 )  # fmt: skip
 def test_a_judgement_without_all_of_its_scores_says_nothing(text):
     assert Judgement(QUESTION, [CORPUS["a"]], "x").read(Answer(text)) == {}
+
+
+def test_half_of_a_text_without_blanks_is_half_of_it():
+    chinese = "第一章 " + "水从山上流下来" * 200
+    assert _half(chinese) == chinese[: len(chinese) // 2]
+    assert _half("four words stand here and") == "four words"  # "stand" would be cut

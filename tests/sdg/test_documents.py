@@ -9,6 +9,7 @@ from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.chunking import ChunkSettings, chunk
 from sharpen.sdg.documents import read_documents
+from sharpen.sdg.documents.skipping import ReadingLog
 from tests.conftest import write_rows
 
 
@@ -37,7 +38,13 @@ def test_a_jsonl_file_and_a_beir_folder(tmp_path: Path, dataset: Path):
     write_rows(
         tmp_path / "mine.jsonl", [{"_id": 7, "text": "seven", "metadata": {"author": "x"}}, {"_id": "e", "text": ""}]
     )
-    assert read_documents(str(tmp_path / "mine.jsonl")) == {"7": Document("7", "seven", metadata={"author": "x"})}
+    log = ReadingLog()
+    assert read_documents(tmp_path / "mine.jsonl", log=log) == {"7": Document("7", "seven", metadata={"author": "x"})}
+    assert [(s.file, s.reason) for s in log.skipped] == [("e", "empty")]
+    rows = [{"_id": "a", "text": "one", "author": "Ito", "year": 1998, "language": "en", "note": "", "tags": ["x"]}]
+    write_rows(tmp_path / "others.jsonl", rows)
+    (alone,) = read_documents(tmp_path / "others.jsonl").values()
+    assert alone.metadata == {"author": "Ito", "year": 1998, "language": "en"}
     assert len(read_documents(str(dataset))) == 12
 
 

@@ -126,6 +126,13 @@ def test_every_answer_is_kept_or_rejected_with_a_reason(tmp_path: Path):
     assert read_rejections(tmp_path / "rejected.jsonl") == generated.rejected
 
 
+def test_a_query_that_the_model_talked_on_after_is_whole(tmp_path: Path):
+    answers = [Answer("why is zero there\nThis query asks about", "length"), Answer("why is the one", "length")]
+    generated = _generate(NUMBERS[:2], Recorded(answers), [_whole(example_draws=1)])
+    assert [q.text for q in generated.kept] == ["why is zero there"]
+    assert generated.counts()["rejected"] == {"truncated": 1}
+
+
 def test_every_reason_has_a_message():
     rows = [{"reason": reason, "value": 3.0, "limit": 2.0, "detail": "x"} for reason in RejectionReason]
     who = {"text": "t", "document": "d", "strategy": "s", "step": "generation"}
