@@ -34,13 +34,17 @@ def seal(checkpoint: Path) -> None:
     )
 
 
+def remove_torn(folder: Path) -> None:
+    """Remove what was not sealed, as the program was killed while it wrote, from a folder of a training's own."""
+    for path in folder.glob("checkpoint-*"):
+        if path.is_dir() and not (path / SEAL).exists():
+            shutil.rmtree(path)
+
+
 def newest(folder: Path) -> Path | None:
-    """The last checkpoint that was written to the end, or None. What was not sealed, as the program was killed while it
-    wrote, is removed. Raises ``InputError`` for one whose files have changed since."""
-    present = sorted((p for p in folder.glob("checkpoint-*") if p.is_dir()), key=_step)
-    whole = [p for p in present if (p / SEAL).exists()]
-    for torn in set(present) - set(whole):
-        shutil.rmtree(torn)
+    """The last checkpoint that was written to the end, or None. Raises ``InputError`` for one whose files have changed
+    since."""
+    whole = sorted((p.parent for p in folder.glob(f"checkpoint-*/{SEAL}")), key=_step)
     if not whole:
         return None
     last = whole[-1]
@@ -87,14 +91,17 @@ def remove_other_best(folder: Path, step: int | None) -> None:
 
 
 @contextmanager
-def disk_errors(folder: Path) -> Iterator[None]:
-    """Turn errors of a full disk into an ``InputError`` that says what to do."""
+def disk_errors(folder: Path, of_training: bool = False) -> Iterator[None]:
+    """Turn errors of a full disk into an ``InputError`` that says what to do. ``of_training``: the folder is a
+    training's own, from which what was not written to the end is removed."""
     try:
         yield
     except Exception as error:
         if getattr(error, "errno", None) not in _DISK_FULL and not any(text in str(error) for text in _DISK_FULL_TEXTS):
             raise
-        kept = newest(folder)
+        if of_training:
+            remove_torn(folder)
+        kept = newest(folder) if of_training else None
         free = shutil.disk_usage(folder if folder.exists() else folder.parent).free / 2**20
         onward = f"goes on from {kept.name}" if kept else "goes on from the last checkpoint, or begins again"
         raise InputError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import nn
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.processes import process_state
 from sharpen.training.optimization import LoraSettings
-from sharpen.training.quantized import dequantize_layers, quantize_layers
+from sharpen.training.quantized import dequantize_layers, is_quantized, quantize_layers
 from sharpen.training.sharding import will_shard
 
 
@@ -45,7 +46,9 @@ def add_adapters(
 def merge_adapters(adapters: Any) -> None:
     """Make an ordinary model of what ``add_adapters`` returned, in place: adapters are added to the weights that they
     were trained on."""
-    dequantize_layers(adapters)
+    if is_quantized(adapters):
+        adapters.to("cpu")  # a GPU that has room for 4 bits a weight may have none for 32
+        dequantize_layers(adapters)
     adapters.merge_and_unload()
 
 
@@ -55,5 +58,14 @@ def _quantize(model: nn.Module, part: str) -> None:
     if not find_spec("bitsandbytes"):
         raise InputError(f"{part}.lora.quantized: needs bitsandbytes; pip install 'sharpen[qlora]'")
     device = process_state().device
-    quantize_layers(model, device, but=getattr(model, "get_output_embeddings", lambda: None)())
+    weights = sum(weight.numel() for weight in model.parameters())
+    quantized = quantize_layers(model, device, but=getattr(model, "get_output_embeddings", lambda: None)())
+    if not quantized:
+        raise InputError(f"{part}.lora.quantized: the base has no linear layer that could be quantised; leave it out")
+    if quantized < weights / 2:
+        warnings.warn(
+            f"{part}.lora.quantized: {quantized / weights:.0%} of the base's weights are of linear layers, and in 4"
+            " bits; the others are as they were",
+            stacklevel=3,
+        )
     model.to(device)

@@ -11,8 +11,8 @@ Weights = Mapping[str, Tensor]
 
 
 def weights_of(model: nn.Module) -> dict[str, Tensor]:
-    """A copy of all weights, which stays as it is when the model changes."""
-    return {name: tensor.detach().clone() for name, tensor in model.state_dict().items()}
+    """A copy of all weights in the CPU's memory, which stays as it is when the model changes."""
+    return {name: tensor.detach().to("cpu", copy=True) for name, tensor in model.state_dict().items()}
 
 
 def interpolate(model: nn.Module, tuned: Weights, base: Weights, base_weight: float) -> None:
@@ -26,11 +26,11 @@ def interpolate(model: nn.Module, tuned: Weights, base: Weights, base_weight: fl
     >>> model.weight.item()
     0.75
     """
-    if tuned.keys() != base.keys():
+    if not tuned.keys() == base.keys() == model.state_dict().keys():
         raise ValueError(f"not the same weights: {sorted(tuned.keys() ^ base.keys())[:3]}")
-    model.load_state_dict(
-        {name: torch.lerp(t, base[name], base_weight) if t.is_floating_point() else t for name, t in tuned.items()}
-    )
+    for name, target in model.state_dict().items():  # one at a time: a GPU need not have room for two models
+        weight = tuned[name]
+        target.copy_(torch.lerp(weight, base[name], base_weight) if weight.is_floating_point() else weight)
 
 
 def choose_base_weight(

@@ -67,13 +67,21 @@ class _Product(torch.autograd.Function):
         return gradient @ ctx.layer.dequantized().to(gradient.dtype), None
 
 
-def quantize_layers(model: nn.Module, device: torch.device, but: nn.Module | None = None) -> None:
-    """Replace every linear layer of ``model`` by one of 4 bits on ``device``, in place, one after the other. ``but``: a
-    layer that stays, as the output layer of a language model."""
+def is_quantized(model: nn.Module) -> bool:
+    """Whether it has a layer of 4 bits."""
+    return any(isinstance(layer, NF4Linear) for layer in model.modules())
+
+
+def quantize_layers(model: nn.Module, device: torch.device, but: nn.Module | None = None) -> int:
+    """Replace every linear layer of ``model`` by one of 4 bits on ``device``, in place, one after the other, and return
+    how many weights they have. ``but``: a layer that stays, as the output layer of a language model."""
+    weights = 0
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
             if type(layer) is nn.Linear and layer is not but:
                 setattr(parent, name, NF4Linear(layer, device))
+                weights += layer.weight.numel()
+    return weights
 
 
 def dequantize_layers(model: nn.Module) -> None:

@@ -20,6 +20,7 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.routes import prompt_of
 from sharpen.evaluation.encoders.soundness import check_recomputable, check_trainable, check_transformer
 from sharpen.evaluation.files import InputError
+from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.retrievers.dense import Dense
 from sharpen.training.collators import RetrieverCollator, Texts
 from sharpen.training.curriculum import easy_first
@@ -90,7 +91,8 @@ def train_retriever(
     setup, adapters = _setup(rows, Texts(queries, corpus), settings, seed, run)
     model = setup.model
     result = fit(*TRAINERS[settings.family], setup)
-    model.float()  # what bf16 would lose of adapters, and of a mixture with the base
+    if settings.weights == "bf16":
+        model.to("cpu").float()  # what bf16 would lose of adapters, and of a mixture with the base
     if adapters:
         merge_adapters(adapters)
     given = {"query": settings.query_prompt, "document": settings.document_prompt}
@@ -133,6 +135,7 @@ def _setup(
     set_dropout(model, settings.dropout)
     _save_memory(model, settings)
     adapters = add_adapters(model[0].auto_model, settings.lora) if settings.lora else None
+    model.to(process_state().device)  # the other modules, too, of a base that was loaded on the CPU to be quantised
     collator = RetrieverCollator(model.preprocess, prompts=_prompts(model, settings, negatives))
     collator.set_texts(texts, model)
     batches = (settings.batch_size, processes, seed, settings.epochs)

@@ -1,9 +1,10 @@
-"""Trackers that get the curves while a model is trained: one that fails is done without."""
+"""Who is told of a training while it goes on: a progress bar, and trackers, of which one that fails is done without."""
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,30 @@ import transformers
 from transformers.integrations import get_reporting_integration_callbacks
 
 _EVENTS = tuple(name for name in dir(transformers.TrainerCallback) if name.startswith("on_"))
+
+
+@dataclass(frozen=True)
+class StepProgress:
+    """One finished step: ``step`` of ``steps``, and the loss of the last log (None before the first)."""
+
+    step: int
+    steps: int
+    loss: float | None
+
+
+class ProgressCallback(transformers.TrainerCallback):
+    """Calls ``progress`` after each step."""
+
+    def __init__(self, progress: Callable[[StepProgress], None] | None) -> None:
+        self._progress, self._loss = progress, None
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        self._loss = (logs or {}).get("loss", self._loss)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_log |= state.global_step == state.max_steps
+        if self._progress:
+            self._progress(StepProgress(state.global_step, state.max_steps, self._loss))
 
 
 class GuardedTracker(transformers.TrainerCallback):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -26,22 +27,13 @@ from sharpen.training.micro_batches import accelerated
 from sharpen.training.optimization import Optimization
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.sharding import will_shard
-from sharpen.training.tracking import guard_trackers
+from sharpen.training.tracking import ProgressCallback, StepProgress, guard_trackers
 from sharpen.training.validation import Validation
 from sharpen.training.vectors import TeacherVectors
 
 WEIGHTS, OPTIMIZER, SCHEDULER = "model.safetensors", "optimizer.pt", "scheduler.pt"
 TeacherScores = Mapping[tuple[str, str], float]
 """(Query ID, document ID) to a score; higher is more relevant."""
-
-
-@dataclass(frozen=True)
-class StepProgress:
-    """One finished step: ``step`` of ``steps``, and the loss of the last log (None before the first)."""
-
-    step: int
-    steps: int
-    loss: float | None
 
 
 @dataclass(frozen=True)
@@ -133,9 +125,10 @@ def fit(trainer_type: type, arguments_type: type, setup: TrainingSetup) -> Train
     as_it_is = will_shard() or isinstance(setup.model, SparseEncoder | MultiVectorEncoder)
     faster = nullcontext() if as_it_is else accelerated(setup.model)
     with work_folder(setup.run.work) as folder, faster:
-        last = checkpoints.newest(folder) if process_state().is_main_process else None
-        process_state().wait_for_everyone()  # the first one removes what was half-written
-        last = last or checkpoints.newest(folder)
+        if process_state().is_main_process:
+            checkpoints.remove_torn(folder)
+        process_state().wait_for_everyone()
+        last = checkpoints.newest(folder)
         trainer = _trainer(trainer_type, arguments_type, setup, folder, steps)
         if last and validation and checkpoints.stopped_early(last, validation.patience):
             trainer.state = transformers.TrainerState.load_from_json(str(last / "trainer_state.json"))
@@ -189,7 +182,7 @@ def _arguments(setup: TrainingSetup, steps: int, device: torch.device) -> dict[s
         "num_train_epochs": 1,  # the sampler goes through all epochs in one pass
         "gradient_accumulation_steps": settings.accumulate,
         "learning_rate": settings.learning_rate,
-        "warmup_steps": settings.warmup,
+        "warmup_steps": math.ceil(steps * settings.warmup),  # 1.0 would be a single step
         "weight_decay": settings.weight_decay,
         "lr_scheduler_type": "constant_with_warmup" if settings.schedule == "constant" else settings.schedule,
         "bf16": resolve_precision(settings.precision, device) == "bf16",
@@ -236,7 +229,7 @@ class CheckpointingTrainer:
         """The trainer of a setup; ``others``: that are the same for every trainer of transformers."""
         return cls(
             model=setup.model,
-            args=arguments_type(batch_sampler=lambda *_args, **_kwargs: setup.sampler, **arguments),
+            args=on_one_device(arguments_type(batch_sampler=lambda *_args, **_kwargs: setup.sampler, **arguments)),
             train_dataset=setup.dataset,
             loss=setup.loss,
             data_collator=setup.collator,
@@ -292,7 +285,7 @@ class CheckpointingTrainer:
         if best is None or value > best or (value == best and self._validation.later):
             self.state.best_global_step = self.state.global_step
             if self.is_world_process_zero():
-                with checkpoints.disk_errors(self._folder):
+                with checkpoints.disk_errors(self._folder, of_training=True):
                     checkpoints.save_best(model, self._folder, self.state.global_step)
         self.log({name: value})
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, {name: value})
@@ -300,7 +293,7 @@ class CheckpointingTrainer:
 
     def _save_checkpoint(self, *args: Any, **kwargs: Any) -> None:
         self.check()
-        with checkpoints.disk_errors(self._folder):
+        with checkpoints.disk_errors(self._folder, of_training=True):
             super()._save_checkpoint(*args, **kwargs)
             process_state().wait_for_everyone()  # each process writes the state of its random numbers
             if self.is_world_process_zero():
@@ -346,19 +339,12 @@ class CheckpointingTrainer:
         self.lr_scheduler.load_state_dict(scheduler)
 
 
-class ProgressCallback(transformers.TrainerCallback):
-    """Calls ``progress`` after each step."""
-
-    def __init__(self, progress: Callable[[StepProgress], None] | None) -> None:
-        self._progress, self._loss = progress, None
-
-    def on_log(self, args, state, control, logs=None, **kwargs):
-        self._loss = (logs or {}).get("loss", self._loss)
-
-    def on_step_end(self, args, state, control, **kwargs):
-        control.should_log |= state.global_step == state.max_steps
-        if self._progress:
-            self._progress(StepProgress(state.global_step, state.max_steps, self._loss))
+def on_one_device(arguments: transformers.TrainingArguments) -> transformers.TrainingArguments:
+    """The arguments, for one device a process: by itself transformers spreads a batch over all GPUs of a machine
+    (``DataParallel``), without accelerate's precision. Several are for ``accelerate launch``."""
+    if arguments.device and arguments.n_gpu > 1:  # counted when the device is asked for
+        arguments._n_gpu = 1
+    return arguments
 
 
 def processes_of_batch(part: str, batch_size: int) -> int:

@@ -41,7 +41,7 @@ def check_base(name: str) -> None:
     """As ``check_encoder``, and for an encoder that cannot be trained."""
 
     def check() -> None:
-        model = load_encoder(name)
+        model = load_encoder(name, "cpu")  # a GPU may have room for it in training's form only
         check_trainable(model, name)
         probe(model, name)
 
@@ -57,7 +57,7 @@ def check_family_base(name: str, family: Family) -> None:
     """As ``check_base``, for what is to be trained as a sparse or multi-vector encoder."""
 
     def check() -> None:
-        model = load_family(name, family)
+        model = load_family(name, family, "cpu")
         check_trainable_family(model, name)
         probe_family(model, name)
 
@@ -66,12 +66,12 @@ def check_family_base(name: str, family: Family) -> None:
 
 def check_transformer_base(name: str, key: str) -> None:
     """Raise ``InputError`` for a base that has no layers, so that the setting ``key`` has nothing to work on."""
-    _once(f"transformer, {key}", name, lambda: check_transformer(load_encoder(name), name, key))
+    _once(f"transformer, {key}", name, lambda: check_transformer(load_encoder(name, "cpu"), name, key))
 
 
 def check_recomputable_base(name: str) -> None:
     """Raise ``InputError`` for an encoder that has no gradient checkpointing."""
-    _once("recomputable base", name, lambda: check_recomputable(load_encoder(name), name))
+    _once("recomputable base", name, lambda: check_recomputable(load_encoder(name, "cpu"), name))
 
 
 def check_cross_encoder(name: str) -> None:

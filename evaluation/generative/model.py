@@ -116,7 +116,7 @@ def causal_lm_digest(name: str) -> str:
 
 def check_causal_lm(name: str) -> None:
     """Raise ``InputError`` as ``load_causal_lm`` does."""
-    load_causal_lm(name)
+    load_causal_lm(name, "cpu")
 
 
 def save_generative(folder: Path, retriever: GenerativeModel) -> None:

@@ -44,15 +44,19 @@ class ModelStage(StagePart):
 
 
 def make_model(part: ModelStage, inputs: Inputs, folder: Folder, _resources: Resources) -> Counts:
-    def load(name: str) -> AnyEncoder:
+    def load(name: str, device: str | None = None) -> AnyEncoder:
         transformers.set_seed(part.seed)  # as in training: weights that a base lacks are drawn
         options = {"max_seq_length": part.encoder.max_seq_length, "attention": part.encoder.attention}
-        return load_family(name, part.encoder.family, **options)
+        return load_family(name, part.encoder.family, device, **options)
 
-    model, base = load(str(inputs.folder("training"))), load(part.encoder.model)
-    kept = base if part.documents == "kept" else None
-    score = part.validation.task(inputs).scorer(part.encoder, kept) if part.validation else None
-    chosen, scores = choose_base_weight(model, weights_of(model), weights_of(base), part.base_weight, score)
+    # a GPU has the model that is scored, and no second one but where documents keep the base
+    model = load(str(inputs.folder("training")), None if part.validation else "cpu")
+    kept = load(part.encoder.model, None if part.validation else "cpu") if part.documents == "kept" else None
+    chosen, scores = part.base_weight[0], {}
+    if part.validation or chosen:
+        score = part.validation.task(inputs).scorer(part.encoder, kept) if part.validation else None
+        base = weights_of(kept or load(part.encoder.model, "cpu"))
+        chosen, scores = choose_base_weight(model, weights_of(model), base, part.base_weight, score)
     if kept:
         model = with_routes(model, kept)
     if process_state().is_main_process:

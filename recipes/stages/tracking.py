@@ -15,7 +15,8 @@ from sharpen.recipes.inputs import TRAINING_LOG
 from sharpen.recipes.trackers import LIVE, open_trackers
 from sharpen.sdg.resources import Resources
 from sharpen.training.optimization import Optimization
-from sharpen.training.trainer import StepProgress, TrainingResult
+from sharpen.training.tracking import StepProgress
+from sharpen.training.trainer import TrainingResult
 
 SomeSettings = TypeVar("SomeSettings", bound=Optimization)
 

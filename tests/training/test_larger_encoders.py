@@ -2,6 +2,7 @@
 
 import itertools
 import random
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import mean_primary
 from sharpen.evaluation.retrievers.dense import Dense
+from sharpen.training.lora import add_adapters
 from sharpen.training.optimization import LoraSettings
 from sharpen.training.quantized import NF4Linear
 from sharpen.training.retriever import train_retriever
@@ -170,4 +172,10 @@ def test_4_bits_without_bitsandbytes_or_sharded_are_refused(base, tmp_path, monk
     monkeypatch.setattr("sharpen.training.lora.will_shard", lambda: True)
     with pytest.raises(InputError, match=r"training\.lora\.quantized: layers of 4 bits cannot be sharded"):
         _train(base, tmp_path / "out", lora=lora)
+    monkeypatch.undo()
+    with pytest.raises(InputError, match=r"training\.lora\.quantized: the base has no linear layer"):
+        add_adapters(torch.nn.Sequential(torch.nn.Embedding(4, 8)), lora)
+    model = torch.nn.Sequential(torch.nn.Embedding(1000, 64), torch.nn.Linear(64, 64))
+    with pytest.warns(UserWarning, match=r"training\.lora\.quantized: 6% of the base's weights"), suppress(Exception):
+        add_adapters(model, lora)
     assert "quantized" not in LoraSettings(rank=4).fingerprint()  # what was trained before is not trained again

@@ -45,3 +45,11 @@ def test_the_best_mixture_is_chosen_and_of_equal_ones_the_nearest_to_the_base(mo
     assert choose_base_weight(model, tuned, base, [0.0, 1.0], score)[0] == 1.0
     assert choose_base_weight(model, tuned, base, [0.3]) == (0.3, {})
     assert base_weight_of(model) == pytest.approx(0.3, abs=1e-5)
+
+
+def test_a_mixture_is_written_into_the_model_that_is_there(models):
+    model, tuned, base = models
+    places = {name: weight.data_ptr() for name, weight in model.state_dict().items()}
+    assert {weight.device.type for weight in (*tuned.values(), *base.values())} == {"cpu"}
+    interpolate(model, tuned, base, 0.5)
+    assert {name: weight.data_ptr() for name, weight in model.state_dict().items()} == places

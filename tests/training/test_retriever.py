@@ -1,3 +1,4 @@
+import errno
 import os
 import resource
 import shutil
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 from sentence_transformers import SentenceTransformer
 
 from sharpen.evaluation.beir import Query
@@ -18,13 +20,13 @@ from sharpen.evaluation.encoders.encode import encode
 from sharpen.evaluation.encoders.load import load_encoder
 from sharpen.evaluation.encoders.precision import has_bf16
 from sharpen.evaluation.files import InputError, sha256_file
-from sharpen.training.checkpoints import SEAL, newest
+from sharpen.training.checkpoints import SEAL, disk_errors, newest
 from sharpen.training.losses import make_loss
 from sharpen.training.merging import weights_of
 from sharpen.training.optimization import LoraSettings
 from sharpen.training.retriever import train_retriever
 from sharpen.training.settings import RetrieverSettings
-from sharpen.training.trainer import TrainingRun
+from sharpen.training.trainer import TrainingRun, on_one_device
 from sharpen.training.triplets import Triplet
 from sharpen.training.validation import Validation
 from tests.conftest import cores
@@ -200,6 +202,27 @@ def test_a_damaged_checkpoint_is_named(tmp_path, corpus, task):
         ).resumed_from
         == 4
     )
+
+
+def test_folders_that_are_called_checkpoints_are_left_where_a_model_is_written(tmp_path):
+    (tmp_path / "checkpoint-500").mkdir()
+    with pytest.raises(InputError, match="the disk is full"), disk_errors(tmp_path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert newest(tmp_path) is None and (tmp_path / "checkpoint-500").is_dir()
+
+
+def test_a_warm_up_over_all_steps_is_one(tmp_path, corpus, task):
+    triplets, queries = task
+    settings = _settings(warmup=1.0, learning_rate=1e-4)
+    rates = [row["learning_rate"] for row in train_retriever(queries, triplets, corpus, settings, tmp_path, 1).log]
+    assert len(rates) > 2 and rates == sorted(rates) and rates[0] < 1e-4 / 2
+
+
+def test_a_process_trains_on_one_device(tmp_path):
+    arguments = transformers.TrainingArguments(str(tmp_path), use_cpu=True)
+    assert arguments.device.type == "cpu"
+    arguments._n_gpu = 4  # as of a machine with as many
+    assert on_one_device(arguments).n_gpu == 1
 
 
 def test_a_full_disk_leaves_the_last_checkpoint(tmp_path, corpus, task):

@@ -15,7 +15,7 @@ from sharpen.evaluation.processes import process_state
 from sharpen.training import checkpoints
 from sharpen.training.generative.settings import GenerativeOptimization
 from sharpen.training.lora import add_adapters, merge_adapters
-from sharpen.training.trainer import CheckpointingTrainer, TrainingSetup, set_dropout
+from sharpen.training.trainer import CheckpointingTrainer, TrainingSetup, on_one_device, set_dropout
 
 
 class SampledTrainer(CheckpointingTrainer):
@@ -26,7 +26,9 @@ class SampledTrainer(CheckpointingTrainer):
         """As ``CheckpointingTrainer.of``."""
         trainer = cls(
             model=setup.model,
-            args=arguments_type(**(arguments | {"ddp_find_unused_parameters": False} | cls.options(setup))),
+            args=on_one_device(
+                arguments_type(**(arguments | {"ddp_find_unused_parameters": False} | cls.options(setup)))
+            ),
             train_dataset=setup.dataset,
             data_collator=setup.collator,
             processing_class=setup.tokenizer,
