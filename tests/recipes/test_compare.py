@@ -312,7 +312,7 @@ def test_every_study_that_comes_with_sharpen_is_one_from_any_folder(path, monkey
     monkeypatch.chdir(tmp_path)
     study = read_study(path)
     runs = runs_of(study.model_copy(update={"seeds": study.seeds[:1]}), path)
-    assert len({run.folder for run in runs}) == len(runs) >= 5
+    assert len({run.folder for run in runs}) == len(runs) >= 4
     for run in runs:
         assert all(s.pool for s in run.loaded.recipe.queries.all_strategies() if asks_llm(s))
         run.loaded.recipe.negatives.prompts(run.loaded.recipe.llm)  # reads the pools
