@@ -74,7 +74,7 @@ class Batches:
         for key, request in requests.items():
             if (answer := self.client.known(request)) is None:
                 left[key] = request
-            elif self.client.spending.reserve(
+            elif not self.client.spending.is_counted(key) and self.client.spending.reserve(
                 *(cost := (answer.prompt_tokens, answer.completion_tokens, answer.batch))
             ):
                 held.append(cost)

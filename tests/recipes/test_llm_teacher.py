@@ -116,6 +116,33 @@ def test_a_budget_stops_the_stage_and_a_larger_one_asks_only_for_the_rest(recipe
     assert (run.folder / "teacher" / "training.parquet").exists()
 
 
+def test_all_stages_share_the_budget_those_that_are_reused_too(recipe_file):
+    reader = Reader()
+
+    def reply(path, body, headers):
+        prompt = body["messages"][0]["content"]
+        if "relevant" not in str(body.get("response_format")):
+            return reader(path, body, headers)
+        shown = len(re.findall(r"^Document \d+: ", prompt, re.M))
+        return chat_answer(json.dumps({"relevant": [False] * shown}))
+
+    judged = (
+        "negatives={per_query: 1, miners: [{kind: bm25, ranks: [1, 4]}], filters: [{kind: judge}], too_few: random}"
+    )
+    given = [*HARVESTED, judged, "training.loss=margin_mse", "training.teacher=llm"]
+    with serve_replies(reply) as url:
+        given.append(_llm(url, ", prices: {input: 1000, output: 1000}, budget: 100"))
+        _, manifests = _scored(recipe_file, *given, until="negatives")
+        (before,) = manifests["negatives"]["spent"].items()
+        _, manifests = _scored(recipe_file, *given)
+    (after,) = manifests["teacher"]["spent"].items()
+    assert before[0] == after[0] == "reader, 100 USD" and float(before[1]) > 0 < float(after[1])
+    in_all = float(before[1]) + float(after[1])
+    assert manifests["teacher"]["counts"]["llm"]["money"] == (
+        f"{float(after[1]):.2f} USD spent here, {in_all:.2f} USD of 100.00 USD in all"
+    )
+
+
 def test_teachers_says_what_an_llm_will_cost_and_has_cost(recipe_file, dataset, capsys):
     reader = Reader()
     with serve_replies(reader) as url:
