@@ -14,7 +14,7 @@ from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
 from sharpen.sdg.filters.base import FilterResult
-from sharpen.sdg.llm.client import LLMClient
+from sharpen.sdg.llm.client import LLMClient, raise_if_unanswered
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.prompts import template
@@ -61,7 +61,8 @@ class Judge(Settings):
     llm: LLMSettings | None = Field(None, description="The judge, if it is another than the recipe's llm.")
 
     def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources) -> FilterResult:
-        """Raises ``InputError`` if there is no LLM to ask, or as ``LLMClient.ask`` does."""
+        """Raises ``InputError`` if there is no LLM to ask, where the budget does not suffice, for an outage, and as
+        ``LLMClient.ask`` does; what was answered is in the journal."""
         with resources.progress("judging", 0) as advance, resources.open_llm(self.llm) as client:
             return self.judge(queries, corpus, client, lambda _answer: advance())
 
@@ -80,6 +81,7 @@ class Judge(Settings):
 
         batches = list(_batches(queries, self.per_prompt))
         answers = client.ask((_request(batch, corpus, self.max_document_words, client.chat) for batch in batches), use)
+        raise_if_unanswered(client, answers, "judgements of queries", "take filters.judge out")
         result = FilterResult()
         for batch, answer in zip(batches, answers, strict=True):
             self._sort(batch, answer, result)

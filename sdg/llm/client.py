@@ -255,6 +255,17 @@ class LLMClient:
             raise InputError(ending(self.endpoints[0], kind, said))
 
 
+def raise_if_unanswered(client: LLMClient, answers: Sequence[Answer], what: str, instead: str) -> None:
+    """Raise ``InputError`` where the budget ended before the last answer, and for an outage. ``what`` was asked;
+    ``instead``: what a person may do in place of raising the budget."""
+    if unpaid := sum(answer.error_kind == OVER_BUDGET for answer in answers):
+        raise InputError(
+            f"llm.budget: {unpaid:,} of {len(answers):,} {what} were not asked ({client.spending}). What was answered"
+            f" is kept: raise it and run again, or {instead}"
+        )
+    raise_if_outage(answers)
+
+
 def raise_if_outage(answers: Sequence[Answer]) -> None:
     """Raise ``InputError`` if more than 1 % of the answers failed in a way that may pass."""
     failed = [answer.error for answer in answers if answer.failed]

@@ -212,7 +212,7 @@ class EndpointPool:
                 return Answer("", error=f"{type(error).__name__}: {error.__cause__ or error}")
             raise InputError(unreachable(last.settings, error, number - 1)) from error
         except NotACompletion as error:
-            return Answer("", error=f"not a completion: {error}")
+            return Answer("", error=f"{error.kind}: {error}")
         raise AssertionError("unreachable")
 
     async def _watched(self, endpoint: Endpoint, request: Request) -> Answer:

@@ -15,7 +15,7 @@ from sharpen.sdg.llm.budget import Prices, Spending
 from sharpen.sdg.llm.client import LLMClient, api_key_from
 from sharpen.sdg.llm.embedded import serve
 from sharpen.sdg.llm.journal import Journal
-from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, EndpointSettings, Request
+from sharpen.sdg.llm.messages import MAX_ANSWER_CHARACTERS, Answer, EndpointSettings, Request
 from sharpen.sdg.llm.settings import LLM, LLMSettings, opened
 from sharpen.sdg.resources import Resources
 from tests.servers import chat_answer, serve_replies
@@ -61,13 +61,29 @@ def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_pa
     assert [a.text for a in again] == [a.text for a in answers] and all(a.from_journal for a in again)
 
 
-@pytest.mark.parametrize("content", [b"", b"[]", b"\xff", b'{"choices": []}', b'{"choices": [{"message": null}]}'])
-def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content):
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (b"", "broken off"),
+        (b"\xff", "broken off"),
+        (b'{"choices": [{"mess', "broken off"),
+        (b'data: {"choices": [{"delta": {"content": "but"}}]}\n\n', "broken off"),
+        (b"[]", "not a completion"),
+        (b'{"choices": []}', "not a completion"),
+        (b'{"choices": [{"message": null}]}', "not a completion"),
+    ],
+)
+def test_garbage_is_an_answer_with_an_error_that_is_not_kept(tmp_path, content, kind):
     with serve_replies(lambda *_: (200, {}, content)) as base_url:
         llm = _llm(base_url, tmp_path, max_retries=0)
         answers = llm.ask([Request("p", chat=True)])
-    assert answers[0].error.startswith("not a completion") and not answers[0].text
+    assert answers[0].error_kind == kind and not answers[0].text
+    assert answers[0].failed is (kind == "broken off")  # what is of another shape will be so again
     assert len(llm.journal) == 0
+
+
+def test_a_connection_that_did_not_come_about_in_time_may_another_time():
+    assert Answer("", error="APITimeoutError: connect").failed and not Answer("", error="BadRequestError: no").failed
 
 
 def test_a_server_that_knows_no_schemas_is_asked_without(tmp_path):
