@@ -80,12 +80,17 @@ class Judge(Settings):
             return answer
 
         batches = list(_batches(queries, self.per_prompt))
-        answers = client.ask((_request(batch, corpus, self.max_document_words, client.chat) for batch in batches), use)
+        answers = client.ask(self.requests(queries, corpus, client.chat), use)
         raise_if_unanswered(client, answers, "judgements of queries", "take filters.judge out")
         result = FilterResult()
         for batch, answer in zip(batches, answers, strict=True):
             self._sort(batch, answer, result)
         return result
+
+    def requests(self, queries: Sequence[Query], corpus: Corpus, chat: bool) -> Iterator[Request]:
+        """A prompt for each ``per_prompt`` queries of a document."""
+        for batch in _batches(queries, self.per_prompt):
+            yield _request(batch, corpus, self.max_document_words, chat)
 
     def _sort(self, batch: Sequence[Query], answer: Answer, result: FilterResult) -> None:
         if problem := answer_problem(answer):

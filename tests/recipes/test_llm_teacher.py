@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
@@ -16,6 +17,7 @@ from sharpen.recipes.preview import estimate_recipe
 from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import STAGES, stages_of
 from sharpen.recipes.teachers import recipe_teachers
+from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.training.lists import CandidateLists
 from tests.conftest import TOPICS
 from tests.servers import chat_answer, logprobs_answer, serve_replies
@@ -179,6 +181,34 @@ def test_an_estimate_counts_what_teachers_ask(recipe_file):
     rows = estimate_recipe(load_recipe(str(recipe_file), both).recipe, QUIET)
     calls = {row.strategy: row.calls for row in rows}
     assert calls == {"document": 24, "llm, training": 24 * 2, "llm:listwise, reranker": 24}
+
+
+def test_an_estimate_counts_judges_and_what_writes_negatives(recipe_file):
+    console = Console(record=True, width=200, file=io.StringIO())
+    llm = _llm("http://localhost:1/v1", ", prices: {input: 1000, output: 1000}, budget: 15")
+    other = "{base_url: 'http://localhost:2/v1', model: other, prices: {input: 1, output: 1, currency: EUR}}"
+    more = ["filters.judge={per_prompt: 2}", "training.epochs=2"]
+    filters = f"[{{kind: judge, per_prompt: 3}}, {{kind: judge, llm: {other}}}]"
+    miners = "[{kind: bm25, ranks: [2, 8]}, {kind: llm, negatives: 2}, {kind: dense}]"
+    more.append(f"negatives={{miners: {miners}, filters: {filters}, refresh: true}}")
+    recipe = load_recipe(str(recipe_file), [llm, *more]).recipe
+    rows = estimate_recipe(recipe, console)
+    assert [(row.strategy, row.calls) for row in rows] == [
+        ("document", 24),
+        ("judge of queries", (24 + 12) // 2),  # a document may have an odd number
+        ("negatives, llm", 24),
+        ("judge of negatives", 24 * (3 + 1 + 2 * 4)),
+        ("judge of negatives", 24 * (2 + 1 + 2 * 3)),
+    ]
+    assert all(row.prompt_tokens > 30 and 1 <= row.completion_tokens <= row.max_tokens for row in rows)
+    prices = recipe.llm.prices
+    assert sum(row.cost(prices) for row in rows[:1]) < 15 < sum(row.cost(prices) for row in rows[:4])
+    out = console.export_text()
+    assert "asked of other" in out and "EUR" in out and "more than the budget of 15.00 USD" in out
+    assert "Of judge of queries, negatives, llm, judge of negatives, judge of negatives: at most, as if all 24" in out
+    own = FiltersSettings(custom=[{"use": "filters.py:Mine"}])
+    assert len(estimate_recipe(recipe.model_copy(update={"filters": own}), console)) == 4
+    assert "filters.custom: what a part of one's own asks of an LLM is not counted" in console.export_text()
 
 
 def test_recipes_without_an_llm_teacher_have_the_fingerprints_of_before(recipe_file):
