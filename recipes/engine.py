@@ -30,6 +30,8 @@ Counts = dict[str, Any]
 """What a stage says of itself in its manifest."""
 TRUNCATED = "truncated"
 """In a manifest that has it: what was longer than an encoder reads or a prompt shows, with lengths and limits."""
+SPENT = "spent"
+"""In a manifest that has it: what the stage took of an LLM's budget, which is that of all stages together."""
 RECIPE = "recipe.yaml"
 """Of a run's folder."""
 Manifests = dict[str, dict[str, Any]]
@@ -137,6 +139,7 @@ def run_stages(
                 manifest = _run(run, stage, part, fingerprint)
                 run.console.print(f"[green]✓[/] {stage.name:10} {_summary(manifest)}", highlight=False, soft_wrap=True)
             else:
+                run.resources.count_spent(manifest.get(SPENT, {}))
                 how = "as it is" if stage.name in given else "unchanged, reused"
                 run.console.print(f"[dim]✓ {stage.name:10} {how}[/]", highlight=False)
             manifests[stage.name] = manifest
@@ -230,9 +233,12 @@ def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -
     manifest = None
     if is_main:
         with atomic_folder(target) as partial:
+            before = run.resources.spent()
             with collect_truncations() as truncations:
                 counts = stage.run(part, inputs, Folder(partial, work), run.resources)
             truncated = truncations.all()
+            spent = {name: gone - before.get(name, 0) for name, gone in run.resources.spent().items()}
+            spent = {name: f"{amount:f}" for name, amount in spent.items() if amount}
             outputs = {
                 p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()
             }
@@ -241,6 +247,7 @@ def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -
                 "fingerprint": fingerprint,
                 "counts": counts | truncated_counts(truncated),
                 **({TRUNCATED: [asdict(found) for found in truncated]} if truncated else {}),
+                **({SPENT: spent} if spent else {}),
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 2),
                 "outputs": outputs,

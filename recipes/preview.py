@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.encoders.load import resolve_encoder
+from sharpen.recipes.part_costs import part_costs, uncounted
 from sharpen.recipes.resources import JOURNAL, resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import CorpusStage, cut_corpus
@@ -24,7 +25,7 @@ from sharpen.sdg.estimate import CostEstimate, CostEstimator
 from sharpen.sdg.generated import GeneratedQueries
 from sharpen.sdg.identifiers.making import estimate_identifiers
 from sharpen.sdg.llm.budget import Prices
-from sharpen.sdg.llm.settings import known_answers
+from sharpen.sdg.llm.settings import LLMSettings, known_answers
 from sharpen.sdg.queries import generate_queries
 from sharpen.sdg.selecting import sample_documents
 from sharpen.sdg.strategies.harvested import Harvested
@@ -33,7 +34,8 @@ from sharpen.sdg.strategies.simulated_user import SimulatedUser
 
 
 def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
-    """Print calls, tokens, money and hours by strategy and for teachers, without asking the LLM anything."""
+    """Print calls, tokens, money and hours of all that asks an LLM, without asking it anything. What parts ask of an
+    LLM of their own has a table of its own."""
     corpus = cut_corpus(CorpusStage.of(recipe))
     documents = sample_documents(list(corpus.values()), recipe.queries.documents, recipe.queries_seed)
     rows: list[CostEstimate] = []
@@ -56,6 +58,20 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
     notes = [f"{name}: {number:,} texts of the documents; no LLM." for name, number in harvested.items()]
     written = {strategy.name: strategy.queries for strategy in asking}
     queries = sum(row.calls * written.get(row.strategy, 0) for row in rows) + sum(harvested.values()) + labelled
+    of_parts = part_costs(
+        recipe,
+        list(corpus.values()),
+        len(corpus if harvested else documents),
+        queries - labelled,
+        queries,
+        lambda: token_counter(recipe),
+    )
+    if of_parts:
+        names = ", ".join(row.strategy for _, row in of_parts)
+        notes.append(f"Of {names}: at most, as if all {queries:,} queries passed the filters, with all candidates.")
+    if own := uncounted(recipe):
+        notes.append(f"{', '.join(own)}: what a part of one's own asks of an LLM is not counted.")
+    rows += [row for llm, row in of_parts if llm == recipe.llm]
     scoring = teacher_costs(recipe, list(corpus.values()), queries, lambda: token_counter(recipe))
     if scoring:
         notes.append(
@@ -64,11 +80,19 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
             " goes on when it is raised."
         )
     rows += scoring
-    if rows or not notes:
+    others: dict[str, tuple[LLMSettings, list[CostEstimate]]] = {}
+    for llm, row in of_parts:
+        if llm != recipe.llm:
+            others.setdefault(llm.model_dump_json(), (llm, []))[1].append(row)
+    if rows or not (notes or others):
         notes += print_costs(recipe, rows, console)
+    for llm, of_llm in others.values():
+        name = llm.embedded or llm.model
+        print_costs(recipe.model_copy(update={"llm": llm}), of_llm, console, what=f"asked of {name}")
+        notes += [f"{name}: {note}" for note in _money_notes(llm, of_llm)]
     for note in notes:
         console.print(note, highlight=False, markup=False, soft_wrap=True)
-    return rows
+    return rows + [row for _, of_llm in others.values() for row in of_llm]
 
 
 def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> None:
@@ -138,10 +162,10 @@ def print_costs(recipe: Recipe, rows: Sequence[CostEstimate], console: Console, 
     view.add_section()
     view.add_row("all", f"{sum(row.calls for row in rows):,}", "", "", prices.show(total), prices.show(most), in_all)
     console.print(view)
-    return _notes(recipe, rows, total, concurrency)
+    return _notes(recipe, rows, concurrency)
 
 
-def _notes(recipe: Recipe, rows: Sequence[CostEstimate], total: Decimal, concurrency: int) -> list[str]:
+def _notes(recipe: Recipe, rows: Sequence[CostEstimate], concurrency: int) -> list[str]:
     notes = []
     if measured := sum(row.measured for row in rows):
         requests = f"{concurrency} request{'s' * (concurrency > 1)}"
@@ -161,16 +185,19 @@ def _notes(recipe: Recipe, rows: Sequence[CostEstimate], total: Decimal, concurr
             "queries.select: to choose the documents takes encoding all of them; this is of as many drawn at random,"
             " whose answers the journal may not have."
         )
-    if recipe.llm is None or recipe.llm.prices is None:
-        notes.append(
-            "No llm.prices in the recipe ({input, output}, money for a million tokens): money is counted as 0."
-        )
-    elif recipe.llm.budget is not None and total > recipe.llm.budget:
-        notes.append(
-            f"That is more than the budget of {recipe.llm.prices.show(recipe.llm.budget)}: the run will go on with what"
-            " that buys."
-        )
-    return notes
+    return notes + _money_notes(recipe.llm, rows)
+
+
+def _money_notes(llm: LLMSettings | None, rows: Sequence[CostEstimate]) -> list[str]:
+    if llm is None or llm.prices is None:
+        return ["No llm.prices in the recipe ({input, output}, money for a million tokens): money is counted as 0."]
+    total = sum((row.cost(llm.expected_prices) for row in rows), Decimal(0))
+    if llm.budget is None or total <= llm.budget:
+        return []
+    return [
+        f"That is more than the budget of {llm.prices.show(llm.budget)}: queries that it does not buy are left out, and"
+        " the run stops where anything else asks for more."
+    ]
 
 
 def _preview_table(

@@ -51,17 +51,19 @@ def resources_of(
         console.print(f"[yellow]![/] {escape(sentence)}", highlight=False, soft_wrap=True)
 
     llm = LLM(settings=recipe.llm, journal=journal, say=warn) if recipe.llm else None
-    models = Models(
+    resources = Resources(llm=recipe.llm, journal=journal, progress=progress, warn=warn)
+    spending = resources.spending(recipe.llm) if recipe.llm else None
+    resources.models = Models(
         recipe.training.encoder,
         precision=recipe.training.precision,
         progress=progress,
         cache={} if cache is None else cache,
         remember_scores=remember_scores,
-        scorers=llm_scorers(llm, recipe.llm_reranker, progress, warn) if llm else {},
+        scorers=llm_scorers(llm, recipe.llm_reranker, progress, warn, spending) if llm else {},
         indexes=folder / INDEXES if folder else None,
         partitions=partitions_of(recipe.engine, Path(recipe.runs)) if recipe.engine else None,
     )
-    return Resources(models, recipe.llm, journal, progress, warn)
+    return resources
 
 
 def partitions_of(settings: EngineSettings, runs: Path) -> Partitions:

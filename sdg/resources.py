@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models, ProgressBar, no_progress
+from sharpen.sdg.llm.budget import Purse, Spending
 from sharpen.sdg.llm.client import LLMClient, Refused
 from sharpen.sdg.llm.settings import JOURNAL, LLM, LLMSettings, open_llm
 from sharpen.sdg.llm.workers import asking_ahead
@@ -20,7 +22,8 @@ class Resources:
 
     ``models``: encoders and cross-encoders. ``llm``: who is asked where a part names no LLM of its own (None: whatever
     asks for it is an ``InputError``); an ``LLM`` brings its journal. ``journal``: the SQLite file that keeps every
-    answer. ``warn``: is given a sentence that a person should read.
+    answer. ``warn``: is given a sentence that a person should read. ``purses``: what is gone of each LLM's budget,
+    which all that ask it share.
     """
 
     models: Models = field(default_factory=Models)
@@ -28,6 +31,7 @@ class Resources:
     journal: Path = Path(JOURNAL)
     progress: ProgressBar = no_progress
     warn: Callable[[str], None] = lambda _sentence: None
+    purses: dict[str, Purse] = field(default_factory=dict, repr=False)
 
     _refused: dict[str, Refused] = field(default_factory=dict, init=False, repr=False)
 
@@ -45,4 +49,18 @@ class Resources:
         """A block that yields the LLM with its journal; on the first process only, so that nothing is asked twice."""
         settings = self.llm_settings(other)
         ahead = asking_ahead(settings, self.models.partitions)
-        return open_llm(settings, self.journal, say=self.warn, refused=self._refused, ahead=ahead)
+        return open_llm(settings, self.journal, self.spending(settings), self.warn, self._refused, ahead)
+
+    def spending(self, settings: LLMSettings) -> Spending:
+        """Where one use of an LLM is counted, within what all uses have left of its budget."""
+        purse = None if settings.budget is None else self.purses.setdefault(settings.purse, Purse())
+        return Spending(settings.prices, settings.budget, purse)
+
+    def spent(self) -> dict[str, Decimal]:
+        """What is gone of each budget."""
+        return {name: purse.spent for name, purse in self.purses.items()}
+
+    def count_spent(self, amounts: Mapping[str, str]) -> None:
+        """Take what was spent before, by this or another program, from the budgets."""
+        for name, amount in amounts.items():
+            self.purses.setdefault(name, Purse()).spent += Decimal(amount)

@@ -94,7 +94,7 @@ def recipes() -> None:
 
 @app.command()
 def estimate(recipe: RecipeArgument, overrides: Overrides = None) -> None:
-    """Say what a recipe's LLM will cost, for queries and as a teacher: calls, tokens, money, hours. None is asked.
+    """Say what a recipe's LLMs will cost, by all that asks them: calls, tokens, money, hours. None is asked.
 
     Example: sharpen estimate quickstart 'llm.prices={input: 0.1, output: 0.4}'
     """

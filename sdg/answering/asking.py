@@ -8,12 +8,11 @@ from functools import partial
 
 from sharpen.evaluation.answer_metrics import REFUSAL, stands_in
 from sharpen.evaluation.beir import Document
-from sharpen.evaluation.files import InputError
 from sharpen.evaluation.languages import first_words
 from sharpen.sdg.answering.questions import AnsweredQuestion
 from sharpen.sdg.filters.text import one_line
-from sharpen.sdg.llm.client import LLMClient, raise_if_outage
-from sharpen.sdg.llm.messages import OVER_BUDGET, Answer, Request
+from sharpen.sdg.llm.client import LLMClient, raise_if_unanswered
+from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.prompts import template
 
 MAX_WORDS = 200
@@ -75,12 +74,7 @@ def ask_answers(
 
 def raise_if_unpaid(client: LLMClient, answers: Sequence[Answer], what: str) -> None:
     """Raise ``InputError`` where the budget ended before the last answer, and for an outage."""
-    if unpaid := sum(answer.error_kind == OVER_BUDGET for answer in answers):
-        raise InputError(
-            f"llm.budget: {unpaid:,} of {len(answers):,} {what} were not asked ({client.spending}). What was answered"
-            " is kept: raise it and run again, or take fewer questions (-n)"
-        )
-    raise_if_outage(answers)
+    raise_if_unanswered(client, answers, what, "take fewer questions (-n)")
 
 
 def shown_texts(documents: Sequence[Document], max_words: int) -> list[str]:

@@ -14,7 +14,7 @@ from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, object_schema, parse_json
 from sharpen.sdg.filters.base import FilterResult
-from sharpen.sdg.llm.client import LLMClient
+from sharpen.sdg.llm.client import LLMClient, raise_if_unanswered
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.prompts import template
@@ -61,7 +61,8 @@ class Judge(Settings):
     llm: LLMSettings | None = Field(None, description="The judge, if it is another than the recipe's llm.")
 
     def apply(self, queries: Sequence[Query], corpus: Corpus, resources: Resources) -> FilterResult:
-        """Raises ``InputError`` if there is no LLM to ask, or as ``LLMClient.ask`` does."""
+        """Raises ``InputError`` if there is no LLM to ask, where the budget does not suffice, for an outage, and as
+        ``LLMClient.ask`` does; what was answered is in the journal."""
         with resources.progress("judging", 0) as advance, resources.open_llm(self.llm) as client:
             return self.judge(queries, corpus, client, lambda _answer: advance())
 
@@ -79,11 +80,17 @@ class Judge(Settings):
             return answer
 
         batches = list(_batches(queries, self.per_prompt))
-        answers = client.ask((_request(batch, corpus, self.max_document_words, client.chat) for batch in batches), use)
+        answers = client.ask(self.requests(queries, corpus, client.chat), use)
+        raise_if_unanswered(client, answers, "judgements of queries", "take filters.judge out")
         result = FilterResult()
         for batch, answer in zip(batches, answers, strict=True):
             self._sort(batch, answer, result)
         return result
+
+    def requests(self, queries: Sequence[Query], corpus: Corpus, chat: bool) -> Iterator[Request]:
+        """A prompt for each ``per_prompt`` queries of a document."""
+        for batch in _batches(queries, self.per_prompt):
+            yield _request(batch, corpus, self.max_document_words, chat)
 
     def _sort(self, batch: Sequence[Query], answer: Answer, result: FilterResult) -> None:
         if problem := answer_problem(answer):

@@ -1,7 +1,8 @@
 """Asking by a server's batch API: files of requests that are answered within a day, often at half the price.
 
 A batch is noted beside the answers before it is made on the server, and crossed out when its answers are in the
-journal. A run that was stopped in between, at whatever point, goes on with the same batch, so that none is paid twice.
+journal. A run that was stopped in between goes on with the same batch, so that none is paid twice. One that the server
+does not know, or whose files it has no more, is crossed out, and its requests are asked anew, within the budget.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ FIRST_POLL, LAST_POLL = 1.0, 60.0
 RETRIES = 30
 """Tries more of each question about a batch, over some minutes: it is a matter of hours, and a network may be gone."""
 _ENDED = ("completed", "failed", "expired", "cancelled")
+_GONE = (404, 410)
+"""Statuses of a batch or a file that a server has no more; some say 400 and speak of the file."""
 
 
 @dataclass
@@ -42,10 +45,19 @@ class Batches:
     endpoint: Endpoint
 
     async def finish(self, requests: Mapping[str, Request]) -> None:
-        """Keep the answers of batches that were under way when the program was stopped; ``requests``: by key."""
-        for noted in self.client.journal.batches(self._where()):
+        """Keep the answers of batches that were under way when the program was stopped; ``requests``: by key. What
+        cannot be had of a batch any more is said, and it is crossed out: each later start would else end here."""
+        for file_id, path in self.client.journal.batches(self._where()):
             with self._explained():
-                await self._finish(noted, requests)
+                if (batch := await self._made_of(file_id)) is None:
+                    self._give_up(file_id, "was not made; its requests are asked anew")
+                    continue
+                try:
+                    await self._finish(file_id, path, batch, requests)
+                except openai.APIStatusError as error:
+                    if not _is_gone(error):
+                        raise
+                    self._give_up(file_id, "has lost its files there; what it answered is asked, and paid, anew")
 
     async def answer(self, requests: Mapping[str, Request]) -> None:
         """Put the answers to these requests, by their keys, into the journal, as far as batches bring them.
@@ -74,7 +86,7 @@ class Batches:
         for key, request in requests.items():
             if (answer := self.client.known(request)) is None:
                 left[key] = request
-            elif self.client.spending.reserve(
+            elif not self.client.spending.is_counted(key) and self.client.spending.reserve(
                 *(cost := (answer.prompt_tokens, answer.completion_tokens, answer.batch))
             ):
                 held.append(cost)
@@ -115,20 +127,22 @@ class Batches:
             f"llm.batch: {len(lines):,} requests are handed in at {self.endpoint.url}; the answers come within a day."
             " This program may be stopped meanwhile: it goes on with them when it is started again."
         )
-        return await self._finish((file.id, path), requests, lines)
+        # tried once: if its answer is lost, the server may have made it, and the next start of the program will see
+        batch = await self.endpoint.client.batches.create(
+            input_file_id=file.id, endpoint=path, completion_window="24h", extra_headers=self._headers()
+        )
+        return await self._finish(file.id, path, batch, requests, lines)
 
     async def _finish(
-        self, noted: tuple[str, str], requests: Mapping[str, Request], lines: Mapping[str, bytes] | None = None
+        self,
+        file_id: str,
+        path: str,
+        batch: Any,
+        requests: Mapping[str, Request],
+        lines: Mapping[str, bytes] | None = None,
     ) -> set[str]:
-        """Wait for a batch that was noted, keep its answers, and cross it out."""
-        file_id, path = noted
+        """Wait for a batch, keep its answers, and cross it out."""
         api = self._api()
-        batch = await self._made_of(file_id) if lines is None else None
-        if batch is None:
-            # tried once: if its answer is lost, the server may have made it, and the next start of the program will see
-            batch = await self.endpoint.client.batches.create(
-                input_file_id=file_id, endpoint=path, completion_window="24h", extra_headers=self._headers()
-            )
         pause = FIRST_POLL
         while batch.status not in _ENDED:
             await asyncio.sleep(pause)
@@ -147,6 +161,10 @@ class Batches:
             raise InputError(f"llm.batch: {self.endpoint.url} ended a batch as {batch.status}{said}")
         # of a batch that expired, what is not answered goes into the next one
         return refused | (set(lines or ()) if batch.status == "completed" else set())
+
+    def _give_up(self, file_id: str, why: str) -> None:
+        self.client.say(f"llm.batch: a batch that an earlier start handed in at {self.endpoint.url} {why}.")
+        self.client.journal.cross_out_batch(file_id)
 
     async def _made_of(self, file_id: str) -> Any:
         """The batch that was made of a file, if the server has made it before the program was stopped."""
@@ -215,6 +233,10 @@ class Batches:
 
 def _path(request: Request) -> str:
     return "/v1/chat/completions" if request.chat else "/v1/completions"
+
+
+def _is_gone(error: openai.APIStatusError) -> bool:
+    return error.status_code in _GONE or (error.status_code == 400 and "file" in error.response.text.lower())
 
 
 def _reasons(batch: Any) -> str:

@@ -57,16 +57,28 @@ class Prices(Settings):
         return f"{amount.quantize(places, ROUND_HALF_UP):,} {self.currency}"
 
 
-class Spending:
-    """What was spent so far. With a ``budget``, no request may be sent that could go over it.
+class Purse:
+    """What is gone of one budget, by all who share it: ``spent``, and ``reserved`` for what is under way."""
 
-    A request is counted at its worst case while it is under way, and at what the server says when it is answered.
-    Answers from the journal count, too: the budget is that of the whole run, however often it was started.
+    def __init__(self) -> None:
+        self.spent = Decimal(0)
+        self.reserved = Decimal(0)
+        self.counted: set[bytes] = set()
+        """Keys of the answers in it: one that is used again, as when negatives are mined again, was paid once."""
+
+
+class Spending:
+    """What one use of an LLM has spent so far. With a ``budget``, no request may be sent that could go over it.
+
+    ``purse``: what the budget is spent from, shared with other uses (default: one of its own). A request is counted at
+    its worst case while it is under way, and at what the server says when it is answered. Answers from the journal
+    count, too: the budget is that of the whole run, however often it was started.
     """
 
-    def __init__(self, prices: Prices | None = None, budget: Decimal | None = None) -> None:
+    def __init__(self, prices: Prices | None = None, budget: Decimal | None = None, purse: Purse | None = None) -> None:
         self.prices = prices or Prices()
         self.budget = budget
+        self.purse = purse or Purse()
         self.spent = Decimal(0)
         self.tokens: Counter[str] = Counter()
         self._reserved = Decimal(0)
@@ -75,24 +87,53 @@ class Spending:
         """Whether a request of at most so many tokens may be sent: True, and it is counted; None, ask again when
         another one has been answered; False, never. ``batch``: at the price of batches."""
         cost = self._prices(batch).cost(prompt_tokens, completion_tokens)
-        if self.budget is not None and self.spent + self._reserved + cost > self.budget:
+        if self.budget is not None and self.purse.spent + self.purse.reserved + cost > self.budget:
             return None if self._reserved else False
         self._reserved += cost
+        self.purse.reserved += cost
         return True
 
     def release(self, prompt_tokens: int, completion_tokens: int, batch: bool = False) -> None:
         """Take back a reservation, with its numbers."""
-        self._reserved -= self._prices(batch).cost(prompt_tokens, completion_tokens)
+        cost = self._prices(batch).cost(prompt_tokens, completion_tokens)
+        self._reserved -= cost
+        self.purse.reserved -= cost
 
-    def add(self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, batch: bool = False) -> None:
-        """Count an answer."""
-        self.spent += self._prices(batch).cost(prompt_tokens, completion_tokens, cached_tokens)
+    def add(
+        self, prompt_tokens: int, completion_tokens: int, cached_tokens: int = 0, batch: bool = False, key: str = ""
+    ) -> None:
+        """Count an answer. ``key``: the journal's, by which the budget counts it once."""
+        cost = self._prices(batch).cost(prompt_tokens, completion_tokens, cached_tokens)
+        self.spent += cost
         self.tokens += Counter(prompt=prompt_tokens, completion=completion_tokens, cached=cached_tokens)
+        if not self.is_counted(key):
+            self.purse.spent += cost
+            if key and self.budget is not None:
+                self.purse.counted.add(_short(key))
+
+    def is_counted(self, key: str) -> bool:
+        """Whether the budget has been charged with the answer of this key."""
+        return bool(key) and _short(key) in self.purse.counted
+
+    def lose(self, prompt_tokens: int, completion_tokens: int) -> bool:
+        """Count a request that was sent and not answered in time, at its worst case: most servers bill what they have
+        written until then. Whether it may be sent again, at the reservation that it has."""
+        cost = self.prices.cost(prompt_tokens, completion_tokens)
+        self.spent += cost
+        self.purse.spent += cost
+        return self.budget is None or self.purse.spent + self.purse.reserved <= self.budget
 
     def _prices(self, batch: bool) -> Prices:
         return self.prices.in_batches() if batch else self.prices
 
     def __str__(self) -> str:
-        return f"{self.prices.show(self.spent)} spent" + (
-            "" if self.budget is None else f" of {self.prices.show(self.budget)}"
-        )
+        spent = f"{self.prices.show(self.spent)} spent"
+        if self.budget is None:
+            return spent
+        if self.purse.spent == self.spent:
+            return f"{spent} of {self.prices.show(self.budget)}"
+        return f"{spent} here, {self.prices.show(self.purse.spent)} of {self.prices.show(self.budget)} in all"
+
+
+def _short(key: str) -> bytes:
+    return key[:32].encode()

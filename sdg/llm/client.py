@@ -137,7 +137,7 @@ class LLMClient:
                         del under_way[key]
                 else:
                     self._was_answered = True
-                    self._count(answer)
+                    self._count(key, answer)
                     await asyncio.sleep(0)  # let answers in that have come meanwhile
                 results[number] = use(number, request, answer)
 
@@ -180,8 +180,8 @@ class LLMClient:
         if answer.readable().is_empty:
             self._empty.add(key)
 
-    def _count(self, answer: Answer) -> None:
-        self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, answer.batch)
+    def _count(self, key: str, answer: Answer) -> None:
+        self.spending.add(answer.prompt_tokens, answer.completion_tokens, answer.cached_tokens, answer.batch, key)
 
     def key(self, request: Request) -> str:
         """By which the journal knows the answer."""
@@ -199,7 +199,7 @@ class LLMClient:
             answer = await self._shortened(pool, sent)
             if not answer.error:
                 self.record(request, answer)
-                self._count(answer)
+                self._count(self.key(request), answer)
         finally:
             self.spending.release(*bound)
             await pool.announce()
@@ -217,19 +217,24 @@ class LLMClient:
             await batches.finish(unknown)
             left = [request for request in unknown.values() if self.known(request) is None]
             if len(left) > 1 and self.spending.reserve(*(bound := left[0].with_body(self.extra_body).token_bound())):
-                self.spending.release(*bound)
-                answer = await self._shortened(pool, left[0].with_body(self.extra_body))
+                try:
+                    answer = await self._shortened(pool, left[0].with_body(self.extra_body))
+                finally:
+                    self.spending.release(*bound)
                 if not answer.error:  # it is counted when it is used, as all that is in the journal
                     self.record(left[0], answer)
                 await batches.answer(unknown)
 
     async def _shortened(self, pool: EndpointPool, request: Request) -> Answer:
         """The answer, with the document halved until the server takes it."""
-        answer, times = await pool.send(request, self.max_retries), 0
+        answer, times = await self._send(pool, request), 0
         while answer.error_kind == Kind.TOO_LONG and request.shorter and (less := request.shorter()):
             request, times = less.with_body(self.extra_body), times + 1
-            answer = replace(await pool.send(request, self.max_retries), shortened=times)
+            answer = replace(await self._send(pool, request), shortened=times)
         return answer
+
+    async def _send(self, pool: EndpointPool, request: Request) -> Answer:
+        return await pool.send(request, self.max_retries, lambda: self.spending.lose(*request.token_bound()))
 
     def _watch(self, answer: Answer) -> None:
         """One request that is turned away is that document's trouble; all of them end the run."""
@@ -248,6 +253,17 @@ class LLMClient:
 
             kind, _, said = self._turned_away[-1].partition(": ")
             raise InputError(ending(self.endpoints[0], kind, said))
+
+
+def raise_if_unanswered(client: LLMClient, answers: Sequence[Answer], what: str, instead: str) -> None:
+    """Raise ``InputError`` where the budget ended before the last answer, and for an outage. ``what`` was asked;
+    ``instead``: what a person may do in place of raising the budget."""
+    if unpaid := sum(answer.error_kind == OVER_BUDGET for answer in answers):
+        raise InputError(
+            f"llm.budget: {unpaid:,} of {len(answers):,} {what} were not asked ({client.spending}). What was answered"
+            f" is kept: raise it and run again, or {instead}"
+        )
+    raise_if_outage(answers)
 
 
 def raise_if_outage(answers: Sequence[Answer]) -> None:

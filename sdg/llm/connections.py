@@ -59,6 +59,14 @@ def is_unreachable(error: openai.APIConnectionError) -> bool:
     return not isinstance(error, openai.APITimeoutError) or type(error.__cause__).__name__ == "ConnectTimeout"
 
 
+def may_be_billed(error: openai.APIConnectionError) -> bool:
+    """Whether the request was sent and an answer waited for in vain, which the server may have been writing."""
+    return isinstance(error, openai.APITimeoutError) and type(error.__cause__).__name__ not in (
+        "ConnectTimeout",
+        "PoolTimeout",
+    )
+
+
 def unreachable(settings: EndpointSettings, error: openai.APIConnectionError, retries: int) -> str:
     """What a person is told of an endpoint that cannot be reached, and of the proxy in front of it."""
     url = shown_url(settings.base_url)

@@ -15,7 +15,7 @@ import openai
 import tenacity
 
 from sharpen.evaluation.files import InputError
-from sharpen.sdg.llm.connections import is_unreachable, key_headers, open_client, unreachable
+from sharpen.sdg.llm.connections import is_unreachable, key_headers, may_be_billed, open_client, unreachable
 from sharpen.sdg.llm.messages import NO_LOGPROBS, Answer, EndpointSettings, Request
 from sharpen.sdg.llm.replies import NotACompletion, ServerError, read_answer, read_error
 from sharpen.sdg.llm.servers import (
@@ -173,16 +173,20 @@ class EndpointPool:
                 endpoint.client = await stack.enter_async_context(client)
             yield
 
-    async def send(self, request: Request, max_retries: int) -> Answer:
+    async def send(self, request: Request, max_retries: int, lose: Callable[[], bool] = lambda: True) -> Answer:
         """Send the request, and again what may pass: connections refused or reset, time-outs, 408, 409, 425, 429 and
-        from 500 on.
+        from 500 on. ``lose``: counts a try that timed out after it was sent, and says whether another one is paid for.
 
         Raises ``InputError`` if no endpoint can be reached for ``PATIENCE`` seconds, if one refuses the key or the
         model, has no money left or is to be left alone for longer than ``MAX_RETRY_AFTER``. Any other error comes as
         the answer's.
         """
+        is_paid = True
         tries = tenacity.AsyncRetrying(
-            retry=self._may_pass, stop=lambda state: self._gives_up(state, max_retries), wait=_pause, reraise=True
+            retry=lambda state: is_paid and self._may_pass(state),
+            stop=lambda state: self._gives_up(state, max_retries),
+            wait=_pause,
+            reraise=True,
         )
         last, number = None, 0
         try:
@@ -190,19 +194,25 @@ class EndpointPool:
                 with attempt:
                     async with self.turn() as endpoint:
                         last, number = endpoint, attempt.retry_state.attempt_number
-                        return await self._watched(endpoint, request)
+                        try:
+                            return await self._watched(endpoint, request)
+                        except openai.APITimeoutError as error:
+                            is_paid = not may_be_billed(error) or lose()
+                            raise
         except ServerError as error:
             if error.kind in ENDINGS and error.kind not in (Kind.REFUSED, Kind.WEB_PAGE):
                 raise InputError(ending(last.settings, error.kind, str(error))) from error
             return Answer("", error=f"{error.name}: {error}")
         except openai.APIConnectionError as error:
             if not is_unreachable(error):
-                return Answer("", error=f"timeout: {error}")
+                return Answer(
+                    "", error=f"timeout: {error}{'' if is_paid else ' Another try could go over the budget.'}"
+                )
             if self._is_another_heard():
                 return Answer("", error=f"{type(error).__name__}: {error.__cause__ or error}")
             raise InputError(unreachable(last.settings, error, number - 1)) from error
         except NotACompletion as error:
-            return Answer("", error=f"not a completion: {error}")
+            return Answer("", error=f"{error.kind}: {error}")
         raise AssertionError("unreachable")
 
     async def _watched(self, endpoint: Endpoint, request: Request) -> Answer:

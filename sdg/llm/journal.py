@@ -77,7 +77,7 @@ class Journal:
         return self._db.execute("SELECT file, path FROM batches WHERE server = ?", (server,)).fetchall()
 
     def cross_out_batch(self, file: str) -> None:
-        """Forget a batch, as its answers are here."""
+        """Forget a batch, as its answers are here, or nowhere."""
         self._db.execute("DELETE FROM batches WHERE file = ?", (file,))
 
     def __len__(self) -> int:

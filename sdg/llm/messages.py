@@ -12,6 +12,8 @@ MAX_ANSWER_CHARACTERS = 100_000
 """Longer answers are no answers to what is asked here, and would fill journal and memory."""
 OVER_BUDGET = "over budget"
 """Error of a request that was not sent, as it could have gone over the budget."""
+BROKEN_OFF = "broken off"
+"""Error of an answer of which a part is missing."""
 NO_LOGPROBS = "no logprobs"
 """Error of a request for logprobs to a server that gives none."""
 FILTERED_OUT = "content_filter"
@@ -128,6 +130,8 @@ class Answer:
             "InternalServerError",
             "ConflictError",
             "APIConnectionError",
+            "APITimeoutError",
+            BROKEN_OFF,
         )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from sharpen.sdg.llm.messages import FILTERED_OUT, MAX_ANSWER_CHARACTERS, NO_LOGPROBS, Answer, Request
+from sharpen.sdg.llm.messages import BROKEN_OFF, FILTERED_OUT, MAX_ANSWER_CHARACTERS, NO_LOGPROBS, Answer, Request
 from sharpen.sdg.llm.servers import ERROR_NAMES, Kind, kind_of
 
 SHOWN_CHARACTERS = 500
@@ -22,6 +22,14 @@ _FINISHED = {"eos_token": "stop", "stop_sequence": "stop"}
 
 class NotACompletion(Exception):
     """The server said 200, and something else than the protocol has."""
+
+    kind = "not a completion"
+
+
+class BrokenOff(NotACompletion):
+    """What it said has no end: the connection or what stands behind the server broke off."""
+
+    kind = BROKEN_OFF
 
 
 @dataclass(eq=False)
@@ -118,7 +126,9 @@ def read_answer(body: str, request: Request, secret: str = "") -> Answer:
     """The answer in what a server sent. Raises ``ServerError`` for an error in it, and ``NotACompletion``."""
     try:
         return _read_answer(body, request, secret)
-    except (LookupError, AttributeError, TypeError, ValueError) as error:  # no JSON, or JSON of another shape
+    except ValueError as error:  # no JSON, or a stream without its end
+        raise BrokenOff(str(error)) from error
+    except (LookupError, AttributeError, TypeError) as error:  # JSON of another shape, which it would be again
         raise NotACompletion(str(error)) from error
 
 

@@ -95,7 +95,11 @@ class LLMSettings(Settings):
     )
     prices: Prices | None = Field(None, description="For `sharpen estimate`, the manifests and the budget.")
     budget: Annotated[Decimal, Field(gt=0)] | None = Field(
-        None, description="Nothing is asked that could cost more than this in all; what was paid for is used."
+        None,
+        description=(
+            "Nothing is asked that could cost more than this in all stages of a run together; what was paid for is"
+            " used. A part with an llm of its own has that one's budget."
+        ),
     )
 
     @model_validator(mode="before")
@@ -152,6 +156,13 @@ class LLMSettings(Settings):
     def expected_prices(self) -> Prices | None:
         """What answers will cost, by batch or else."""
         return self.prices.in_batches() if self.batch and self.prices else self.prices
+
+    @property
+    def purse(self) -> str:
+        """What names the money that all who ask this model within this budget share; not its prices, which may be
+        mended when some of it is spent."""
+        budget = "" if self.budget is None else f"{self.budget.normalize():f} {self.prices.currency}"
+        return f"{self.embedded or self.model}, {budget}"
 
     def check(self) -> None:
         """Raise ``InputError`` if the weights or a key is not there."""

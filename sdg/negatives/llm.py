@@ -19,6 +19,7 @@ from sharpen.evaluation.languages import LANGUAGE, first_words, language_name, n
 from sharpen.evaluation.settings import FILE, Count
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
 from sharpen.sdg.languages import ENGLISH
+from sharpen.sdg.llm.client import raise_if_unanswered
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import MinerSettings, MiningResult
@@ -95,7 +96,7 @@ class LLMMiner(MinerSettings):
 
         The passages' IDs are made of the miner's name and the query's ID. ``rejected``: passages that are too short,
         written before for this query, a copy of the positive, or a document of the corpus. Raises ``InputError`` if no
-        LLM is given or it cannot be reached.
+        LLM is given or it cannot be reached, where the budget does not suffice, and for an outage.
         """
         chosen = resources.llm_settings(self.llm)
         prompt = self.prompt(chosen)
@@ -110,6 +111,8 @@ class LLMMiner(MinerSettings):
                     return answer
 
                 answers = llm.ask(prompt.requests(queries, corpus, seed, warm_up), use)
+                fewer = f"take the miner {self.name or self.kind} out"
+                raise_if_unanswered(llm, answers, "negatives of queries", fewer)
                 return self._collect(queries, answers, corpus, llm)
 
         from sharpen.evaluation.processes import on_main  # loads torch

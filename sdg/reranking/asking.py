@@ -11,8 +11,8 @@ from typing import Any, Generic, TypeVar
 from sharpen.evaluation.beir import Document
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.scorers import LLM_LISTWISE
-from sharpen.sdg.llm.client import LLMClient, raise_if_outage
-from sharpen.sdg.llm.messages import NO_LOGPROBS, OVER_BUDGET, Answer, Request
+from sharpen.sdg.llm.client import LLMClient, raise_if_unanswered
+from sharpen.sdg.llm.messages import NO_LOGPROBS, Answer, Request
 from sharpen.sdg.reranking.answers import Ranking
 from sharpen.sdg.reranking.questions import Question
 
@@ -82,8 +82,8 @@ class Asking(Generic[T]):
 
         replies = client.ask(self._requests(client, list(new.values())), use)
         answers = [answer for answer, _ in replies]
-        self._raise_if_unpaid(client, answers)
-        raise_if_outage(answers)
+        fewer = "let the LLM score fewer documents (fewer queries, training.candidates or negatives.per_query)"
+        raise_if_unanswered(client, answers, f"questions of {self.question.name}", fewer)
         found = dict(zip(new, (read for _, read in replies), strict=True))
         for key, (answer, read) in zip(new, replies, strict=True):
             self.stats.add(answer, read)
@@ -114,14 +114,6 @@ class Asking(Generic[T]):
     def _requests(self, client: LLMClient, shown: Sequence[Shown]) -> Iterator[Request]:
         for query, documents in shown:
             yield self.question.request(query, documents, client.chat, client.warm_up)
-
-    def _raise_if_unpaid(self, client: LLMClient, answers: Sequence[Answer]) -> None:
-        if unpaid := sum(answer.error_kind == OVER_BUDGET for answer in answers):
-            raise InputError(
-                f"llm.budget: {unpaid:,} of {len(answers):,} questions of {self.question.name} were not asked"
-                f" ({client.spending}). What was answered is kept: raise it and run again, or let the LLM score fewer"
-                " documents (fewer queries, training.candidates or negatives.per_query)"
-            )
 
 
 def _key(shown: Shown) -> bytes:

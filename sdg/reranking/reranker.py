@@ -183,13 +183,14 @@ def llm_scorers(
     settings: LLMRerankerSettings | None = None,
     progress: ProgressBar = no_progress,
     warn: Callable[[str], None] = lambda _sentence: None,
+    spending: Spending | None = None,
 ) -> dict[str, LLMReranker]:
     """Both ways of asking an LLM, with one budget, under the names that recipes have for them: what ``Models.scorers``
-    takes.
+    takes. ``spending``: as of ``LLMReranker``.
 
     >>> list(llm_scorers(LLMSettings(base_url="http://localhost:8000/v1", model="Qwen/Qwen3-4B-Instruct-2507")))
     ['llm', 'llm:listwise']
     """
     llm = LLM(settings=llm) if isinstance(llm, LLMSettings) else llm
-    chosen, spending = settings or LLMRerankerSettings(), spending_of(llm)
+    chosen, spending = settings or LLMRerankerSettings(), spending or spending_of(llm)
     return {method: LLMReranker(llm, method, chosen, progress, warn, spending) for method in QUESTIONS}

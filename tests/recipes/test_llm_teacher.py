@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import threading
@@ -16,6 +17,7 @@ from sharpen.recipes.preview import estimate_recipe
 from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import STAGES, stages_of
 from sharpen.recipes.teachers import recipe_teachers
+from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.training.lists import CandidateLists
 from tests.conftest import TOPICS
 from tests.servers import chat_answer, logprobs_answer, serve_replies
@@ -116,6 +118,33 @@ def test_a_budget_stops_the_stage_and_a_larger_one_asks_only_for_the_rest(recipe
     assert (run.folder / "teacher" / "training.parquet").exists()
 
 
+def test_all_stages_share_the_budget_those_that_are_reused_too(recipe_file):
+    reader = Reader()
+
+    def reply(path, body, headers):
+        prompt = body["messages"][0]["content"]
+        if "relevant" not in str(body.get("response_format")):
+            return reader(path, body, headers)
+        shown = len(re.findall(r"^Document \d+: ", prompt, re.M))
+        return chat_answer(json.dumps({"relevant": [False] * shown}))
+
+    judged = (
+        "negatives={per_query: 1, miners: [{kind: bm25, ranks: [1, 4]}], filters: [{kind: judge}], too_few: random}"
+    )
+    given = [*HARVESTED, judged, "training.loss=margin_mse", "training.teacher=llm"]
+    with serve_replies(reply) as url:
+        given.append(_llm(url, ", prices: {input: 1000, output: 1000}, budget: 100"))
+        _, manifests = _scored(recipe_file, *given, until="negatives")
+        (before,) = manifests["negatives"]["spent"].items()
+        _, manifests = _scored(recipe_file, *given)
+    (after,) = manifests["teacher"]["spent"].items()
+    assert before[0] == after[0] == "reader, 100 USD" and float(before[1]) > 0 < float(after[1])
+    in_all = float(before[1]) + float(after[1])
+    assert manifests["teacher"]["counts"]["llm"]["money"] == (
+        f"{float(after[1]):.2f} USD spent here, {in_all:.2f} USD of 100.00 USD in all"
+    )
+
+
 def test_teachers_says_what_an_llm_will_cost_and_has_cost(recipe_file, dataset, capsys):
     reader = Reader()
     with serve_replies(reader) as url:
@@ -152,6 +181,34 @@ def test_an_estimate_counts_what_teachers_ask(recipe_file):
     rows = estimate_recipe(load_recipe(str(recipe_file), both).recipe, QUIET)
     calls = {row.strategy: row.calls for row in rows}
     assert calls == {"document": 24, "llm, training": 24 * 2, "llm:listwise, reranker": 24}
+
+
+def test_an_estimate_counts_judges_and_what_writes_negatives(recipe_file):
+    console = Console(record=True, width=200, file=io.StringIO())
+    llm = _llm("http://localhost:1/v1", ", prices: {input: 1000, output: 1000}, budget: 15")
+    other = "{base_url: 'http://localhost:2/v1', model: other, prices: {input: 1, output: 1, currency: EUR}}"
+    more = ["filters.judge={per_prompt: 2}", "training.epochs=2"]
+    filters = f"[{{kind: judge, per_prompt: 3}}, {{kind: judge, llm: {other}}}]"
+    miners = "[{kind: bm25, ranks: [2, 8]}, {kind: llm, negatives: 2}, {kind: dense}]"
+    more.append(f"negatives={{miners: {miners}, filters: {filters}, refresh: true}}")
+    recipe = load_recipe(str(recipe_file), [llm, *more]).recipe
+    rows = estimate_recipe(recipe, console)
+    assert [(row.strategy, row.calls) for row in rows] == [
+        ("document", 24),
+        ("judge of queries", (24 + 12) // 2),  # a document may have an odd number
+        ("negatives, llm", 24),
+        ("judge of negatives", 24 * (3 + 1 + 2 * 4)),
+        ("judge of negatives", 24 * (2 + 1 + 2 * 3)),
+    ]
+    assert all(row.prompt_tokens > 30 and 1 <= row.completion_tokens <= row.max_tokens for row in rows)
+    prices = recipe.llm.prices
+    assert sum(row.cost(prices) for row in rows[:1]) < 15 < sum(row.cost(prices) for row in rows[:4])
+    out = console.export_text()
+    assert "asked of other" in out and "EUR" in out and "more than the budget of 15.00 USD" in out
+    assert "Of judge of queries, negatives, llm, judge of negatives, judge of negatives: at most, as if all 24" in out
+    own = FiltersSettings(custom=[{"use": "filters.py:Mine"}])
+    assert len(estimate_recipe(recipe.model_copy(update={"filters": own}), console)) == 4
+    assert "filters.custom: what a part of one's own asks of an LLM is not counted" in console.export_text()
 
 
 def test_recipes_without_an_llm_teacher_have_the_fingerprints_of_before(recipe_file):

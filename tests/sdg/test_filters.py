@@ -1,4 +1,5 @@
 import json
+from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from sharpen.sdg.filters.round_trip import RoundTrip
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.filters.text import Copying
 from sharpen.sdg.filters.top_queries import TopQueries
+from sharpen.sdg.llm.budget import Prices, Spending
 from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import EndpointSettings
@@ -88,7 +90,8 @@ def _judged(tmp_path, corpus, queries, replies):
 
     def reply(path, body, headers):
         prompts.append(body)
-        return chat_answer(replies[len(prompts) - 1])
+        text = replies[len(prompts) - 1]
+        return (200, {}, chat_answer("cut")[2][:30]) if text is None else chat_answer(text)
 
     with serve_replies(reply) as base_url:
         endpoint, journal = EndpointSettings(base_url, "k", "m", 1), Journal(tmp_path / "j.sqlite")
@@ -129,6 +132,18 @@ def test_the_judge_keeps_what_has_seven_points(tmp_path, corpus):
 def test_a_judge_whose_answer_does_not_match_drops_all_of_its_pairs(tmp_path, corpus, reply):
     kept, rejected, _ = _judged(tmp_path, corpus, _queries("how long is bread kneaded", "what is flour"), [reply])
     assert not kept and [r.reason for r in rejected] == ["judge_mismatch"] * 2
+
+
+def test_a_budget_that_ends_and_an_outage_stop_the_judge(tmp_path, corpus):
+    queries = _queries("how long is bread kneaded", "what is flour")
+    with pytest.raises(InputError, match=r"1 of 1 requests failed, the last with 'broken off"):
+        _judged(tmp_path, corpus, queries, [None])
+    poor = Spending(Prices(input=1), Decimal("0.0000001"))
+    client = LLMClient([EndpointSettings("http://localhost:1/v1", "k", "m", 1)], Journal(tmp_path / "k"), spending=poor)
+    with pytest.raises(
+        InputError, match=r"llm\.budget: 1 of 1 judgements of queries were not asked .* filters.judge out"
+    ):
+        Judge().judge(queries, corpus, client)
 
 
 def test_a_cross_encoder_scores_query_and_document(tmp_path, corpus):

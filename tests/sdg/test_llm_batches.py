@@ -27,6 +27,10 @@ class Stopped(BaseException):
     """As Ctrl-C or a lost machine."""
 
 
+def _stop(*_args, **_kwargs):
+    raise Stopped
+
+
 class BatchServer:
     """OpenAI's batch protocol. ``polls``: questions until a batch is done. ``outcome(prompt)``: an error in place of an
     answer, as (status, body), or the string ``expired``. ``stop_at``: raises ``Stopped`` in the client by hanging up on
@@ -154,14 +158,9 @@ def test_a_run_by_batch_brings_every_query_and_a_second_one_asks_for_none(tmp_pa
         LLMSettings(embedded="gemma-3-270m", batch=True)
 
 
-@pytest.mark.parametrize(
-    "where", ["after the upload", "after the creation", "while it is waited for", "before it is kept"]
-)
+@pytest.mark.parametrize("where", ["after the creation", "while it is waited for", "before it is kept"])
 def test_a_run_that_is_stopped_goes_on_with_its_batch(where, tmp_path, monkeypatch):
     server = BatchServer(polls=2)
-
-    def stop(*_args, **_kwargs):
-        raise Stopped
 
     async def stop_later(*_args, **_kwargs):
         raise Stopped
@@ -169,16 +168,13 @@ def test_a_run_that_is_stopped_goes_on_with_its_batch(where, tmp_path, monkeypat
     with serve_replies(server) as url:
         first = _client(url, tmp_path)
         with monkeypatch.context() as patch:
-            if where == "after the upload":
-                note = Journal.note_batch
-                patch.setattr(Journal, "note_batch", lambda *a: (note(*a), stop())[0])
-            elif where == "after the creation":
+            if where == "after the creation":
                 create = server._batch_api
                 patch.setattr(server, "_batch_api", lambda path, body: _hang_up(create(path, body), path))
             elif where == "while it is waited for":
                 patch.setattr(batches.asyncio, "sleep", stop_later)
             else:
-                patch.setattr(Journal, "cross_out_batch", stop)
+                patch.setattr(Journal, "cross_out_batch", _stop)
             with pytest.raises((Stopped, InputError, BaseExceptionGroup)):
                 first.ask(_requests(*range(6)))
         first.journal.close()
@@ -188,6 +184,60 @@ def test_a_run_that_is_stopped_goes_on_with_its_batch(where, tmp_path, monkeypat
         assert client.journal.batches(f"{url} m") == []
     assert len(server.batches) == 1 and server.direct == Counter(["prompt 0"])
     assert set(server.in_batches.values()) == {1} and len(server.in_batches) == 5
+
+
+def test_a_batch_that_was_never_made_is_asked_anew_within_the_budget(tmp_path, monkeypatch):
+    server, said = BatchServer(), []
+    with serve_replies(server) as url:
+        first, note = _client(url, tmp_path), Journal.note_batch
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "note_batch", lambda *a: (note(*a), _stop())[0])
+            with pytest.raises(Stopped):
+                first.ask(_requests(*range(6)))
+        first.journal.close()
+        spending = Spending(Prices(input=1000, output=1000, batch="0.5"), Decimal("0.016"))
+        client = _client(url, tmp_path, say=said.append, spending=spending)  # it suffices for what is there
+        assert [a.error_kind for a in client.ask(_requests(*range(6)))] == ["", *[OVER_BUDGET] * 5]
+        assert not server.batches and client.journal.batches(f"{url} m") == []
+        assert [s for s in said if "was not made; its requests are asked anew" in s]
+        answers = _client(url, tmp_path).ask(_requests(*range(6)))
+    assert all(a.text for a in answers) and len(server.batches) == 1
+
+
+@pytest.mark.parametrize(
+    ("status", "message", "goes_on"),
+    [
+        (404, "No such File object: file-0", True),
+        (400, "The file has expired", True),
+        (400, "no", False),
+        (403, "file", False),
+    ],
+)
+def test_a_batch_whose_files_are_gone_is_asked_anew(status, message, goes_on, tmp_path, monkeypatch):
+    server, said = BatchServer(), []
+    serve = server._batch_api
+
+    def lose(path, body):
+        lost = path.startswith("/files/batch-0")
+        return (status, {}, json.dumps({"error": {"message": message}}).encode()) if lost else serve(path, body)
+
+    with serve_replies(server) as url:
+        first = _client(url, tmp_path)
+        with monkeypatch.context() as patch:
+            patch.setattr(Journal, "cross_out_batch", _stop)
+            with pytest.raises(Stopped):
+                first.ask(_requests(*range(6)))
+        first.journal.close()
+        server._batch_api = lose
+        client = _client(url, tmp_path, say=said.append)
+        if not goes_on:
+            with pytest.raises(InputError, match="does not take the batch"):
+                client.ask(_requests(*range(6)))
+            assert client.journal.batches(f"{url} m") != []  # it may be had another time
+            return
+        assert [a.text for a in client.ask(_requests(*range(6)))] == [f"about prompt {n}" for n in range(6)]
+    assert [s for s in said if "has lost its files there; what it answered is asked, and paid, anew" in s]
+    assert len(server.batches) == 2 and client.journal.batches(f"{url} m") == []
 
 
 def _hang_up(reply, path):

@@ -4,7 +4,7 @@ import pytest
 
 from sharpen.evaluation.beir import Document
 from sharpen.sdg.estimate import CostEstimate, CostEstimator
-from sharpen.sdg.llm.budget import Prices, Spending
+from sharpen.sdg.llm.budget import Prices, Purse, Spending
 from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.strategies.document import Document as DocumentStrategy
 from sharpen.sdg.strategies.pools import Example
@@ -51,6 +51,28 @@ def test_a_budget_counts_what_is_under_way_at_its_worst():
         and spending.reserve(500_000, 0) is True
     )
     assert str(spending) == "2.50 USD spent of 3.00 USD"
+
+
+def test_who_shares_a_purse_shares_the_budget_and_an_answer_is_paid_once():
+    prices, purse = Prices(input=Decimal(1), output=Decimal(1)), Purse()
+    first, second = (Spending(prices, Decimal(3), purse) for _ in range(2))
+    first.add(1_000_000, 0, key="a" * 64)
+    second.add(1_000_000, 0, key="a" * 64)  # it is used again
+    second.add(500_000, 0, key="b" * 64)
+    assert (first.spent, second.spent, purse.spent) == (1, Decimal("1.5"), Decimal("1.5"))
+    assert first.is_counted("b" * 64) and not first.is_counted("c" * 64)
+    assert first.reserve(1_500_001, 0) is False and second.reserve(1_500_000, 0) is True
+    assert first.reserve(1, 0) is False  # what is under way is not its own: there is nothing to wait for
+    second.release(1_500_000, 0)
+    assert purse.reserved == 0 and str(first) == "1.00 USD spent here, 1.50 USD of 3.00 USD in all"
+
+
+def test_a_request_that_was_sent_in_vain_is_counted_and_sent_again_only_within_the_budget():
+    spending = Spending(Prices(input=Decimal(1), output=Decimal(1)), budget=Decimal(3))
+    assert spending.reserve(1_000_000, 0) and spending.lose(1_000_000, 0) and spending.lose(1_000_000, 0)
+    assert not spending.lose(1_000_000, 0)
+    spending.release(1_000_000, 0)
+    assert spending.spent == spending.purse.spent == 3
 
 
 def _words(text: str) -> int:

@@ -12,6 +12,7 @@ from sharpen.evaluation.beir import Corpus, Queries
 from sharpen.evaluation.languages import first_words
 from sharpen.evaluation.settings import Count, Settings
 from sharpen.sdg.answers import held_to_schema, list_schema, parse_json
+from sharpen.sdg.llm.client import raise_if_unanswered
 from sharpen.sdg.llm.messages import Answer, Request
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.negatives.base import FilteredRows
@@ -56,7 +57,7 @@ class JudgeNegatives(Settings):
 
     def apply(self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int) -> FilteredRows:
         """Ask about every candidate. An answer without exactly one verdict for each document of its prompt drops them
-        all, as nobody can say which is whose. Raises ``InputError`` if no LLM is given or it cannot be reached."""
+        all, as nobody can say which is whose. Raises ``InputError`` as ``LLMMiner.mine`` does."""
         chat = resources.llm_settings(self.llm).asks_by_chat
 
         def ask() -> FilteredRows:
@@ -70,6 +71,7 @@ class JudgeNegatives(Settings):
                 judged = {}
                 for miner, of_miner in rows.items():
                     answers = llm.ask(self.requests(of_miner, queries, corpus, chat), use)
+                    raise_if_unanswered(llm, answers, "judgements of negatives", "take the judge out")
                     judged[miner] = self.judge(of_miner, answers)
                 return FilteredRows(judged, llm.spending)
 

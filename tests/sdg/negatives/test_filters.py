@@ -7,6 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sharpen.evaluation.beir import Document, Query
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models
 from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
@@ -112,7 +113,7 @@ ANSWERS = [
     Answer('{"relevant": [true, false]}'),
     Answer("[false]"),
     Answer('{"relevant": [true]}'),
-    Answer("", error="timeout: 120 s"),
+    Answer("", error="BadRequestError: what"),
 ]
 
 
@@ -135,7 +136,7 @@ def test_an_llm_judges_candidates_and_an_answer_that_fits_nothing_drops_them(cor
         ("q1", "piano"): ("candidate", None, ""),
         ("q2", "bread"): mismatch,
         ("q2", "chess"): mismatch,
-        ("q2", "piano"): ("dropped", Reason.JUDGE_FAILED, "judge: LLM error: timeout"),
+        ("q2", "piano"): ("dropped", Reason.JUDGE_FAILED, "judge: LLM error: BadRequestError"),
     }
     assert result.spending.tokens["prompt"] == 40
     first = recorded.requests[0]
@@ -154,6 +155,19 @@ def test_what_a_judge_calls_relevant_can_become_a_positive(corpus):
     counts = filter_counts(rows["m"], judged)
     assert counts == FilterCounts(candidates=6, dropped=3, relabelled=1)
     assert counts.to_dict() == {"candidates": 6, "dropped": 3, "relabelled": 1}
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("over budget: 1 USD spent", r"llm\.budget: 1 of 4 judgements of negatives"),
+        ("timeout: 120 s", "1 of 4 requests"),
+    ],
+)
+def test_a_budget_that_ends_and_an_outage_stop_the_judge(corpus, error, said):
+    llm = RecordedLLM([*ANSWERS[:3], Answer("", error=error)])
+    with pytest.raises(InputError, match=said):
+        JudgeNegatives(per_prompt=2).apply(_to_judge(), JUDGED, corpus, RecordedResources(llm), 0)
 
 
 def test_a_judge_of_its_own_is_asked(corpus):

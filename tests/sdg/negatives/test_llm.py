@@ -58,7 +58,7 @@ def test_passages_are_read_from_what_models_write(text, cut_off, passages):
 
 
 def test_written_negatives_are_new_texts_with_ids_and_the_rest_has_a_reason(corpus, pool):
-    llm = RecordedLLM([_first_answer(corpus), Answer("", error="RateLimitError: later")])
+    llm = RecordedLLM([_first_answer(corpus), Answer("", error="BadRequestError: what")])
     result = LLMMiner(pool=str(pool), examples=2).mine(QUERIES, corpus, 9, RecordedResources(llm, chat=False), 7)
     assert {i: d.text for i, d in result.written.items()} == {"written:llm:q1:1": GOOD}
     assert result.run == {"q1": {"written:llm:q1:1": 1.0}, "q2": {}}
@@ -70,9 +70,22 @@ def test_written_negatives_are_new_texts_with_ids_and_the_rest_has_a_reason(corp
         PassageProblem.IN_CORPUS: 1,
     }
     failed = [r for r in result.rejected if r.query_id == "q2"]
-    assert [r.message for r in failed] == ["LLM error: RateLimitError"] * 5
+    assert [r.message for r in failed] == ["LLM error: BadRequestError"] * 5
     rows = candidates(QUERIES, result.run, corpus | result.written, set(), "llm", (1, 5), 0)
     assert [n.doc_id for n in rows["q1"]] == ["written:llm:q1:1"] and rows["q2"] == []
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        ("over budget: 1 USD spent", r"llm\.budget: 1 of 2 negatives of queries .* or take the miner llm out"),
+        ("RateLimitError: later", "1 of 2 requests failed"),
+    ],
+)
+def test_a_budget_that_ends_and_an_outage_stop_the_mining(corpus, error, said):
+    llm = RecordedLLM([_first_answer(corpus), Answer("", error=error)])
+    with pytest.raises(InputError, match=said):
+        LLMMiner().mine(QUERIES, corpus, 9, RecordedResources(llm), 7)
 
 
 def test_an_answer_with_fewer_passages_has_a_row_for_each_that_is_missing(corpus):
