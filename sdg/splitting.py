@@ -1,5 +1,6 @@
 """Train, dev and test by document: nothing of a held-out document, of a copy of it or of another chunk of it, is in
-train. Or by query, for a model that finds only what it was trained on."""
+train. Or by query, for a model that finds only what it was trained on: nothing that was made of a held-out query, or in
+its session, is in train."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class SplitSettings(Settings):
         "document",
         description=(
             "document: no query of a held-out document is trained on. query: queries are held out whatever their"
-            " documents, for a generative retriever, which finds only documents that it was trained on."
+            " documents, each with what was made of it, for a generative retriever, which finds only documents that it"
+            " was trained on."
         ),
     )
     dev: Fraction = Field(
@@ -117,31 +119,60 @@ def split_with_settings(
     seed: int,
     together: Iterable[Sequence[str]] | None = None,
     known: Mapping[str, SplitName | None] | None = None,
-    known_queries: Mapping[str, SplitName] | None = None,
 ) -> Splits:
-    """``split``, for what a recipe says. ``known``: as of ``split_documents``. ``known_queries``: the splits of an
-    earlier run by ``query_key``, which stay as they are where queries are divided.
-
-    By query each is drawn by a hash of its text and ``seed``, and every document is in train; so is what was harvested,
-    as it stands in the documents that are trained on.
-
-    >>> from sharpen.evaluation.beir import Document
-    >>> queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(100)]
-    >>> splits = split_with_settings(queries, {"d": Document("d", "text")}, SplitSettings(by="query"), seed=13)
-    >>> len(splits.train), len(splits.dev), splits.sides
-    (89, 11, {'d': 'train'})
-    """
+    """``split``, for what a recipe says. ``known``: as of ``split_documents``. By query, see ``split_by_query``."""
     if settings.by == "query":
-        splits = Splits(sides=dict.fromkeys(corpus, "train"))
-        for query in queries:
-            key = query_key(query.text)
-            side = "train" if HARVESTED in query.metadata else (known_queries or {}).get(key)
-            getattr(splits, side or _draw(key, settings, seed)).append(query)
-        return splits
+        return split_by_query(queries, corpus, settings, seed)
     groups = list(bundles_of(queries) if together is None else together)
     if settings.near_duplicates and settings.dev + settings.test:
         groups += near_duplicate_documents(corpus, settings.near_duplicates)
     return split_queries(queries, split_documents(corpus, settings, seed, groups, known))
+
+
+def split_by_query(
+    queries: Sequence[Query],
+    corpus: Corpus,
+    settings: SplitSettings,
+    seed: int,
+    known: Mapping[str, SplitName] | None = None,
+    others: Iterable[Query] = (),
+) -> Splits:
+    """Divide queries whatever their documents, for a model that finds only documents that it was trained on.
+
+    Each is drawn by a hash of its text and ``seed``, and every document is in train; so is what was harvested, as it
+    stands in the documents that are trained on. Queries that want the same are drawn as one: a query and what is made
+    of it (in other words, translated and back), those of one session, and what was meant by a typing error.
+    ``others``: what ``queries`` may be made of and is not among them: those that filters rejected, and labelled ones.
+    ``known``: the splits of an earlier run by ``query_key``, which stay as they are; of what is tied together now, what
+    was in train draws the others after it.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(100)]
+    >>> splits = split_by_query(queries, {"d": Document("d", "text")}, SplitSettings(), seed=13)
+    >>> len(splits.train), len(splits.dev), splits.sides
+    (89, 11, {'d': 'train'})
+    """
+    splits = Splits(sides=dict.fromkeys(corpus, "train"))
+    every = {query.id: query for query in (*others, *queries)}
+    earlier: dict[str, set[SplitName | None]] = {}
+    for query in every.values():
+        side = "train" if HARVESTED in query.metadata else (known or {}).get(query_key(query.text))
+        earlier.setdefault(_root(query, every), set()).add(side)
+    for query in queries:
+        root = _root(query, every)
+        side = next((name for name in SPLITS if name in earlier[root]), None) or _draw(root, settings, seed)
+        getattr(splits, side).append(query)
+    return splits
+
+
+def _root(query: Query, every: Mapping[str, Query]) -> str:
+    """What a query is drawn by: the session of the first query that it was made of, or else the text that was meant.
+    ``every``: by ID."""
+    while (of := query.metadata.get("of")) is not None:
+        if of not in every:
+            return of
+        query = every[of]
+    return query.metadata.get("session") or query_key(query.metadata.get("typed_for", query.text))
 
 
 def bundles_of(queries: Iterable[Query]) -> list[Sequence[str]]:
