@@ -1,16 +1,28 @@
-"""The stage that filters and divides queries, given those of the stage before it."""
+"""The stages that make queries, and that filter and divide them."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from sharpen.evaluation.beir import Document, Query, read_qrels, write_corpus, write_queries
+from sharpen.evaluation.beir import (
+    Document,
+    Query,
+    read_qrels,
+    read_queries,
+    write_corpus,
+    write_qrels,
+    write_queries,
+)
 from sharpen.recipes.engine import Folder
 from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.schema.judged import Evaluated
 from sharpen.recipes.stages.pairs import PairsStage, make_pairs
+from sharpen.recipes.stages.queries import QueriesStage, make_queries
 from sharpen.sdg.filters.settings import FiltersSettings
+from sharpen.sdg.labelled import LabelledSettings
 from sharpen.sdg.resources import Resources
 from sharpen.sdg.splitting import SplitSettings
+from sharpen.sdg.strategies.settings import QueriesSettings
 
 
 def _made(run: Path, queries: list[Query], **settings) -> Inputs:
@@ -43,3 +55,24 @@ def test_by_query_what_is_made_of_labelled_queries_is_trained_on_as_they_are(tmp
     assert dev and not any("labelled" in i for i in dev)
     assert {f"of {i}" for i in dev if i.startswith("q")} == {i for i in dev if i.startswith("of")}
     assert not dev & set(inputs.train_queries())
+
+
+def test_what_is_harvested_where_the_same_is_labelled_stands_with_the_labelled_query(tmp_path):
+    corpus = {i: Document(i, f"The text of {i} is this one.", f"The title of {i}") for i in ("a", "b")}
+    data, run = tmp_path / "data", tmp_path / "run"
+    for folder in (data / "qrels", run / "corpus", run / "queries"):
+        folder.mkdir(parents=True)
+    for folder in (data, run / "corpus"):
+        write_corpus(folder / "corpus.jsonl", corpus)
+    write_queries(data / "queries.jsonl", [Query("1", "the title of b")])
+    write_qrels(data / "qrels" / "train.tsv", {"1": {"a": 1}})
+    part = QueriesStage.model_construct(
+        queries=QueriesSettings(strategies=[{"kind": "harvested", "kinds": ["title"]}]),
+        labelled=LabelledSettings(data=str(data)),
+        evaluated=Evaluated(),
+        seed=3,
+        **dict.fromkeys(("llm", "encoder", "labelled_files")),
+    )
+    make_queries(part, Inputs(run), Folder(run / "queries"), Resources())
+    queries = read_queries(run / "queries" / "queries.jsonl")
+    assert queries["labelled-1"].metadata["also_answers"] == ["b"] and len(queries) == 2
