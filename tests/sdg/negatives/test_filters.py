@@ -86,6 +86,17 @@ def test_a_filter_by_score_drops_what_is_above_its_limit(each, scorer, dropped, 
     assert len(asked) == 1
 
 
+def test_a_percentage_of_a_negative_score_is_below_it():
+    """As cross-encoders' logits are."""
+    scores = {("q", "p"): -4.0, ("q", "better"): -3.9, ("q", "near"): -4.1, ("q", "far"): -4.3}
+    rows = {"q": [row("q", i, rank=n) for n, i in enumerate(("better", "near", "far"), 1)]}
+    calibration = calibrate([Query("q", "x", {"positives": ["p"]})], scores, [-9.0])
+    dropped = drop_above(rows, scores, *Percentage(max=0.95).limit(calibration))
+    assert _dropped(dropped) == {("q", "better"), ("q", "near")}
+    above = drop_above(rows, scores, *Percentage(max=1.05).limit(calibration))  # whoever wants a little more
+    assert not _dropped(above)
+
+
 def test_limits_are_calibrated_with_positives_and_random_documents_by_seed(corpus):
     queries = {f"q{n}": Query(f"q{n}", "x", {"positives": [i]}) for n, i in enumerate(corpus)}
     pairs = random_pairs(queries, corpus, 3)
