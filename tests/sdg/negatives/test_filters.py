@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from sharpen.evaluation.beir import Document, Query
-from sharpen.evaluation.models import Models
+from sharpen.evaluation.models import Models, no_progress
 from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
     Absolute,
@@ -165,6 +165,35 @@ def test_what_a_judge_calls_relevant_can_become_a_positive(corpus):
     counts = filter_counts(rows["m"], judged)
     assert counts == FilterCounts(candidates=6, dropped=3, relabelled=1)
     assert counts.to_dict() == {"candidates": 6, "dropped": 3, "relabelled": 1}
+
+
+def test_a_judge_is_asked_once_for_what_several_miners_offer(corpus):
+    ids = {"a": ("bread", "chess", "piano"), "b": ("chess", "bread", "guitar"), "c": ("guitar",)}
+    rows = {miner: {"q1": [row("q1", i, miner, n) for n, i in enumerate(of, 1)]} for miner, of in ids.items()}
+    rows["c"]["q1"].append(row("q1", "chess", "c", 2, "dropped", Reason.SCORE))
+    rows["c"]["q2"] = [row("q2", "bread", "c")]
+    # bread, chess, piano, guitar; and bread for the other query
+    recorded = RecordedLLM(
+        [Answer('{"relevant": [true, false]}'), Answer('{"relevant": [false, true]}'), Answer("[false]")]
+    )
+    totals = []
+
+    def progress(label, total):
+        totals.append(total)
+        return no_progress(label, total)
+
+    resources = RecordedResources(recorded, progress=progress)
+    judged = JudgeNegatives(per_prompt=2).apply(rows, JUDGED, corpus, resources, 0).rows
+    assert len(recorded.requests) == 3 and totals == [3]
+    assert {(miner, *pair) for miner, of_miner in judged.items() for pair in _dropped(of_miner)} == {
+        ("a", "q1", "bread"),
+        ("b", "q1", "bread"),
+        ("b", "q1", "guitar"),
+        ("c", "q1", "guitar"),
+        ("c", "q1", "chess"),
+    }
+    assert judged["c"]["q1"][1] == rows["c"]["q1"][1]
+    assert {m: [n.doc_id for n in of["q1"]] for m, of in judged.items() if m != "c"} == {m: list(ids[m]) for m in "ab"}
 
 
 def test_a_judge_of_its_own_is_asked(corpus):
