@@ -187,6 +187,9 @@ def _dataset_page(data: TrainingData, configs: list[dict[str, Any]]) -> str:
     kinds = ", ".join(f"{n:,} {name}" for name, n in strategies.most_common())
     negatives = sum(map(len, data.negatives.values()))
     judged = "" if data.decided else " No person judged them, but for those of the strategy labelled."
+    documents = [{data.document(i).doc_id for _, ids in data.positives(name) for i in ids} for name in data.splits]
+    apart = sum(map(len, documents)) == len(set().union(*documents))
+    held_out = "A document is in one split only." if apart else "Queries are held out, their documents are not."
     page = [
         f"# {data.name}",
         "",
@@ -196,7 +199,7 @@ def _dataset_page(data: TrainingData, configs: list[dict[str, Any]]) -> str:
         "| --- | --- |",
         *rows,
         "",
-        f"Queries by strategy: {kinds}. Hard negatives: {negatives:,}. A document is in one split only.",
+        f"Queries by strategy: {kinds}. Hard negatives: {negatives:,}. {held_out}",
         "",
         "```python",
         "from datasets import load_dataset",

@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from sharpen.evaluation.beir import Query
 from sharpen.sdg.rejections import Rejection
+
+ALSO_ANSWERS = "also_answers"
+"""In a query's metadata: IDs of the documents for which the same was asked, in a query that was dropped as a duplicate.
+Nobody calls them positives, but they are no negatives of it."""
+
+
+def also_answered(query: Query, doc_ids: Iterable[str]) -> Query:
+    """The query, with those of ``doc_ids`` that are no positives of it under ``also_answers``.
+
+    >>> also_answered(Query("q", "how to fire a kiln", {"positives": ["a"]}), ["a", "b"]).metadata["also_answers"]
+    ['b']
+    """
+    known = query.metadata.get(ALSO_ANSWERS, [])
+    new = [i for i in dict.fromkeys(doc_ids) if i not in known and i not in query.metadata["positives"]]
+    return replace(query, metadata=query.metadata | {ALSO_ANSWERS: [*known, *new]}) if new else query
 
 
 @dataclass
@@ -40,9 +55,10 @@ class GeneratedQueries:
     """Queries that an LLM wrote or that were harvested; looping over them is looping over ``kept``.
 
     ``kept``: with metadata ``positives`` (IDs of the documents that answer) and ``strategy``; ``model`` and
-    ``prompt_hash`` where an LLM wrote them, ``harvested`` and ``verbatim`` where none did. ``rejected``: with their
-    reasons. ``stats``: by strategy. ``first_steps``: what first steps brought (artifacts, translations), by unit.
-    ``refused_parameters``: what the LLM's server did not take, with what became of it.
+    ``prompt_hash`` where an LLM wrote them, ``harvested`` and ``verbatim`` where none did; ``also_answers`` (IDs) where
+    the same was asked for other documents. ``rejected``: with their reasons. ``stats``: by strategy. ``first_steps``:
+    what first steps brought (artifacts, translations), by unit. ``refused_parameters``: what the LLM's server did not
+    take, with what became of it. ``also_answers``: of labelled queries, by ID.
     """
 
     kept: list[Query] = field(default_factory=list)
@@ -50,6 +66,7 @@ class GeneratedQueries:
     stats: dict[str, StrategyStats] = field(default_factory=dict)
     first_steps: list[dict[str, Any]] = field(default_factory=list)
     refused_parameters: dict[str, str] = field(default_factory=dict)
+    also_answers: dict[str, list[str]] = field(default_factory=dict)
 
     def __iter__(self) -> Iterator[Query]:
         return iter(self.kept)

@@ -16,7 +16,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.sdg.answers import ParsedAnswer, ParsedQuery
 from sharpen.sdg.asking import Asker, Reply
 from sharpen.sdg.filters.text import HARVESTED, query_key, text_problem
-from sharpen.sdg.generated import GeneratedQueries, StrategyStats
+from sharpen.sdg.generated import GeneratedQueries, StrategyStats, also_answered
 from sharpen.sdg.languages import ENGLISH
 from sharpen.sdg.llm.client import raise_if_outage
 from sharpen.sdg.llm.messages import Answer
@@ -125,7 +125,8 @@ class Generation:
         self.labelled = labelled
         self.asker = Asker(client, seed, progress)
         self.result = GeneratedQueries()
-        self._known = {query_key(query.text) for query in labelled}
+        self._known: dict[str, int | str] = {query_key(query.text): query.id for query in labelled}
+        """Key to the query's place in ``result.kept``, or to a labelled one's ID."""
 
     def run(self, strategy: Strategy | Harvested) -> None:
         """Ask for everything that ``strategy`` wants (of a mixture, each type of queries after the other), or harvest
@@ -152,9 +153,9 @@ class Generation:
             if problem is None and (key in several or key in self._known):
                 problem = Problem(Reason.DUPLICATE)
             if problem:
-                self._reject(strategy, unit, 0, unit.text, problem)
+                self._reject(strategy, unit, 0, unit.text, problem, unit.positives)
                 continue
-            self._known.add(key)
+            self._known[key] = len(self.result.kept)
             stats.kept += 1
             metadata = {"positives": list(unit.positives), "strategy": strategy.name, **unit.metadata}
             self.result.kept.append(Query(_query_id(unit.key, 0), unit.text, metadata))
@@ -214,7 +215,7 @@ class Generation:
             if problem is None:
                 self._keep(strategy, unit, reply, query, sample)
             else:
-                self._reject(strategy, unit, sample, query.query, problem)
+                self._reject(strategy, unit, sample, query.query, problem, query.evidence or unit.positives)
 
     def _problem(
         self, strategy: Strategy, unit: Unit, query: ParsedQuery, examples: set[str], cut_off: bool
@@ -232,7 +233,7 @@ class Generation:
         return Problem(Reason.DUPLICATE) if key in self._known else None
 
     def _keep(self, strategy: Strategy, unit: Unit, reply: Reply, query: ParsedQuery, sample: int) -> None:
-        self._known.add(query_key(query.query))
+        self._known[query_key(query.query)] = len(self.result.kept)
         self.result.stats[strategy.name].kept += 1
         query_id, text = _query_id(unit.key, sample), query.query
         metadata = {
@@ -253,12 +254,31 @@ class Generation:
                 metadata["typed_for"], text = text, typed
         self.result.kept.append(Query(query_id, text, metadata))
 
-    def _reject(self, strategy: Strategy | Harvested, unit: Unit, sample: int, text: str, problem: Problem) -> None:
+    def _reject(
+        self,
+        strategy: Strategy | Harvested,
+        unit: Unit,
+        sample: int,
+        text: str,
+        problem: Problem,
+        positives: Sequence[str] = (),
+    ) -> None:
+        """``positives``: of what is a query, the documents that answer it."""
+        if problem.reason == Reason.DUPLICATE:
+            self._also_answers(query_key(text), positives)
         self.result.stats[strategy.name].rejected[str(problem.reason)] += 1
         shown, document = text[:SHOWN_CHARACTERS], unit.document.id
         self.result.rejected.append(
             Rejection(problem, shown, document, strategy.name, GENERATION, unit=unit.key, sample=sample)
         )
+
+    def _also_answers(self, key: str, doc_ids: Sequence[str]) -> None:
+        """Note with the query of this key that these documents answer it, too."""
+        known = self._known.get(key)
+        if isinstance(known, str):
+            self.result.also_answers.setdefault(known, []).extend(doc_ids)
+        elif known is not None:
+            self.result.kept[known] = also_answered(self.result.kept[known], doc_ids)
 
 
 def _first_step_error(first: Strategy, reply: Reply) -> str:

@@ -1,10 +1,11 @@
 """Train, dev and test by document: nothing of a held-out document, of a copy of it or of another chunk of it, is in
-train. Or by query, for a model that finds only what it was trained on."""
+train. Or by query, for a model that finds only what it was trained on: nothing that was made of a held-out query, or in
+its session, is in train."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -32,6 +33,8 @@ RECALL = 0.99
 """Probability with which two documents that are just at the threshold become candidates."""
 REPRESENTATIVES = 32
 """Of very many documents that are alike, as forms and templates are, so many are compared with each new one."""
+NEAR_DUPLICATES = "near_duplicates"
+"""In a query's metadata: IDs of documents that are nearly the same as one that answers it, and no negatives of it."""
 
 
 class SplitSettings(Settings):
@@ -43,7 +46,8 @@ class SplitSettings(Settings):
         "document",
         description=(
             "document: no query of a held-out document is trained on. query: queries are held out whatever their"
-            " documents, for a generative retriever, which finds only documents that it was trained on."
+            " documents, each with what was made of it, for a generative retriever, which finds only documents that it"
+            " was trained on."
         ),
     )
     dev: Fraction = Field(
@@ -56,8 +60,8 @@ class SplitSettings(Settings):
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.8,
         description=(
-            "Jaccard of their three-word shingles from which documents stay in one split. null: only copies do. Of"
-            " no use by query."
+            "Jaccard of their three-word shingles from which documents stay in one split and are no negatives of one"
+            " another's queries (but for templates, of which 32 are alike). null: only copies. Of no use by query."
         ),
     )
 
@@ -71,13 +75,15 @@ class SplitSettings(Settings):
 @dataclass
 class Splits:
     """``train``, ``dev``, ``test``: queries. ``sides``: document ID to its split (None: in none). ``rejected``: queries
-    whose documents are in several splits, or in none."""
+    whose documents are in several splits, or in none. ``alike``: pairs of near-duplicates, as far as they were looked
+    for."""
 
     train: list[Query] = field(default_factory=list)
     dev: list[Query] = field(default_factory=list)
     test: list[Query] = field(default_factory=list)
     sides: dict[str, SplitName | None] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
+    alike: list[tuple[str, str]] = field(default_factory=list)
 
     def items(self) -> list[tuple[SplitName, list[Query]]]:
         """Name and queries of each split."""
@@ -117,31 +123,61 @@ def split_with_settings(
     seed: int,
     together: Iterable[Sequence[str]] | None = None,
     known: Mapping[str, SplitName | None] | None = None,
-    known_queries: Mapping[str, SplitName] | None = None,
 ) -> Splits:
-    """``split``, for what a recipe says. ``known``: as of ``split_documents``. ``known_queries``: the splits of an
-    earlier run by ``query_key``, which stay as they are where queries are divided.
+    """``split``, for what a recipe says. ``known``: as of ``split_documents``. By query, see ``split_by_query``."""
+    if settings.by == "query":
+        return split_by_query(queries, corpus, settings, seed)
+    groups = list(bundles_of(queries) if together is None else together)
+    looked_for = settings.near_duplicates and settings.dev + settings.test
+    alike = near_duplicate_documents(corpus, settings.near_duplicates) if looked_for else []
+    splits = split_queries(queries, split_documents(corpus, settings, seed, [*groups, *alike], known))
+    return replace(splits, alike=alike)
 
-    By query each is drawn by a hash of its text and ``seed``, and every document is in train; so is what was harvested,
-    as it stands in the documents that are trained on.
+
+def split_by_query(
+    queries: Sequence[Query],
+    corpus: Corpus,
+    settings: SplitSettings,
+    seed: int,
+    known: Mapping[str, SplitName] | None = None,
+    others: Iterable[Query] = (),
+) -> Splits:
+    """Divide queries whatever their documents, for a model that finds only documents that it was trained on.
+
+    Each is drawn by a hash of its text and ``seed``, and every document is in train; so is what was harvested, as it
+    stands in the documents that are trained on. Queries that want the same are drawn as one: a query and what is made
+    of it (in other words, translated and back), those of one session, and what was meant by a typing error.
+    ``others``: what ``queries`` may be made of and is not among them: those that filters rejected, and labelled ones.
+    ``known``: the splits of an earlier run by ``query_key``, which stay as they are; of what is tied together now, what
+    was in train draws the others after it.
 
     >>> from sharpen.evaluation.beir import Document
     >>> queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(100)]
-    >>> splits = split_with_settings(queries, {"d": Document("d", "text")}, SplitSettings(by="query"), seed=13)
+    >>> splits = split_by_query(queries, {"d": Document("d", "text")}, SplitSettings(), seed=13)
     >>> len(splits.train), len(splits.dev), splits.sides
     (89, 11, {'d': 'train'})
     """
-    if settings.by == "query":
-        splits = Splits(sides=dict.fromkeys(corpus, "train"))
-        for query in queries:
-            key = query_key(query.text)
-            side = "train" if HARVESTED in query.metadata else (known_queries or {}).get(key)
-            getattr(splits, side or _draw(key, settings, seed)).append(query)
-        return splits
-    groups = list(bundles_of(queries) if together is None else together)
-    if settings.near_duplicates and settings.dev + settings.test:
-        groups += near_duplicate_documents(corpus, settings.near_duplicates)
-    return split_queries(queries, split_documents(corpus, settings, seed, groups, known))
+    splits = Splits(sides=dict.fromkeys(corpus, "train"))
+    every = {query.id: query for query in (*others, *queries)}
+    earlier: dict[str, set[SplitName | None]] = {}
+    for query in every.values():
+        side = "train" if HARVESTED in query.metadata else (known or {}).get(query_key(query.text))
+        earlier.setdefault(_root(query, every), set()).add(side)
+    for query in queries:
+        root = _root(query, every)
+        side = next((name for name in SPLITS if name in earlier[root]), None) or _draw(root, settings, seed)
+        getattr(splits, side).append(query)
+    return splits
+
+
+def _root(query: Query, every: Mapping[str, Query]) -> str:
+    """What a query is drawn by: the session of the first query that it was made of, or else the text that was meant.
+    ``every``: by ID."""
+    while (of := query.metadata.get("of")) is not None:
+        if of not in every:
+            return of
+        query = every[of]
+    return query.metadata.get("session") or query_key(query.metadata.get("typed_for", query.text))
 
 
 def bundles_of(queries: Iterable[Query]) -> list[Sequence[str]]:
@@ -237,6 +273,30 @@ def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str
         if len(alike) < REPRESENTATIVES:
             index.add(keys, number)
     return [(ids[a], ids[b]) for a, b in sorted(pairs)]
+
+
+def name_near_duplicates(queries: Iterable[Query], corpus: Corpus, alike: Iterable[tuple[str, str]]) -> list[Query]:
+    """The queries with the near-duplicates of their documents in their metadata, ``alike`` being pairs of these.
+
+    What is like 32 others or more is of a template. Its documents differ in what is asked for, and a model has to learn
+    which is which: they are named nowhere.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> corpus = {i: Document(i, f"text {i}") for i in ("v1", "v2", "else")}
+    >>> name_near_duplicates([Query("q", "how", {"positives": ["v1"]})], corpus, [("v1", "v2")])[0].metadata
+    {'positives': ['v1'], 'near_duplicates': ['v2']}
+    """
+    others: dict[str, list[str]] = {}
+    for a, b in alike:
+        others.setdefault(a, []).append(b)
+        others.setdefault(b, []).append(a)
+    few = {doc_id: ids for doc_id, ids in others.items() if len(ids) < REPRESENTATIVES}
+    named = []
+    for query in queries:
+        documents = {corpus[i].doc_id: None for i in query.metadata["positives"]}
+        found = list(dict.fromkeys(other for doc_id in documents for other in few.get(doc_id, ())))
+        named.append(replace(query, metadata=query.metadata | {NEAR_DUPLICATES: found}) if found else query)
+    return named
 
 
 class _Bands:

@@ -84,4 +84,4 @@ def mine(part: NegativesStage, inputs: Inputs, folder: Folder, resources: Resour
     return mined.counts | ({"decided": count_decided(mined.rows)} if part.decisions else {})
 
 
-STAGE = Stage("negatives", 6, NegativesStage, mine, shared=True)
+STAGE = Stage("negatives", 7, NegativesStage, mine, shared=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -32,7 +33,9 @@ from sharpen.sdg.splitting import (
     Splits,
     SplitSettings,
     bundles_of,
+    name_near_duplicates,
     read_split,
+    split_by_query,
     split_with_settings,
     write_split,
 )
@@ -95,11 +98,8 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     bundles = bundles_of(generated)  # whether or not their query passed the filters
     if part.fraction == 1:  # a query with documents on both sides could not be held out
         bundles += [query.metadata["positives"] for query in labelled]
-    known = _known_splits(part.replay)
-    known_queries = _known_queries(part)
-    splits: Splits = on_main(
-        lambda: split_with_settings(filtered.kept, corpus, part.split, part.seed, bundles, known, known_queries)
-    )
+    # labelled ones last, as a person may have corrected them
+    splits: Splits = on_main(lambda: _split(part, filtered.kept, corpus, bundles, [*queries, *labelled]))
     filtered.passed["split"] = dict(Counter(q.metadata["strategy"] for _, members in splits.items() for q in members))
     _check_splits(part, splits, filtered, len(generated))
     real = labelled_of_split(labelled, splits.sides)
@@ -112,6 +112,7 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     all_of_train = len(splits.train)
     if part.replay:
         splits.train = _replayed(part, part.replay, splits.train, corpus)
+    splits.train = name_near_duplicates(splits.train, corpus, splits.alike)
     if process_state().is_main_process:
         _write(folder, inputs, splits, filtered)
     counts = _counts(part, splits, filtered, labelled, real, available - all_of_train + len(splits.train))
@@ -120,15 +121,22 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     return counts | ({"not_replayed": all_of_train - len(splits.train)} if part.replay else {})
 
 
-def _known_splits(replay: ReplaySettings | None) -> dict[str, SplitName | None] | None:
-    return read_split(Inputs.of_earlier(replay).folder("pairs") / "split.jsonl") if replay else None
+def _split(
+    part: PairsStage, queries: list[Query], corpus: Corpus, bundles: list[Sequence[str]], every: list[Query]
+) -> Splits:
+    """``every``: those that ``queries`` were made of, too."""
+    if part.split.by == "document":
+        known = read_split(Inputs.of_earlier(part.replay).folder("pairs") / "split.jsonl") if part.replay else None
+        return split_with_settings(queries, corpus, part.split, part.seed, bundles, known)
+    known_queries = _known_queries(part.replay) if part.replay else {}
+    # labelled ones are trained on, and so is what was made of them
+    known_queries |= {query_key(query.text): "train" for query in every if query.metadata["strategy"] == LABELLED}
+    return split_by_query(queries, corpus, part.split, part.seed, known_queries, every)
 
 
-def _known_queries(part: PairsStage) -> dict[str, SplitName] | None:
-    """Of the earlier run, where queries are divided and not documents."""
-    if part.replay is None or part.split.by == "document":
-        return None
-    earlier, sides = Inputs.of_earlier(part.replay), {}
+def _known_queries(replay: ReplaySettings) -> dict[str, SplitName]:
+    """Of the earlier run."""
+    earlier, sides = Inputs.of_earlier(replay), {}
     queries = earlier.queries()
     for name in SPLITS:
         with suppress(InputError):  # no query is in this split
@@ -216,4 +224,4 @@ def _counts(
     return counts
 
 
-STAGE = Stage("pairs", 7, PairsStage, make_pairs, shared=True)
+STAGE = Stage("pairs", 8, PairsStage, make_pairs, shared=True)

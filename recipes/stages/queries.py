@@ -17,7 +17,7 @@ from sharpen.recipes.engine import Counts, Folder, Stage, StagePart
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.schema.judged import Evaluated, Judged
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.generated import GeneratedQueries
+from sharpen.sdg.generated import GeneratedQueries, also_answered
 from sharpen.sdg.labelled import LabelledQueries, LabelledSettings, read_labelled
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.queries import expected_prompts, generate_queries
@@ -89,7 +89,8 @@ def _make(
         counts = generated.counts() | ({"money": spending} if part.llm and part.llm.prices else {})
     if part.labelled:
         counts |= {"labelled": len(labelled.kept), "labelled_left_out": labelled.left_out()}
-    write_queries(folder.path / "queries.jsonl", labelled.kept + generated.kept)
+    real = [also_answered(query, generated.also_answers.get(query.id, ())) for query in labelled.kept]
+    write_queries(folder.path / "queries.jsonl", real + generated.kept)
     write_rejections(folder.path / "rejected.jsonl", generated.rejected)
     write_json(folder.path / "strategies.json", {name: stats.to_dict() for name, stats in generated.stats.items()})
     if generated.first_steps:

@@ -11,6 +11,7 @@ from pydantic import Field
 from sharpen.evaluation.beir import Corpus, Query
 from sharpen.evaluation.settings import Settings
 from sharpen.sdg.filters.base import FilterResult
+from sharpen.sdg.generated import ALSO_ANSWERS, also_answered
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def drop_near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshol
     compared with an index of the kept ones, so that no matrix of all pairs is ever in memory. Of more than 20,000
     queries those in the nearest cells of a k-means only are compared, so that time grows with little more than their
     number; almost no pair is missed by that. A rejected query's problem has the cosine (``value``) and the kept query's
-    ID (``detail``).
+    ID (``detail``), and the kept query the rejected one's documents under ``also_answers``.
 
     >>> asked = [Query(name, name, {"positives": ["d"]}) for name in ("a", "b", "c")]
     >>> vectors = np.array([[1, 0], [0, 1], [0.6, 0.8]], dtype=np.float32)
@@ -66,6 +67,7 @@ def drop_near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshol
 
         index = cell_index(vectors, CELLS_SEARCHED)
     kept: list[int] = []
+    also: dict[int, list[str]] = {}
     result = FilterResult()
     for start in range(0, len(queries), BLOCK):
         block = vectors[start : start + BLOCK]
@@ -79,9 +81,11 @@ def drop_near_duplicates(queries: Sequence[Query], vectors: np.ndarray, threshol
             if best < threshold:
                 kept_here.append(place)
                 continue
+            query = queries[start + place]
             problem = Problem(RejectionReason.NEAR_DUPLICATE, round(float(best), 4), threshold, queries[of].id)
-            result.rejected.append(Rejection.of(queries[start + place], NearDuplicates.name, problem))
+            also.setdefault(of, []).extend([*query.metadata["positives"], *query.metadata.get(ALSO_ANSWERS, ())])
+            result.rejected.append(Rejection.of(query, NearDuplicates.name, problem))
         index.add(block[kept_here])
         kept += [start + place for place in kept_here]
-    result.kept = [queries[i] for i in kept]
+    result.kept = [also_answered(queries[i], also.get(i, ())) for i in kept]
     return result

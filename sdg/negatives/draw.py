@@ -9,6 +9,7 @@ from itertools import accumulate
 from typing import Literal
 
 from sharpen.evaluation.beir import Corpus, Query
+from sharpen.sdg.generated import ALSO_ANSWERS
 from sharpen.sdg.negatives.candidates import EXTRA_DEPTH, candidates
 from sharpen.sdg.negatives.record import MinedRows, Negative, Reason
 
@@ -92,10 +93,9 @@ class RandomDocuments:
         """At least ``number``, where there are so many; none of ``ruled_out``, nor a copy of one."""
         texts = {self.corpus[i].copy_key for i in ruled_out if i in self.corpus} | self._held_out_texts
         drawn = rng.sample(self._ids, min(len(self._ids), 4 * number + EXTRA_DEPTH))
-        positives = query.metadata["positives"]
-        allowed = {
-            i: self.corpus[i] for i in (*drawn, *positives) if i in positives or self.corpus[i].copy_key not in texts
-        }
+        answers = [*query.metadata["positives"], *query.metadata.get(ALSO_ANSWERS, ())]
+        allowed = {i: self.corpus[i] for i in drawn if self.corpus[i].copy_key not in texts}
+        allowed |= {i: self.corpus[i] for i in answers if i in self.corpus}
         run = {query.id: dict.fromkeys((i for i in drawn if i in allowed), 0.0)}
         return candidates([query], run, allowed, (), miner, (1, len(self._ids)), self.seed)[query.id]
 

@@ -146,3 +146,12 @@ def test_datasets_reads_it_and_it_comes_back_the_same(labelled, tmp_path):
     }
     rows = read_negatives(tmp_path / "back" / "negatives.jsonl")
     assert {(n.query_id, n.doc_id) for n in rows} == {(q, i) for q, ids in labelled.negatives.items() for i in ids}
+
+
+def test_the_datasets_page_says_whether_documents_are_held_out(labelled, tmp_path):
+    EXPORTS["datasets"](labelled, tmp_path / "by document")
+    assert "A document is in one split only." in (tmp_path / "by document" / "README.md").read_text()
+    labelled.splits["train"]["q1"]["coffee"] = 1
+    EXPORTS["datasets"](labelled, tmp_path / "by query")
+    page = (tmp_path / "by query" / "README.md").read_text()
+    assert "one split only" not in page and "Queries are held out, their documents are not." in page

@@ -57,6 +57,15 @@ def test_near_duplicates_in_blocks_are_those_found_one_by_one(monkeypatch, thres
         assert cosine >= threshold == row.problem.limit
 
 
+def test_the_documents_of_near_duplicates_stand_with_the_query_that_is_kept():
+    vectors = np.array([[1, 0], [0, 1], [1, 0], [1, 0], [0, 1]], dtype=np.float32)
+    queries = [Query(f"q{n}", f"query {n}", {"positives": [f"d{n % 4}"]}) for n in range(5)]
+    queries[2].metadata["also_answers"] = ["e"]
+    kept = drop_near_duplicates(queries, vectors, 0.9).kept
+    assert [(q.id, q.metadata.get("also_answers")) for q in kept] == [("q0", ["d2", "e", "d3"]), ("q1", ["d0"])]
+    assert "also_answers" not in queries[0].metadata
+
+
 def test_near_duplicates_of_many_are_found_in_the_nearest_cells(monkeypatch):
     monkeypatch.setattr(duplicates, "EXACT", 1000)
     rng = np.random.default_rng(1)

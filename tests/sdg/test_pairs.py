@@ -14,8 +14,10 @@ from sharpen.sdg.filters.round_trip import RoundTrip
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.splitting import (
     SplitSettings,
+    name_near_duplicates,
     near_duplicate_documents,
     split,
+    split_by_query,
     split_documents,
     split_queries,
     split_with_settings,
@@ -93,6 +95,18 @@ def test_the_fraction_is_about_what_was_asked_and_a_document_keeps_its_side():
     )  # a test split takes from train only
 
 
+def test_near_duplicates_are_named_with_the_queries_of_their_documents_but_not_those_of_a_template():
+    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(50)}
+    corpus["d0#1"] = Document("d0#1", "a chunk", metadata={"chunk_of": "d0"})
+    template = [(f"d{n}", f"d{m}") for n in range(10, 43) for m in range(n + 1, 43)]
+    positives = [["d0#1", "d1"], ["d2"], ["d3"], ["d10"], ["d42"]]
+    queries = [Query(f"q{n}", "text", {"positives": ids}) for n, ids in enumerate(positives)]
+    named = name_near_duplicates(queries, corpus, [("d0", "d2"), ("d0", "d4"), *template])
+    assert [q.metadata.get("near_duplicates") for q in named] == [["d2", "d4"], ["d0"], None, None, None]
+    one_less = name_near_duplicates(queries, corpus, [pair for pair in template if "d42" not in pair])
+    assert [len(q.metadata.get("near_duplicates", ())) for q in one_less] == [0, 0, 0, 31, 0]
+
+
 @pytest.mark.slow
 def test_thousands_of_one_template_are_linked_in_little_time():
     template = " ".join(f"clause {n} of this form says what everybody signs" for n in range(12))
@@ -161,8 +175,54 @@ def test_by_query_those_of_an_earlier_run_stay_on_their_side():
     queries = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(40)]
     known = dict.fromkeys(map(query_key, (q.text for q in queries[:30])), "train")
     settings = SplitSettings(by="query", dev=0, test=0.5)
-    splits = split_with_settings(queries, {"d": Document("d", "text")}, settings, 1, known_queries=known)
+    splits = split_by_query(queries, {"d": Document("d", "text")}, settings, 1, known)
     assert splits.test and {q.id for q in splits.test} <= {q.id for q in queries[30:]}
+
+
+def _family(n: int) -> list[Query]:
+    """A query, what was made of it, and a session with a paraphrase of its second query."""
+    texts = {
+        f"q{n}": {"typed_for": f"query {n}"},
+        f"p{n}": {"of": f"q{n}"},
+        f"b{n}": {"of": f"p{n}", "typed_for": f"back {n}"},
+        f"s{n}": {"session": f"user:{n}", "round": 1},
+        f"t{n}": {"session": f"user:{n}", "round": 2},
+        f"u{n}": {"of": f"t{n}"},
+    }
+    return [Query(i, f"text of {i}", {"positives": ["d"], **metadata}) for i, metadata in texts.items()]
+
+
+def _by_query(queries, known=None, others=()):
+    settings = SplitSettings(by="query", dev=0.3, test=0.3)
+    splits = split_by_query(queries, {"d": Document("d", "text")}, settings, 1, known, others)
+    return {query.id: name for name, members in splits.items() for query in members}
+
+
+def test_by_query_what_is_made_of_a_query_and_a_session_are_on_one_side():
+    families = [_family(n) for n in range(60)]
+    side = _by_query([query for family in families for query in family])
+    for family in families:
+        assert len({side[q.id] for q in family[:3]}) == len({side[q.id] for q in family[3:]}) == 1
+    assert set(side.values()) == {"train", "dev", "test"}
+    # a filter that rejects some of them changes nothing for the others
+    every = [query for family in families for query in family]
+    left = [query for query in every if query.id[0] not in "qpt"]
+    assert _by_query(left, others=every) == {query.id: side[query.id] for query in left}
+    # the text that was meant is drawn as it was without a typing error
+    meant = [Query(f"q{n}", f"query {n}", {"positives": ["d"]}) for n in range(60)]
+    assert _by_query(meant) == {query.id: side[query.id] for query in meant}
+
+
+def test_by_query_what_was_in_train_draws_what_is_made_of_it_after_it():
+    families = [_family(n) for n in range(40)]
+    every = [query for family in families for query in family]
+    of_first = {query_key(f"text of q{n}"): "train" for n in range(20)}
+    held_out = {query_key(f"text of p{n}"): "test" for n in range(20, 40)}
+    side = _by_query(every, of_first | held_out)
+    assert all({side[q.id] for q in family[:3]} == {"train"} for family in families[:20])
+    assert all({side[q.id] for q in family[:3]} == {"test"} for family in families[20:])
+    torn = {query_key("text of q0"): "test", query_key("text of b0"): "train"}  # by a version that drew each alone
+    assert {_by_query(families[0], torn)[i] for i in ("q0", "p0", "b0")} == {"train"}
 
 
 def test_by_document_the_fingerprint_is_as_it_was():

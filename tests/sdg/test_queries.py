@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from sharpen.evaluation.beir import Document
+from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.filters.text import copied_fraction, text_problem
 from sharpen.sdg.llm.journal import Journal
@@ -59,6 +59,18 @@ def _generate(documents, llm, strategies, **settings):
 def test_what_is_wrong_with_a_text(query: str, reason: str | None):
     problem = text_problem(query, DOCUMENT)
     assert (problem and problem.reason) == reason
+
+
+def test_a_document_for_which_the_same_was_asked_stands_with_the_query_that_is_kept():
+    labelled = [Query("real", "what about five", {"positives": ["elsewhere"]})]
+    answers = ["why zero", "Why zero?", "why zero", "what about three", "", "what about five?"]
+    generated = _generate(NUMBERS, Recorded([Answer(text) for text in answers]), [_whole()], labelled=labelled)
+    assert [(q.text, q.metadata["positives"], q.metadata.get("also_answers")) for q in generated] == [
+        ("why zero", ["d0"], ["d1", "d2"]),
+        ("what about three", ["d3"], None),
+    ]
+    assert generated.also_answers == {"real": ["d5"]} and "also_answers" not in labelled[0].metadata
+    assert generated.counts()["rejected"] == {"duplicate": 3, "empty": 1}
 
 
 def test_samples_are_drawn_by_seed_and_grow_by_appending():

@@ -56,53 +56,54 @@ class JudgeNegatives(Settings):
         return False
 
     def apply(self, rows: MinedRows, queries: Queries, corpus: Corpus, resources: Resources, seed: int) -> FilteredRows:
-        """Ask about every candidate. An answer without exactly one verdict for each document of its prompt drops them
-        all, as nobody can say which is whose. Raises ``InputError`` as ``LLMMiner.mine`` does."""
+        """Ask about every candidate, once however many miners offer it. An answer without exactly one verdict for each
+        document of its prompt drops them all, as nobody can say which is whose. Raises ``InputError`` as
+        ``LLMMiner.mine`` does."""
         chat = resources.llm_settings(self.llm).asks_by_chat
 
         def ask() -> FilteredRows:
-            number = sum(1 for of_miner in rows.values() for _ in self._batches(of_miner))
+            shown = _distinct(rows)
+            number = sum(1 for _ in self._batches(shown))
             with resources.progress("judging negatives", number) as advance, resources.open_llm(self.llm) as llm:
 
                 def use(_number: int, _request: Request, answer: Answer) -> Answer:
                     advance()
                     return answer
 
-                judged = {}
-                for miner, of_miner in rows.items():
-                    answers = llm.ask(self.requests(of_miner, queries, corpus, chat), use)
-                    raise_if_unanswered(llm, answers, "judgements of negatives", "take the judge out")
-                    judged[miner] = self.judge(of_miner, answers)
-                return FilteredRows(judged, llm.spending)
+                answers = llm.ask(self.requests(shown, queries, corpus, chat), use)
+                raise_if_unanswered(llm, answers, "judgements of negatives", "take the judge out")
+                return FilteredRows(self.judge(rows, shown, answers), llm.spending)
 
         from sharpen.evaluation.processes import on_main  # loads torch
 
         return on_main(ask)
 
-    def requests(self, rows: Rows, queries: Queries, corpus: Corpus, chat: bool) -> Iterator[Request]:
+    def requests(self, shown: Rows, queries: Queries, corpus: Corpus, chat: bool) -> Iterator[Request]:
         """A prompt for each ``per_prompt`` candidates of a query."""
-        for batch in self._batches(rows):
+        for batch in self._batches(shown):
             documents = [first_words(corpus[n.doc_id].content, self.max_document_words) for n in batch.rows]
             prompt = template("judge_negatives.j2").render(query=queries[batch.query_id].text, documents=documents)
             schema = list_schema("relevant", len(documents), {"type": "boolean"})
             parameters: dict[str, Any] = {"temperature": 0.0, "max_tokens": 8 * len(documents) + 40}
             yield Request(prompt.strip(), chat, held_to_schema(parameters, "relevant", schema, chat))
 
-    def judge(self, rows: Rows, answers: Sequence[Answer]) -> dict[str, list[Negative]]:
-        """The rows with the verdicts of ``answers``, one for each of ``requests``."""
+    def judge(self, rows: MinedRows, shown: Rows, answers: Sequence[Answer]) -> dict[str, dict[str, list[Negative]]]:
+        """The rows with the verdicts of ``answers``, one for each of the ``requests`` for ``shown``."""
         judgements: dict[tuple[str, str], _Judgement] = {}
-        for batch, answer in zip(self._batches(rows), answers, strict=True):
+        for batch, answer in zip(self._batches(shown), answers, strict=True):
             for place, judgement in enumerate(self._judgements(answer, len(batch.rows))):
                 if judgement is not None:
                     judgements[batch.query_id, batch.rows[place].doc_id] = judgement
         return {
-            q: [_judged(n, judgements.get((q, n.doc_id))) if n.verdict == "candidate" else n for n in of_query]
-            for q, of_query in rows.items()
+            miner: {
+                q: [_judged(n, judgements.get((q, n.doc_id))) if n.verdict == "candidate" else n for n in of_query]
+                for q, of_query in of_miner.items()
+            }
+            for miner, of_miner in rows.items()
         }
 
-    def _batches(self, rows: Rows) -> Iterator[_Batch]:
-        for query_id, of_query in rows.items():
-            asked = [n for n in of_query if n.verdict == "candidate"]
+    def _batches(self, shown: Rows) -> Iterator[_Batch]:
+        for query_id, asked in shown.items():
             for start in range(0, len(asked), self.per_prompt):
                 yield _Batch(query_id, asked[start : start + self.per_prompt])
 
@@ -115,6 +116,17 @@ class JudgeNegatives(Settings):
             return [_Judgement("dropped", Reason.JUDGE_FAILED, detail)] * count
         verdict: Verdict = "relabelled" if self.action == "relabel" else "dropped"
         return [_Judgement(verdict, Reason.JUDGED_RELEVANT) if value else None for value in relevant]
+
+
+def _distinct(rows: MinedRows) -> dict[str, list[Negative]]:
+    """The candidates of all miners, query by query; of several rows of a document the first."""
+    shown: dict[str, dict[str, Negative]] = {}
+    for of_miner in rows.values():
+        for query_id, of_query in of_miner.items():
+            for n in of_query:
+                if n.verdict == "candidate":
+                    shown.setdefault(query_id, {}).setdefault(n.doc_id, n)
+    return {query_id: list(of_query.values()) for query_id, of_query in shown.items()}
 
 
 def _judged(row: Negative, judgement: _Judgement | None) -> Negative:

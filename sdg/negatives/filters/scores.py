@@ -137,19 +137,19 @@ class Margin(ScoredByAny):
 
 
 class Percentage(ScoredByAny):
-    """A fraction of the positive's score.
+    """A fraction of the positive's score; as far below it where that is negative, as a cross-encoder's logit may be.
 
-    >>> limit, detail = Percentage(max=0.95).limit(Calibration({"q1": 0.8}, random=0.1))
-    >>> round(limit("q1"), 2), detail
-    (0.76, "percentage: above 0.95 of the positive's score")
+    >>> limit, detail = Percentage(max=0.95).limit(Calibration({"q1": 0.8, "q2": -4.0}, random=-9.0))
+    >>> round(limit("q1"), 2), round(limit("q2"), 2), detail
+    (0.76, -4.2, "percentage: above 0.95 of the positive's score")
     """
 
     kind: Literal["percentage"] = "percentage"
     max: Annotated[float, Field(gt=0)] | Auto = Field(
         "auto",
         description=(
-            "Highest fraction of the positive's score (TopK-PercPos in NV-Retriever: 0.95). auto: 0.95 of the way from"
-            " random documents to the positive, which holds for any model."
+            "Highest fraction of the positive's score (TopK-PercPos in NV-Retriever: 0.95), and as far below it where"
+            " it is negative. auto: 0.95 of the way from random documents to the positive, which holds for any model."
         ),
     )
 
@@ -157,10 +157,13 @@ class Percentage(ScoredByAny):
         if self.max == "auto":
             return calibration.near_positive, "percentage: nearer to the positive than calibrated"
         highest = self.max
-        return (
-            lambda query: highest * calibration.positives[query],
-            f"percentage: above {highest:g} of the positive's score",
-        )
+
+        def limit(query: str) -> float:
+            positive = calibration.positives[query]
+            # 0.95 of a negative score lies above it: 1.05 of it is as far below
+            return positive * (highest if positive >= 0 else 2 - highest)
+
+        return limit, f"percentage: above {highest:g} of the positive's score"
 
 
 class CrossEncoderLimit(ScoreFilter):

@@ -8,7 +8,7 @@ import pytest
 
 from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.models import Models
+from sharpen.evaluation.models import Models, no_progress
 from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
     Absolute,
@@ -85,6 +85,17 @@ def test_a_filter_by_score_drops_what_is_above_its_limit(each, scorer, dropped, 
     # what is no candidate is not looked at again, and without candidates nobody is asked
     assert each.apply({"m": {"q": [row("q", "high", verdict="relabelled")]}}, queries, corpus, Resources(Given()), 0)
     assert len(asked) == 1
+
+
+def test_a_percentage_of_a_negative_score_is_below_it():
+    """As cross-encoders' logits are."""
+    scores = {("q", "p"): -4.0, ("q", "better"): -3.9, ("q", "near"): -4.1, ("q", "far"): -4.3}
+    rows = {"q": [row("q", i, rank=n) for n, i in enumerate(("better", "near", "far"), 1)]}
+    calibration = calibrate([Query("q", "x", {"positives": ["p"]})], scores, [-9.0])
+    dropped = drop_above(rows, scores, *Percentage(max=0.95).limit(calibration))
+    assert _dropped(dropped) == {("q", "better"), ("q", "near")}
+    above = drop_above(rows, scores, *Percentage(max=1.05).limit(calibration))  # whoever wants a little more
+    assert not _dropped(above)
 
 
 def test_limits_are_calibrated_with_positives_and_random_documents_by_seed(corpus):
@@ -168,6 +179,35 @@ def test_a_budget_that_ends_and_an_outage_stop_the_judge(corpus, error, said):
     llm = RecordedLLM([*ANSWERS[:3], Answer("", error=error)])
     with pytest.raises(InputError, match=said):
         JudgeNegatives(per_prompt=2).apply(_to_judge(), JUDGED, corpus, RecordedResources(llm), 0)
+
+
+def test_a_judge_is_asked_once_for_what_several_miners_offer(corpus):
+    ids = {"a": ("bread", "chess", "piano"), "b": ("chess", "bread", "guitar"), "c": ("guitar",)}
+    rows = {miner: {"q1": [row("q1", i, miner, n) for n, i in enumerate(of, 1)]} for miner, of in ids.items()}
+    rows["c"]["q1"].append(row("q1", "chess", "c", 2, "dropped", Reason.SCORE))
+    rows["c"]["q2"] = [row("q2", "bread", "c")]
+    # bread, chess, piano, guitar; and bread for the other query
+    recorded = RecordedLLM(
+        [Answer('{"relevant": [true, false]}'), Answer('{"relevant": [false, true]}'), Answer("[false]")]
+    )
+    totals = []
+
+    def progress(label, total):
+        totals.append(total)
+        return no_progress(label, total)
+
+    resources = RecordedResources(recorded, progress=progress)
+    judged = JudgeNegatives(per_prompt=2).apply(rows, JUDGED, corpus, resources, 0).rows
+    assert len(recorded.requests) == 3 and totals == [3]
+    assert {(miner, *pair) for miner, of_miner in judged.items() for pair in _dropped(of_miner)} == {
+        ("a", "q1", "bread"),
+        ("b", "q1", "bread"),
+        ("b", "q1", "guitar"),
+        ("c", "q1", "guitar"),
+        ("c", "q1", "chess"),
+    }
+    assert judged["c"]["q1"][1] == rows["c"]["q1"][1]
+    assert {m: [n.doc_id for n in of["q1"]] for m, of in judged.items() if m != "c"} == {m: list(ids[m]) for m in "ab"}
 
 
 def test_a_judge_of_its_own_is_asked(corpus):

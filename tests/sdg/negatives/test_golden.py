@@ -1,4 +1,5 @@
-"""Mining gives the same rows and counts as the code of commit cca6b94 did, for the same corpus and seed."""
+"""Mining gives the same rows and counts as the code of commit cca6b94 did, for the same corpus and seed; where an LLM
+judges, as since each document is shown once for all miners."""
 
 from __future__ import annotations
 

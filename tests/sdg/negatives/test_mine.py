@@ -7,7 +7,7 @@ import json
 import pytest
 from pydantic import ValidationError
 
-from sharpen.evaluation.beir import Query
+from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
 from sharpen.sdg.llm.messages import Answer
 from sharpen.sdg.negatives import (
@@ -87,6 +87,35 @@ def test_held_out_documents_are_no_negatives_and_more_are_drawn_after_the_first(
         assert [n.doc_id for n in more.kept[q]][:2] == [n.doc_id for n in first.kept[q]]
         assert len(more.kept[q]) == 5 and not {n.doc_id for n in more.kept[q]} & {"bread", "chess"}
     assert {n.doc_id for n in more.rows if n.reason == Reason.HELD_OUT} <= {"bread", "chess"}
+
+
+@pytest.mark.parametrize("too_few", ["others", "random"])
+def test_a_document_for_which_the_same_was_asked_is_no_negative(corpus, too_few):
+    corpus = corpus | {
+        "copy": Document("copy", corpus["bread"].text, "Another title"),
+        "coffee#1": Document("coffee#1", "Grind the beans first.", metadata={"chunk_of": "coffee"}),
+    }
+    asked = Query("q", "ice and snow on water", {"positives": ["glacier"], "also_answers": ["bread", "coffee", "gone"]})
+    settings = NegativesSettings(per_query=20, miners=[RandomMiner(), BM25Miner()], too_few=too_few)
+    mined = mine_with_settings([asked], corpus, settings)
+    assert {n.doc_id for n in kept(mined)} == set(corpus) - {"glacier", "bread", "copy", "coffee", "coffee#1"}
+    reasons = {n.doc_id: n.reason for n in mined.rows if n.verdict == "dropped"}
+    assert reasons["glacier"] == Reason.POSITIVE and "the same was asked for it" in mined.counts["dropped"]
+    assert {reasons[i] for i in ("bread", "copy", "coffee", "coffee#1")} == {Reason.ALSO_ANSWERS}
+    # drawn at random, where no miner has ranked it
+    few = NegativesSettings(per_query=20, miners=[BM25Miner(ranks=(1, 1))], too_few="random")
+    drawn = {n.doc_id for n in kept(mine_with_settings([asked], corpus, few))}
+    assert drawn == {n.doc_id for n in kept(mined)}
+
+
+def test_a_near_duplicate_of_a_positives_document_is_no_negative(corpus):
+    corpus = corpus | {"bread#1": Document("bread#1", "Of rye.", metadata={"chunk_of": "bread"})}
+    asked = Query("q", "ice and snow on water", {"positives": ["glacier"], "near_duplicates": ["bread", "gone"]})
+    mined = mine_with_settings(
+        [asked], corpus, NegativesSettings(per_query=20, miners=[RandomMiner()], too_few="random")
+    )
+    assert {n.doc_id for n in kept(mined)} == set(corpus) - {"glacier", "bread", "bread#1"}
+    assert {n.doc_id for n in mined.rows if n.reason == Reason.NEAR_DUPLICATE} == {"bread", "bread#1"}
 
 
 def test_without_negatives_nothing_is_mined(corpus):
