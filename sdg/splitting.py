@@ -5,7 +5,7 @@ its session, is in train."""
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, Self
 
@@ -33,6 +33,8 @@ RECALL = 0.99
 """Probability with which two documents that are just at the threshold become candidates."""
 REPRESENTATIVES = 32
 """Of very many documents that are alike, as forms and templates are, so many are compared with each new one."""
+NEAR_DUPLICATES = "near_duplicates"
+"""In a query's metadata: IDs of documents that are nearly the same as one that answers it, and no negatives of it."""
 
 
 class SplitSettings(Settings):
@@ -58,8 +60,8 @@ class SplitSettings(Settings):
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = Field(
         0.8,
         description=(
-            "Jaccard of their three-word shingles from which documents stay in one split. null: only copies do. Of"
-            " no use by query."
+            "Jaccard of their three-word shingles from which documents stay in one split and are no negatives of one"
+            " another's queries (but for templates, of which 32 are alike). null: only copies. Of no use by query."
         ),
     )
 
@@ -73,13 +75,15 @@ class SplitSettings(Settings):
 @dataclass
 class Splits:
     """``train``, ``dev``, ``test``: queries. ``sides``: document ID to its split (None: in none). ``rejected``: queries
-    whose documents are in several splits, or in none."""
+    whose documents are in several splits, or in none. ``alike``: pairs of near-duplicates, as far as they were looked
+    for."""
 
     train: list[Query] = field(default_factory=list)
     dev: list[Query] = field(default_factory=list)
     test: list[Query] = field(default_factory=list)
     sides: dict[str, SplitName | None] = field(default_factory=dict)
     rejected: list[Rejection] = field(default_factory=list)
+    alike: list[tuple[str, str]] = field(default_factory=list)
 
     def items(self) -> list[tuple[SplitName, list[Query]]]:
         """Name and queries of each split."""
@@ -124,9 +128,10 @@ def split_with_settings(
     if settings.by == "query":
         return split_by_query(queries, corpus, settings, seed)
     groups = list(bundles_of(queries) if together is None else together)
-    if settings.near_duplicates and settings.dev + settings.test:
-        groups += near_duplicate_documents(corpus, settings.near_duplicates)
-    return split_queries(queries, split_documents(corpus, settings, seed, groups, known))
+    looked_for = settings.near_duplicates and settings.dev + settings.test
+    alike = near_duplicate_documents(corpus, settings.near_duplicates) if looked_for else []
+    splits = split_queries(queries, split_documents(corpus, settings, seed, [*groups, *alike], known))
+    return replace(splits, alike=alike)
 
 
 def split_by_query(
@@ -268,6 +273,30 @@ def near_duplicate_documents(corpus: Corpus, threshold: float) -> list[tuple[str
         if len(alike) < REPRESENTATIVES:
             index.add(keys, number)
     return [(ids[a], ids[b]) for a, b in sorted(pairs)]
+
+
+def name_near_duplicates(queries: Iterable[Query], corpus: Corpus, alike: Iterable[tuple[str, str]]) -> list[Query]:
+    """The queries with the near-duplicates of their documents in their metadata, ``alike`` being pairs of these.
+
+    What is like 32 others or more is of a template. Its documents differ in what is asked for, and a model has to learn
+    which is which: they are named nowhere.
+
+    >>> from sharpen.evaluation.beir import Document
+    >>> corpus = {i: Document(i, f"text {i}") for i in ("v1", "v2", "else")}
+    >>> name_near_duplicates([Query("q", "how", {"positives": ["v1"]})], corpus, [("v1", "v2")])[0].metadata
+    {'positives': ['v1'], 'near_duplicates': ['v2']}
+    """
+    others: dict[str, list[str]] = {}
+    for a, b in alike:
+        others.setdefault(a, []).append(b)
+        others.setdefault(b, []).append(a)
+    few = {doc_id: ids for doc_id, ids in others.items() if len(ids) < REPRESENTATIVES}
+    named = []
+    for query in queries:
+        documents = {corpus[i].doc_id: None for i in query.metadata["positives"]}
+        found = list(dict.fromkeys(other for doc_id in documents for other in few.get(doc_id, ())))
+        named.append(replace(query, metadata=query.metadata | {NEAR_DUPLICATES: found}) if found else query)
+    return named
 
 
 class _Bands:

@@ -33,6 +33,7 @@ from sharpen.sdg.splitting import (
     Splits,
     SplitSettings,
     bundles_of,
+    name_near_duplicates,
     read_split,
     split_by_query,
     split_with_settings,
@@ -111,6 +112,7 @@ def make_pairs(part: PairsStage, inputs: Inputs, folder: Folder, resources: Reso
     all_of_train = len(splits.train)
     if part.replay:
         splits.train = _replayed(part, part.replay, splits.train, corpus)
+    splits.train = name_near_duplicates(splits.train, corpus, splits.alike)
     if process_state().is_main_process:
         _write(folder, inputs, splits, filtered)
     counts = _counts(part, splits, filtered, labelled, real, available - all_of_train + len(splits.train))

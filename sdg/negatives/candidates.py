@@ -8,6 +8,7 @@ from sharpen.evaluation.beir import Corpus, Query, Run
 from sharpen.evaluation.runs import ranking
 from sharpen.sdg.generated import ALSO_ANSWERS
 from sharpen.sdg.negatives.record import Negative, Reason
+from sharpen.sdg.splitting import NEAR_DUPLICATES
 
 EXTRA_DEPTH = 50
 """Documents that a miner ranks beyond twice the last rank: positives, copies and held-out ones are passed over."""
@@ -35,8 +36,9 @@ def candidates(
     them those that may not, as dropped with the reason.
 
     Ranks are counted over what may be one at all. Never one: a positive of the query, a document with the same text as
-    one, another chunk of a positive's document, what is so of a document for which the same was asked (as its metadata
-    say, ``also_answers``), a document of ``held_out`` or with the text of one. ``corpus``: all documents that ``run``
+    one, another chunk of a positive's document, and what the query's metadata name: a document for which the same was
+    asked (``also_answers``), its copies and chunks, and a near-duplicate of a positive's document
+    (``near_duplicates``); a document of ``held_out`` or with the text of one. ``corpus``: all documents that ``run``
     speaks of, and the positives.
     """
     keys = {doc_id: document.copy_key for doc_id, document in corpus.items()}
@@ -72,6 +74,7 @@ def _forbidden(
     also = [doc_id for doc_id in query.metadata.get(ALSO_ANSWERS, ()) if doc_id in corpus]
     also_texts = {keys[doc_id] for doc_id in also}
     also_documents = {corpus[doc_id].doc_id for doc_id in also}
+    near_duplicates = frozenset(query.metadata.get(NEAR_DUPLICATES, ()))
 
     def reason(doc_id: str) -> Reason | None:
         if doc_id in positive_ids:
@@ -82,6 +85,8 @@ def _forbidden(
             return Reason.CHUNK_OF_POSITIVE
         if keys[doc_id] in also_texts or corpus[doc_id].doc_id in also_documents:
             return Reason.ALSO_ANSWERS
+        if corpus[doc_id].doc_id in near_duplicates:
+            return Reason.NEAR_DUPLICATE
         if doc_id in held_out or keys[doc_id] in held_out_texts:
             return Reason.HELD_OUT
         return None

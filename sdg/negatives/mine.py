@@ -119,9 +119,10 @@ def mine_negatives(
     where there are no more. ``resources``: base encoder, LLM and progress (default: none). For held-out documents and
     other ways of drawing see ``mine_with_settings``.
 
-    Never a negative: a positive, a copy of one, another chunk of its document, or what is so of one of the documents in
-    ``query.metadata["also_answers"]``. Raises ``InputError`` if a miner or a
-    filter asks for a model or an LLM that is not there. Under ``accelerate launch`` all processes must call this.
+    Never a negative: a positive, a copy of one, another chunk of its document; what is so of one of the documents in
+    ``query.metadata["also_answers"]``; one of the documents in ``query.metadata["near_duplicates"]``. Raises
+    ``InputError`` if a miner or a filter asks for a model or an LLM that is not there. Under ``accelerate launch`` all
+    processes must call this.
 
     >>> from sharpen.evaluation.beir import Document, Query
     >>> corpus = {i: Document(i, text) for i, text in {"a": "river ice", "b": "ice cream", "c": "warm bread"}.items()}

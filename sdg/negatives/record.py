@@ -20,6 +20,7 @@ class Reason(StrEnum):
     COPY_OF_POSITIVE = "copy_of_positive"
     CHUNK_OF_POSITIVE = "chunk_of_positive"
     ALSO_ANSWERS = "also_answers"
+    NEAR_DUPLICATE = "near_duplicate"
     HELD_OUT = "held_out"
     SCORE = "score"
     JUDGED_RELEVANT = "judged_relevant"
@@ -39,6 +40,7 @@ _MESSAGES = {
     Reason.COPY_OF_POSITIVE: "same text as a positive",
     Reason.CHUNK_OF_POSITIVE: "chunk of a positive's document",
     Reason.ALSO_ANSWERS: "the same was asked for it",
+    Reason.NEAR_DUPLICATE: "near-duplicate of a positive's document",
     Reason.HELD_OUT: "held-out document",
     Reason.JUDGED_RELEVANT: "judge: relevant",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sharpen.evaluation.beir import (
+    Corpus,
     Document,
     Query,
     read_qrels,
@@ -25,9 +26,8 @@ from sharpen.sdg.splitting import SplitSettings
 from sharpen.sdg.strategies.settings import QueriesSettings
 
 
-def _made(run: Path, queries: list[Query], **settings) -> Inputs:
-    """A run's folder with the stage's files. Documents are named in the queries."""
-    corpus = {i: Document(i, f"the text of {i}") for query in queries for i in query.metadata["positives"]}
+def _made(run: Path, queries: list[Query], corpus: Corpus, **settings) -> Inputs:
+    """A run's folder with the stage's files."""
     for name in ("corpus", "queries", "pairs"):
         (run / name).mkdir(parents=True)
     write_corpus(run / "corpus" / "corpus.jsonl", corpus)
@@ -50,7 +50,8 @@ def test_by_query_what_is_made_of_labelled_queries_is_trained_on_as_they_are(tmp
         for q in (*labelled, *own)
     ]
     split = SplitSettings(by="query", dev=0.3)
-    inputs = _made(tmp_path, [*labelled, *own, *made], split=split, fraction=0.3)
+    corpus = {"d": Document("d", "text")}
+    inputs = _made(tmp_path, [*labelled, *own, *made], corpus, split=split, fraction=0.3)
     dev = set(read_qrels(tmp_path / "pairs" / "qrels" / "dev.tsv"))
     assert dev and not any("labelled" in i for i in dev)
     assert {f"of {i}" for i in dev if i.startswith("q")} == {i for i in dev if i.startswith("of")}
@@ -76,3 +77,13 @@ def test_what_is_harvested_where_the_same_is_labelled_stands_with_the_labelled_q
     make_queries(part, Inputs(run), Folder(run / "queries"), Resources())
     queries = read_queries(run / "queries" / "queries.jsonl")
     assert queries["labelled-1"].metadata["also_answers"] == ["b"] and len(queries) == 2
+
+
+def test_near_duplicates_that_the_split_found_are_named_for_the_negatives(tmp_path):
+    page = " ".join(f"word{n} of the page that describes this version" for n in range(40))
+    corpus = {f"v{n}": Document(f"v{n}", f"{page} v{n}") for n in range(3)}
+    corpus |= {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(30)}
+    queries = [Query(i, f"how is {i}", {"positives": [i], "strategy": "document"}) for i in corpus]
+    inputs = _made(tmp_path, queries, corpus)
+    named = {q.id: q.metadata.get("near_duplicates") for q in inputs.train_queries().values()}
+    assert {i: ids for i, ids in named.items() if ids} == {"v0": ["v1", "v2"], "v1": ["v0", "v2"], "v2": ["v0", "v1"]}

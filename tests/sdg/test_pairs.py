@@ -14,6 +14,7 @@ from sharpen.sdg.filters.round_trip import RoundTrip
 from sharpen.sdg.filters.text import query_key
 from sharpen.sdg.splitting import (
     SplitSettings,
+    name_near_duplicates,
     near_duplicate_documents,
     split,
     split_by_query,
@@ -92,6 +93,18 @@ def test_the_fraction_is_about_what_was_asked_and_a_document_keeps_its_side():
     assert all(
         with_test[i] == "dev" for i, side in sides.items() if side == "dev"
     )  # a test split takes from train only
+
+
+def test_near_duplicates_are_named_with_the_queries_of_their_documents_but_not_those_of_a_template():
+    corpus = {f"d{n}": Document(f"d{n}", f"text {n}") for n in range(50)}
+    corpus["d0#1"] = Document("d0#1", "a chunk", metadata={"chunk_of": "d0"})
+    template = [(f"d{n}", f"d{m}") for n in range(10, 43) for m in range(n + 1, 43)]
+    positives = [["d0#1", "d1"], ["d2"], ["d3"], ["d10"], ["d42"]]
+    queries = [Query(f"q{n}", "text", {"positives": ids}) for n, ids in enumerate(positives)]
+    named = name_near_duplicates(queries, corpus, [("d0", "d2"), ("d0", "d4"), *template])
+    assert [q.metadata.get("near_duplicates") for q in named] == [["d2", "d4"], ["d0"], None, None, None]
+    one_less = name_near_duplicates(queries, corpus, [pair for pair in template if "d42" not in pair])
+    assert [len(q.metadata.get("near_duplicates", ())) for q in one_less] == [0, 0, 0, 31, 0]
 
 
 @pytest.mark.slow

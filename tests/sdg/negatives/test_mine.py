@@ -108,6 +108,16 @@ def test_a_document_for_which_the_same_was_asked_is_no_negative(corpus, too_few)
     assert drawn == {n.doc_id for n in kept(mined)}
 
 
+def test_a_near_duplicate_of_a_positives_document_is_no_negative(corpus):
+    corpus = corpus | {"bread#1": Document("bread#1", "Of rye.", metadata={"chunk_of": "bread"})}
+    asked = Query("q", "ice and snow on water", {"positives": ["glacier"], "near_duplicates": ["bread", "gone"]})
+    mined = mine_with_settings(
+        [asked], corpus, NegativesSettings(per_query=20, miners=[RandomMiner()], too_few="random")
+    )
+    assert {n.doc_id for n in kept(mined)} == set(corpus) - {"glacier", "bread", "bread#1"}
+    assert {n.doc_id for n in mined.rows if n.reason == Reason.NEAR_DUPLICATE} == {"bread", "bread#1"}
+
+
 def test_without_negatives_nothing_is_mined(corpus):
     class Refuses:
         def mine(self, *_arguments):
