@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -25,6 +26,7 @@ def tracked(plain):
     for package in ("wandb", "mlflow", "tensorboardX"):
         pytest.importorskip(package)
     folder = plain.parent / "tracked"
+    shutil.rmtree(folder, ignore_errors=True)  # where tests of another file came in between, this is done twice
     more = [f"training.trackers=[{', '.join(TRACKERS)}]", "name=tracked", "training.epochs=3"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI"):
