@@ -128,8 +128,8 @@ def _bare_lines(text: str) -> Iterator[str]:
     return filter(None, (_bare(line, mark) for line in lines))
 
 
-_NUMBER = re.compile(r"(\d{1,2})[.)]\s+")
-_BULLET = re.compile(r"[-*•–]\s+")
+_NUMBER = re.compile(r"^(\d{1,2})[.)]\s+")
+_BULLET = re.compile(r"^[-*•–]\s+")
 _LISTED = re.compile(rf"(?:{_BULLET.pattern}|{_NUMBER.pattern})")
 _NAMES = (
     # in the languages of most of Wikipedia: query and question, one and several
@@ -181,13 +181,12 @@ def _announces(line: str) -> bool:
 def _bare(line: str, mark: re.Pattern[str] = _LISTED) -> str:
     """The query in a line. ``mark``: what may stand before it as a list's mark."""
     line = re.sub(r"^#{1,6}\s+", "", line.strip())
-    line = mark.sub("", line, count=1) if mark.match(line) else line
+    line = mark.sub("", line)
     line = re.sub(r"^\*\*(\S(?:.*?\S)?)\*\*(?=\W|$)", r"\1", line)
     line = _SAME_LINE.sub("", line, count=1) if _SAME_LINE.match(line) else line
     for label in (_ENGLISH_LABEL, _LABEL):
         if match := label.match(line):
-            line = line[match.end() :]
-            line = mark.sub("", line, count=1) if mark.match(line) else line
+            line = mark.sub("", line[match.end() :])
             break
     for left, right in (("**", "**"), *_QUOTES):
         inside = line[len(left) : -len(right)]

@@ -43,6 +43,12 @@ def add_adapters(
         raise InputError(f"{part}.lora: {error}") from None
 
 
+def device_of_base(settings: LoraSettings | None) -> str | None:
+    """Where the base is loaded, None as torch sees fit: what is quantised layer by layer must not be on a GPU in full
+    before."""
+    return "cpu" if settings and settings.quantized else None
+
+
 def merge_adapters(adapters: Any) -> None:
     """Make an ordinary model of what ``add_adapters`` returned, in place: adapters are added to the weights that they
     were trained on."""

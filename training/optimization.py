@@ -32,11 +32,6 @@ class LoraSettings(Settings):
         ),
     )
 
-    @property
-    def device_of_base(self) -> str | None:
-        """Where the base is loaded: what is quantised layer by layer must not be on a GPU in full before."""
-        return "cpu" if self.quantized else None
-
 
 class Optimization(Settings):
     """What every training has."""

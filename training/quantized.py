@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -75,18 +76,24 @@ def is_quantized(model: nn.Module) -> bool:
 def quantize_layers(model: nn.Module, device: torch.device, but: nn.Module | None = None) -> int:
     """Replace every linear layer of ``model`` by one of 4 bits on ``device``, in place, one after the other, and return
     how many weights they have. ``but``: a layer that stays, as the output layer of a language model."""
-    weights = 0
-    for parent in list(model.modules()):
-        for name, layer in parent.named_children():
-            if type(layer) is nn.Linear and layer is not but:
-                setattr(parent, name, NF4Linear(layer, device))
-                weights += layer.weight.numel()
-    return weights
+    return _replace(
+        model,
+        lambda layer: type(layer) is nn.Linear and layer is not but,
+        lambda layer: NF4Linear(layer, device),
+    )
 
 
 def dequantize_layers(model: nn.Module) -> None:
     """Replace every layer of 4 bits by an ordinary one that computes the same, in place."""
+    _replace(model, lambda layer: isinstance(layer, NF4Linear), NF4Linear.to_linear)
+
+
+def _replace(model: nn.Module, is_meant: Callable[[nn.Module], bool], other: Callable[[Any], nn.Linear]) -> int:
+    """Layer by layer, so that no two models are ever in memory. Returns how many weights the layers have."""
+    weights = 0
     for parent in list(model.modules()):
         for name, layer in parent.named_children():
-            if isinstance(layer, NF4Linear):
-                setattr(parent, name, layer.to_linear())
+            if is_meant(layer):
+                setattr(parent, name, other(layer))
+                weights += layer.in_features * layer.out_features
+    return weights

@@ -27,7 +27,7 @@ from sharpen.training.curriculum import easy_first
 from sharpen.training.distributions import teacher_logits
 from sharpen.training.families import TRAINERS, check_one_process, family_loss
 from sharpen.training.lists import CandidateLists, KeptDocumentsLoss, check_lists
-from sharpen.training.lora import add_adapters, merge_adapters
+from sharpen.training.lora import add_adapters, device_of_base, merge_adapters
 from sharpen.training.losses import make_loss
 from sharpen.training.samplers import GlobalBatchSampler, NoFalseNegativesSampler
 from sharpen.training.settings import DISTILLING, RetrieverSettings
@@ -222,7 +222,7 @@ def to_dataset(triplets: Sequence[Triplet], labels: list[list[float]] | None = N
 
 def _load_base(settings: RetrieverSettings) -> AnyEncoder:
     if settings.family == "dense":
-        model = _load(settings, settings.base, settings.lora.device_of_base if settings.lora else None)
+        model = _load(settings, settings.base, device_of_base(settings.lora))
         check_trainable(model, settings.base)
         for key in settings.keys_of_layers:
             check_transformer(model, settings.base, key)

@@ -55,10 +55,11 @@ class GlobalBatchSampler(DefaultBatchSampler):
     def _batches(self, rows: int, seed: int, epochs: int, first: Sequence[int] | None) -> Iterator[list[int]]:
         waiting: deque[int] = deque()
         for epoch in range(epochs):
-            order = list(range(rows))
-            random.Random(f"{seed}/{epoch}").shuffle(order)
             if epoch == 0 and first is not None:
                 order = first
+            else:
+                order = list(range(rows))
+                random.Random(f"{seed}/{epoch}").shuffle(order)
             waiting.extend(order)
             while waiting:
                 batch, passed_over = self._take(waiting)

@@ -50,8 +50,9 @@ def make_model(part: ModelStage, inputs: Inputs, folder: Folder, _resources: Res
         return load_family(name, part.encoder.family, device, **options)
 
     # a GPU has the model that is scored, and no second one but where documents keep the base
-    model = load(str(inputs.folder("training")), None if part.validation else "cpu")
-    kept = load(part.encoder.model, None if part.validation else "cpu") if part.documents == "kept" else None
+    device = None if part.validation else "cpu"
+    model = load(str(inputs.folder("training")), device)
+    kept = load(part.encoder.model, device) if part.documents == "kept" else None
     chosen, scores = part.base_weight[0], {}
     if part.validation or chosen:
         score = part.validation.task(inputs).scorer(part.encoder, kept) if part.validation else None

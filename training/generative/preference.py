@@ -20,6 +20,7 @@ from sharpen.evaluation.generative.model import GenerativeModel, load_generative
 from sharpen.training.generative.batches import SampledTrainer, prepare_weights, save_merged
 from sharpen.training.generative.examples import Example
 from sharpen.training.generative.settings import PreferenceSettings
+from sharpen.training.lora import device_of_base
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.trainer import TrainingResult, TrainingRun, TrainingSetup, fit, processes_of_batch
 
@@ -107,7 +108,7 @@ def train_preference(
         raise InputError(f"{PART}: there are no pairs; the model ranks every query's document first, or lacks queries")
     processes = processes_of_batch(PART, settings.batch_size)
     transformers.set_seed(seed)
-    first = load_generative(retriever, settings.lora.device_of_base if settings.lora else None)
+    first = load_generative(retriever, device_of_base(settings.lora))
     adapters = prepare_weights(first.model, settings, PART)
     dataset = tokenized_pairs(pairs, first)
     of_process = settings.batch_size // processes

@@ -24,6 +24,7 @@ from sharpen.training.generative.examples import Example, combine, texts_by_docu
 from sharpen.training.generative.loss import check_loss, joint_loss
 from sharpen.training.generative.packing import Rows, Tokenized, packed, padded, prompt_room
 from sharpen.training.generative.settings import GenerativeSettings
+from sharpen.training.lora import device_of_base
 from sharpen.training.samplers import GlobalBatchSampler
 from sharpen.training.trainer import TrainingResult, TrainingRun, TrainingSetup, fit, processes_of_batch
 
@@ -68,7 +69,7 @@ def train_generative(
         raise InputError("no examples to train on: there are neither texts of documents nor queries")
     processes = processes_of_batch(PART, settings.batch_size)
     transformers.set_seed(seed)
-    model, tokenizer = load_causal_lm(settings.base, settings.lora.device_of_base if settings.lora else None)
+    model, tokenizer = load_causal_lm(settings.base, device_of_base(settings.lora))
     if settings.layers:
         keep_layers(model, settings.layers)
     if any(row.source == "atomic" for row in identifiers.values()):
