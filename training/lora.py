@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from importlib.util import find_spec
 from typing import Any
 
 from torch import nn
@@ -24,10 +23,9 @@ def add_adapters(
     goes to this process's device. Raises ``InputError`` by the recipe's ``part`` if a package is not installed, for
     targets that the model has not, and for quantised layers that would be sharded (FSDP).
     """
-    try:
-        from peft import LoraConfig, TaskType, get_peft_model
-    except ImportError:
-        raise InputError(f"{part}.lora: needs PEFT; pip install 'sharpen[lora]'") from None
+    settings.check_installed(part)
+    from peft import LoraConfig, TaskType, get_peft_model
+
     if settings.quantized:
         _quantize(model, part)
     config = LoraConfig(
@@ -61,8 +59,6 @@ def merge_adapters(adapters: Any) -> None:
 def _quantize(model: nn.Module, part: str) -> None:
     if will_shard():
         raise InputError(f"{part}.lora.quantized: layers of 4 bits cannot be sharded (FSDP); leave one of the two out")
-    if not find_spec("bitsandbytes"):
-        raise InputError(f"{part}.lora.quantized: needs bitsandbytes; pip install 'sharpen[qlora]'")
     device = process_state().device
     weights = sum(weight.numel() for weight in model.parameters())
     quantized = quantize_layers(model, device, but=getattr(model, "get_output_embeddings", lambda: None)())

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.settings import UNHASHED, Count, Fraction, Settings
 
 Dropout = Annotated[float, Field(ge=0, lt=1)]
@@ -31,6 +33,13 @@ class LoraSettings(Settings):
             " that is written computes as the trained one did, in float32."
         ),
     )
+
+    def check_installed(self, part: str) -> None:
+        """Raise ``InputError`` by the recipe's ``part`` for a package that adapters need and that is not there."""
+        if not find_spec("peft"):
+            raise InputError(f"{part}.lora: needs PEFT; pip install 'sharpen[lora]'")
+        if self.quantized and not find_spec("bitsandbytes"):
+            raise InputError(f"{part}.lora.quantized: needs bitsandbytes; pip install 'sharpen[qlora]'")
 
 
 class Optimization(Settings):

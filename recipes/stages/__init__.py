@@ -152,10 +152,8 @@ def _check_packages(recipe: Recipe) -> None:
         "generative.preferences": second,
     }
     for name, part in trainings.items():
-        if getattr(part, "lora", None) and importlib.util.find_spec("peft") is None:
-            raise InputError(f"{name}.lora: needs PEFT; pip install 'sharpen[lora]'")
-        if getattr(part, "lora", None) and part.lora.quantized and importlib.util.find_spec("bitsandbytes") is None:
-            raise InputError(f"{name}.lora.quantized: needs bitsandbytes; pip install 'sharpen[qlora]'")
+        if lora := getattr(part, "lora", None):
+            lora.check_installed(name)
         for tracker in part.trackers if part else ():
             if not is_installed(tracker):
                 raise InputError(f"{name}.trackers: {tracker} is not installed; pip install 'sharpen[{tracker}]'")

@@ -165,9 +165,10 @@ def test_adapters_learn_on_layers_of_4_bits_and_what_is_written_computes_as_what
 
 def test_4_bits_without_bitsandbytes_or_sharded_are_refused(base, tmp_path, monkeypatch):
     lora = LoraSettings(rank=4, quantized="nf4")
-    monkeypatch.setattr("sharpen.training.lora.find_spec", lambda name: None)
+    monkeypatch.setattr("sharpen.training.optimization.find_spec", lambda name: name != "bitsandbytes")
     with pytest.raises(InputError, match=r"training\.lora\.quantized: needs bitsandbytes; pip install 'sharpen\[qlora"):
         _train(base, tmp_path / "out", lora=lora)
+    monkeypatch.undo()
     monkeypatch.setattr("sharpen.training.lora.will_shard", lambda: True)
     with pytest.raises(InputError, match=r"training\.lora\.quantized: layers of 4 bits cannot be sharded"):
         _train(base, tmp_path / "out", lora=lora)

@@ -39,7 +39,7 @@ def base(tmp_path: Path) -> Path:
 
 def test_a_sound_model_passes_and_is_tried_once(base, monkeypatch):
     check_base(str(base))
-    monkeypatch.setattr("sharpen.evaluation.encoders.checks.load_encoder", lambda name: pytest.fail("loaded again"))
+    monkeypatch.setattr("sharpen.evaluation.encoders.checks.load_encoder", lambda *_: pytest.fail("loaded again"))
     check_base(str(base))
     _change(base, lambda weights: weights["encoder.layer.0.output.dense.bias"].fill_(0.5))
     with pytest.raises(pytest.fail.Exception):
