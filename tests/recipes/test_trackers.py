@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
@@ -20,13 +19,12 @@ from tests.processes import sharpen
 TRACKERS = ("wandb", "mlflow", "tensorboard")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")  # a module's would be made twice where another file's tests come in between
 def tracked(plain):
     """A run that goes on from the one without trackers, told to all of them."""
     for package in ("wandb", "mlflow", "tensorboardX"):
         pytest.importorskip(package)
     folder = plain.parent / "tracked"
-    shutil.rmtree(folder, ignore_errors=True)  # where tests of another file came in between, this is done twice
     more = [f"training.trackers=[{', '.join(TRACKERS)}]", "name=tracked", "training.epochs=3"]
     with pytest.MonkeyPatch.context() as patch:
         for name in ("WANDB_API_KEY", "WANDB_MODE", "WANDB_PROJECT", "MLFLOW_TRACKING_URI"):
