@@ -22,11 +22,13 @@ _current: ContextVar[Contents | None] = ContextVar("contents", default=None)
 @dataclass
 class Contents:
     """``known``: what stood for each name when the stage was made. ``moved``: whether something of the run is known
-    only by that, so that what the machine is like is taken from it, too. ``taken``: what stands for each name now."""
+    only by that, so that what the machine is like is taken from it, too. ``taken``: what stands for each name now.
+    ``missing``: the names of which that is what stood for them."""
 
     known: Mapping[str, Any] = field(default_factory=dict)
     moved: bool = False
     taken: dict[str, Any] = field(default_factory=dict)
+    missing: list[str] = field(default_factory=list)
     _times: Counter = field(default_factory=Counter)
 
     @contextmanager
@@ -51,6 +53,7 @@ class Contents:
             if key not in self.known:
                 raise
             self.moved, self.taken[key] = True, self.known[key]
+            self.missing.append(str(name))
         return self.taken[key]
 
 

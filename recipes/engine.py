@@ -123,14 +123,18 @@ def run_stages(
     with _lock(run.folder) if is_main else nullcontext(), rare_full_collections():
         if recipe is not None and is_main:
             write_text(run.folder / RECIPE, recipe)
-        moved = False
+        moved, missing = False, set()
         for stage, part in run.stages:
             decision = None
             if is_main and stage.name in given:
                 decision = ({}, _as_it_lies(run.folder / stage.name))
             elif is_main:
-                fingerprint, moved = fingerprint_here(run.folder, stage, part, manifests, moved)
+                fingerprint, contents = fingerprint_here(run.folder, stage, part, manifests, moved)
+                moved = contents.moved
                 reused = _up_to_date(run.folder / stage.name, fingerprint["sha256"])
+                if reused and (gone := set(contents.missing) - missing):
+                    run.resources.warn(f"{', '.join(sorted(gone))}: not here; what was made of it before is taken")
+                    missing |= gone
                 decision = (fingerprint, reused or _taken_over(run, stage, fingerprint["sha256"]))
             fingerprint, manifest = from_main(decision)
             if manifest is None:
@@ -155,9 +159,10 @@ def made_stages(folder: Path, stages: Sequence[tuple[Stage, StagePart]]) -> set[
     for stage, part in stages:
         if set(part.reads()) <= manifests.keys():
             try:
-                fingerprint, moved = fingerprint_here(folder, stage, part, manifests, moved)
+                fingerprint, contents = fingerprint_here(folder, stage, part, manifests, moved)
             except (InputError, OSError):  # it was never made, and cannot be
                 continue
+            moved = contents.moved
             if manifest := _up_to_date(folder / stage.name, fingerprint["sha256"]):
                 manifests[stage.name] = manifest
     return set(manifests)
@@ -179,9 +184,9 @@ def needed_for(stages: Sequence[tuple[Stage, StagePart]], *names: str) -> set[st
 
 def fingerprint_here(
     folder: Path, stage: Stage, part: StagePart, manifests: Mapping[str, dict[str, Any]], moved: bool = False
-) -> tuple[dict[str, Any], bool]:
-    """``fingerprint_of``, with what the stage's manifest knows of files and models that are not here; and whether the
-    run is known to have ``moved`` by now."""
+) -> tuple[dict[str, Any], Contents]:
+    """``fingerprint_of``, with what the stage's manifest knows of files and models that are not here; and what it took
+    from there. ``moved``: whether it is known already that the run was made elsewhere."""
     try:
         known = json.loads((folder / stage.name / MANIFEST).read_text(encoding="utf-8"))["fingerprint"]["contents"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -191,7 +196,7 @@ def fingerprint_here(
     if contents.moved and not moved:  # what the machine is like may have been looked at before that was known
         contents = Contents(known, True)
         fingerprint = fingerprint_of(stage, part, manifests, contents)
-    return fingerprint, contents.moved
+    return fingerprint, contents
 
 
 def fingerprint_of(

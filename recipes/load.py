@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,11 @@ from sharpen.recipes.yaml_text import (
     substitute,
     with_files_beside,
 )
+from sharpen.sdg.llm.settings import JOURNAL
 
 FOLDER = Path(__file__).parent
+RUN_DEPTH = 3
+"""Levels below the folder of runs at which a run lies at most: study, dataset, arm."""
 PARTS = ("strategies", "negatives", "encoders", "training", "engines")
 
 Override = str | Mapping[str, Any]
@@ -38,8 +41,8 @@ Override = str | Mapping[str, Any]
 
 @dataclass(frozen=True)
 class LoadedRecipe:
-    """A checked recipe, and its text with all defaults filled in and ``${ENV}`` references left as they were
-    written."""
+    """A checked recipe, and its text with all defaults filled in and ``${ENV}`` references left as they were written,
+    but for names of data, models and runs."""
 
     path: Path
     recipe: Recipe
@@ -63,7 +66,8 @@ def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> Loaded
     raw = _parse(path)
     if path.parent == (run := Path(path_or_name)):  # and not a folder that is called like a recipe
         run = run if run.name else run.resolve()
-        raw |= {"runs": str(run.parent), "name": run.name}
+        journal = _journal_of(run, raw)
+        raw |= {"runs": str(run.parent), "name": run.name, "journal": str(journal) if journal else None}
     parts = []
     for override in overrides:
         if isinstance(override, Mapping):
@@ -83,6 +87,25 @@ def load_recipe(path_or_name: str, overrides: Sequence[Override] = ()) -> Loaded
         raise InputError("\n".join(explain(places, e) for e in _telling(error))) from None
     recipe = _locate_files(recipe, path.parent, {assignment.partition("=")[0] for assignment in assignments})
     return LoadedRecipe(path, recipe, restore(recipe.model_dump(mode="json"), raw))
+
+
+def _journal_of(run: Path, raw: Mapping[str, Any]) -> Path | None:
+    """Of a run's folder, wherever that was carried or linked: where the answers are that it has paid for. None where
+    they lie beside it, or nowhere."""
+    if (said := raw.get("journal")) and Path(str(said)).is_file():
+        return Path(str(said))
+    if (run.parent / JOURNAL).exists():
+        return None
+    folders = (Path(str(raw.get("runs") or "runs")), *run.resolve().parents[:RUN_DEPTH])
+    return next((file.resolve() for folder in folders if (file := folder / JOURNAL).is_file()), None)
+
+
+def with_values(loaded: LoadedRecipe, part: str, **values: Any) -> LoadedRecipe:
+    """With these settings in one of the recipe's parts, and in its text."""
+    settings = getattr(loaded.recipe, part).model_copy(update=values)
+    changed = settings.model_dump(mode="json", include=set(values))
+    texts = {**loaded.values, part: {**loaded.values[part], **changed}}
+    return replace(loaded, recipe=loaded.recipe.model_copy(update={part: settings}), values=texts)
 
 
 def _telling(error: ValidationError) -> list[dict]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import nullcontext
 from decimal import Decimal
-from pathlib import Path
 
 from rich.console import Console
 from rich.markup import escape
@@ -14,7 +13,7 @@ from rich.table import Table
 from sharpen.evaluation.beir import Corpus, Document
 from sharpen.evaluation.encoders.load import resolve_encoder
 from sharpen.recipes.part_costs import part_costs, uncounted
-from sharpen.recipes.resources import JOURNAL, resources_of
+from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages.corpus import CorpusStage, cut_corpus
 from sharpen.recipes.stages.identifiers import IdentifiersStage
@@ -44,7 +43,7 @@ def estimate_recipe(recipe: Recipe, console: Console) -> list[CostEstimate]:
     labelled = len(labelled_queries(QueriesStage.of(recipe), corpus).kept) if recipe.labelled else 0
     identifiers = IdentifiersStage.of(recipe).settings if recipe.generative else None
     if asking or (identifiers and identifiers.asks_llm):
-        with known_answers(recipe.llm, Path(recipe.runs) / JOURNAL) as known:
+        with known_answers(recipe.llm, recipe.journal_file) as known:
             estimator = CostEstimator(
                 token_counter(recipe), known, seed=recipe.queries_seed, chat=recipe.llm.asks_by_chat
             )

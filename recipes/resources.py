@@ -26,7 +26,8 @@ from sharpen.evaluation.partitions.local import LocalEngine
 from sharpen.evaluation.partitions.ray_engine import RayEngine
 from sharpen.evaluation.partitions.settings import EngineSettings
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.llm.settings import JOURNAL, LLM
+from sharpen.recipes.tables import printable
+from sharpen.sdg.llm.settings import LLM
 from sharpen.sdg.reranking.reranker import llm_scorers
 from sharpen.sdg.resources import Resources
 
@@ -45,7 +46,7 @@ def resources_of(
 ) -> Resources:
     """The resources of a recipe's run. ``cache``: what earlier runs of this program left in memory. ``folder``: the
     run's, in which indexes are kept (default: in memory)."""
-    progress, journal = partial(show_progress, console), Path(recipe.runs) / JOURNAL
+    progress, journal = partial(show_progress, console), recipe.journal_file
 
     def warn(sentence: str) -> None:
         console.print(f"[yellow]![/] {escape(sentence)}", highlight=False, soft_wrap=True)
@@ -84,7 +85,7 @@ def show_progress(console: Console, label: str, total: int) -> Iterator[Callable
         TextColumn("{task.fields[rate]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),  # an answer of an LLM, in which [/] closes nothing
         console=console,
         disable=console.quiet or not console.is_terminal,
         transient=True,
@@ -96,6 +97,6 @@ def show_progress(console: Console, label: str, total: int) -> Iterator[Callable
         def advance(n: int = 1, note: str = "") -> None:
             bar.advance(task, n)
             rate = bar.tasks[0].completed / (time.monotonic() - started + 1e-9)
-            bar.update(task, rate=f"{rate:.1f}/s", note=note)
+            bar.update(task, rate=f"{rate:.1f}/s", note=printable(note))
 
         yield advance

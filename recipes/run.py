@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from sharpen.evaluation.files import InputError, write_json, write_text
 from sharpen.evaluation.processes import process_state
 from sharpen.evaluation.report.comparison import Comparison, plain_sentence, table, text_table
+from sharpen.evaluation.yaml_files import read_yaml
 from sharpen.recipes.curves import draw_curves
 from sharpen.recipes.engine import RECIPE, Run, made_stages, needed_for, run_stages
 from sharpen.recipes.findings import retriever_findings
@@ -24,6 +25,7 @@ from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
 from sharpen.recipes.stages.tuned import TunedPart
+from sharpen.recipes.yaml_text import names_in
 
 ANSWERS = tuple(f"answers/{name}" for name in ("answers.jsonl", "metrics.json", "report.md", "report.html"))
 """What ``sharpen answers`` writes: of another model's answers it would speak no more."""
@@ -73,7 +75,7 @@ def run_part(loaded: LoadedRecipe, console: Console, until: str, start: str | No
         if start and start not in wanted:
             raise InputError(f"--from: {start} is not needed for {', '.join(names)}")
         run.stages = [(stage, part) for stage, part in run.stages if stage.name in wanted]
-        _check(recipe, run, given)
+        _check(loaded, run, given)
     run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
     if process_state().is_main_process:
         console.print(f"\nso far   {run.folder}\nto go on: sharpen run {run.folder}", highlight=False)
@@ -85,15 +87,31 @@ def stages_before(run: Run, start: str | None) -> set[str]:
     return needed_for(run.stages, start) - {start} if start else set()
 
 
-def _check(recipe: Recipe, run: Run, given: Collection[str]) -> None:
-    """Raise ``InputError`` if what the run's stages name is not there; of those that are made it need not be."""
+def _check(loaded: LoadedRecipe, run: Run, given: Collection[str]) -> None:
+    """Raise ``InputError`` if what the run's stages name is not there; of those that are made it need not be, unless it
+    is another thing by the same name that they were made from."""
     left = {stage.name for stage, _ in run.stages} - set(given)
     try:
-        check_recipe(recipe, left)
+        check_recipe(loaded.recipe, left)
     except InputError:
-        if not (made := made_stages(run.folder, run.stages)):
+        made = made_stages(run.folder, run.stages)
+        if not made or _names_another(run.folder, loaded.values):
             raise
-        check_recipe(recipe, left - made)
+        check_recipe(loaded.recipe, left - made)
+
+
+def _names_another(folder: Path, values: Mapping[str, Any]) -> bool:
+    """Whether a recipe names something that is not there, in place of what the run in this folder was made from, and
+    that is called alike: its sums would then be taken for this one's."""
+    if not (folder / RECIPE).is_file():
+        return False
+    before = dict(names_in(read_yaml(folder / RECIPE)))
+    return any(
+        Path(name).name == Path(before.get(key, "")).name
+        and not f"/{before[key]}".endswith(f"/{name}")  # beside a recipe that was carried along
+        and not Path(name).expanduser().exists()
+        for key, name in names_in(values)
+    )
 
 
 def run_recipe(
@@ -109,7 +127,7 @@ def run_recipe(
     with process_state().main_process_first():  # it fetches a dataset that is not there
         run = run or prepare_run(recipe, console)
         given = stages_before(run, start)
-        _check(recipe, run, given)
+        _check(loaded, run, given)
     told = told_trackers(run.folder) if _is_recipe_of(run.folder, loaded.resolved_yaml) else set()
     manifests = run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
     if not recipe.generative:

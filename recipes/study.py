@@ -6,7 +6,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -24,6 +24,7 @@ from sharpen.evaluation.significance import Groups
 from sharpen.recipes.engine import Run, run_stages
 from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
+from sharpen.recipes.load import with_values
 from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.schema.recipe import Recipe
 from sharpen.recipes.stages import check_recipe, stages_of
@@ -265,10 +266,8 @@ def _mine(run: StudyRun, siblings: Sequence[Path], until: str) -> int | None:
 
 def _train(run: StudyRun, siblings: Sequence[Path], number: int, available: int) -> StudyScores:
     """Run it to its end on ``number`` of the rows ``available``."""
-    recipe = run.loaded.recipe
-    if number < available:
-        recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"triplets": number})})
-    run_recipe(replace(run.loaded, recipe=recipe), QUIET, _prepare(run, siblings, recipe))
+    loaded = run.loaded if number == available else with_values(run.loaded, "training", triplets=number)
+    run_recipe(loaded, QUIET, _prepare(run, siblings, loaded.recipe))
     return _keep_scores(run, number, available)
 
 

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 
 from sharpen.evaluation.files import InputError, slug
-from sharpen.recipes.load import LoadedRecipe, Override, load_recipe
-from sharpen.recipes.schema.evaluation import AT_HAND
+from sharpen.recipes.load import LoadedRecipe, Override, load_recipe, with_values
+from sharpen.recipes.schema.evaluation import AT_HAND, ReservedPart
 from sharpen.recipes.stages import stages_of
 from sharpen.recipes.study_file import Study, study_name, with_prepared
 
@@ -41,8 +41,9 @@ def runs_of(study: Study, path: Path, more: Sequence[str] = ()) -> list[StudyRun
     for dataset, prepared in zip(study.datasets or {"": ()}, before, strict=True):
         for seed in study.seeds:
             for arm, overrides in study.arms.items():
-                given = [*with_prepared(overrides, prepared.folder), f"seed={seed}", *reserved]
-                runs.append(_run(study, path, (arm, dataset, seed), [*given, *more], f"{slug(arm, 'arm')}-{seed}"))
+                given = [*with_prepared(overrides, prepared.folder), f"seed={seed}", *more]
+                run = _run(study, path, (arm, dataset, seed), given, f"{slug(arm, 'arm')}-{seed}")
+                runs.append(replace(run, loaded=_with_reserved(run.loaded, reserved)))
     return runs
 
 
@@ -57,25 +58,24 @@ def prepared_runs(study: Study, path: Path, more: Sequence[str] = ()) -> list[St
     ]
 
 
-def _reserved(runs: Sequence[StudyRun]) -> list[str]:
+def _reserved(runs: Sequence[StudyRun]) -> tuple[ReservedPart, ...]:
     """All that the study compares on, for every run, as no training then depends on what it is compared on."""
     parts = {(part.data, part.split) for run in runs if (part := run.loaded.recipe.evaluation).data}
-    rows = [{"data": data, "split": split} for data, split in sorted(parts)]
-    return [f"evaluation.reserved={json.dumps(rows)}"] if len(rows) > 1 else []
+    return tuple(ReservedPart(data=data, split=split) for data, split in sorted(parts)) if len(parts) > 1 else ()
+
+
+def _with_reserved(loaded: LoadedRecipe, reserved: Sequence[ReservedPart]) -> LoadedRecipe:
+    """With these beside those that the recipe or the arm reserves itself."""
+    own = loaded.recipe.evaluation.reserved
+    return with_values(loaded, "evaluation", reserved=(*own, *(part for part in reserved if part not in own)))
 
 
 def _without_unused(loaded: LoadedRecipe) -> LoadedRecipe:
     """Without what a study's table has nothing of, and every arm would take as long for."""
-    part = loaded.recipe.evaluation
-    others = () if [other.data for other in part.others] == [AT_HAND] else part.others
+    at_hand = [other.data for other in loaded.recipe.evaluation.others] == [AT_HAND]
     # with generative it has no effect, and is refused
     systems = {} if loaded.recipe.generative else {"systems": False}
-    part = part.model_copy(update=systems | {"others": others})
-    written = loaded.values["evaluation"] | systems
-    if not others:
-        written["others"] = []
-    recipe = loaded.recipe.model_copy(update={"evaluation": part})
-    return replace(loaded, recipe=recipe, values={**loaded.values, "evaluation": written})
+    return with_values(loaded, "evaluation", **systems, **({"others": ()} if at_hand else {}))
 
 
 def _run(study: Study, path: Path, place: tuple[str, str, int], overrides: Sequence[Override], folder: str) -> StudyRun:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,8 @@ from sharpen.evaluation.files import InputError
 
 PATH_KEYS = ("pool", "prompt_file", "data", "source", "use", "file", "known", "decisions")
 """Keys whose values name files, or data that may be one's own files."""
+NAMES = (*PATH_KEYS, "base", "run")
+"""Keys whose values say what a run was made from."""
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)(?::-([^}]*))?\}")
 
 
@@ -131,12 +133,27 @@ def substitute(value: Any, places: Places, keys: tuple = ()) -> Any:
 
 
 def restore(resolved: Any, raw: Any) -> Any:
-    """Put ``${ENV}`` references back where the recipe had them: what they stand for may be a secret."""
+    """Put ``${ENV}`` references back where the recipe had them: what they stand for may be a secret. Data, models and
+    runs stay as they are: the run was made from these, whatever the variable says later."""
     if isinstance(resolved, dict) and isinstance(raw, dict):
-        return {k: restore(v, raw.get(k)) for k, v in resolved.items()}
+        return {k: v if k in NAMES and isinstance(v, str) else restore(v, raw.get(k)) for k, v in resolved.items()}
     if isinstance(resolved, list) and isinstance(raw, list):
         return [restore(v, r) for v, r in zip(resolved, raw, strict=False)]
     return str(raw) if isinstance(raw, str) and _REFERENCE.search(raw) else resolved
+
+
+def names_in(values: Any, keys: tuple = ()) -> Iterator[tuple[tuple, str]]:
+    """What a recipe says that a run is made from (data, models, files, runs), with the path of keys to it.
+
+    >>> list(names_in({"corpus": {"source": "docs", "encoding": "utf-8"}}))
+    [(('corpus', 'source'), 'docs')]
+    """
+    items = values.items() if isinstance(values, dict) else enumerate(values) if isinstance(values, list) else ()
+    for key, value in items:
+        if isinstance(value, str) and key in NAMES:
+            yield (*keys, key), value
+        else:
+            yield from names_in(value, (*keys, key))
 
 
 def line_of(path: Path, raw: dict, keys: Sequence) -> str:

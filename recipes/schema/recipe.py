@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
@@ -18,7 +19,7 @@ from sharpen.recipes.schema.reranker import RerankerPart
 from sharpen.recipes.schema.training import ReplaySettings, TrainingPart
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.labelled import LabelledSettings
-from sharpen.sdg.llm.settings import LLMSettings
+from sharpen.sdg.llm.settings import JOURNAL, LLMSettings
 from sharpen.sdg.negatives.settings import NegativesSettings
 from sharpen.sdg.reranking.settings import LLMRerankerSettings
 from sharpen.sdg.splitting import SplitSettings
@@ -31,6 +32,9 @@ class Recipe(Settings):
         description="The run's folder under runs."
     )
     runs: str = Field("runs", description="Folder that holds the runs and the journal of LLM answers.")
+    journal: str | None = Field(
+        None, description=f"The file of LLM answers that all runs share. Default: {JOURNAL} in runs."
+    )
     seed: Annotated[int, Field(ge=0, lt=2**31)] = Field(13, description="Of all that is drawn at random.")
     engine: EngineSettings | None = Field(
         None,
@@ -72,6 +76,10 @@ class Recipe(Settings):
     )
     llm_reranker: LLMRerankerSettings = LLMRerankerSettings()
     evaluation: EvaluationPart = EvaluationPart()
+
+    @property
+    def journal_file(self) -> Path:
+        return Path(self.journal or Path(self.runs) / JOURNAL)
 
     @model_validator(mode="after")
     def _parts_fit(self):

@@ -7,7 +7,7 @@ import pytest
 
 from sharpen.evaluation.files import InputError
 from sharpen.recipes.keys import BEGIN, END, README, keys_markdown
-from sharpen.recipes.load import FOLDER, first_line, load_recipe, part_files, recipe_files
+from sharpen.recipes.load import FOLDER, first_line, load_recipe, part_files, recipe_files, with_values
 from sharpen.sdg.strategies.pools import read_pool
 from sharpen.sdg.strategies.settings import asks_llm
 
@@ -146,6 +146,49 @@ def test_environment_references_are_used_but_never_written(recipe_file: Path, mo
     assert "s3cr3t" not in loaded.resolved_yaml and "${LLM_TOKEN}" in loaded.resolved_yaml
     monkeypatch.setenv("LLM_MODEL", "x")
     assert "s3cr3t" not in _error(path, ["llm.timeout=soon", "llm.api_key_env=[1]"])
+
+
+def test_what_a_run_was_made_from_does_not_hang_on_a_variable(recipe_file: Path, tmp_path: Path, monkeypatch):
+    (tmp_path / "docs").mkdir(parents=True, exist_ok=True)
+    monkeypatch.setenv("LAST_RUN", "runs/first")
+    monkeypatch.setenv("DOCS", str(tmp_path / "docs"))
+    given = ["training/continued", "corpus.source=${DOCS}", "evaluation.others=[]"]
+    loaded = load_recipe(str(recipe_file), given)
+    (tmp_path / "resolved.yaml").write_text(loaded.resolved_yaml)
+    monkeypatch.setenv("LAST_RUN", "runs/another")
+    monkeypatch.delenv("DOCS")
+    assert load_recipe(str(tmp_path / "resolved.yaml")).recipe == loaded.recipe
+    assert loaded.recipe.training.base == "runs/first/model"
+
+
+def test_what_a_study_changes_stands_in_the_text_too(recipe_file: Path, tmp_path: Path):
+    loaded = with_values(load_recipe(str(recipe_file)), "training", triplets=7)
+    (tmp_path / "resolved.yaml").write_text(loaded.resolved_yaml)
+    assert load_recipe(str(tmp_path / "resolved.yaml")).recipe == loaded.recipe
+    assert loaded.recipe.training.triplets == 7
+
+
+@pytest.mark.parametrize("how", ["moved", "linked", "deeper", "of its own"])
+def test_a_run_keeps_its_journal_wherever_its_folder_is(how: str, recipe_file: Path, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run = tmp_path / "runs" / ("study/set/arm" if how == "deeper" else "mine")
+    run.mkdir(parents=True)
+    journal = tmp_path / ("own/answers.sqlite" if how == "of its own" else "runs/llm_answers.sqlite")
+    journal.parent.mkdir(exist_ok=True)
+    journal.touch()
+    own = [f"journal={journal}"] if how == "of its own" else []
+    (run / "recipe.yaml").write_text(load_recipe(str(recipe_file), ["runs=runs", *own]).resolved_yaml)
+    assert load_recipe(str(run)).recipe.journal_file.resolve() == journal
+    if how == "moved":
+        (tmp_path / "archive").mkdir()
+        run = run.rename(tmp_path / "archive" / "mine")
+    elif how == "linked":
+        (tmp_path / "latest").symlink_to(run)
+        run = Path("latest")
+    loaded = load_recipe(str(run))
+    assert loaded.recipe.journal_file.resolve() == journal and Path(loaded.recipe.runs) == run.parent
+    (run / "recipe.yaml").write_text(loaded.resolved_yaml)
+    assert load_recipe(str(run)).recipe == loaded.recipe
 
 
 def test_names_and_pools(recipe_file: Path):

@@ -71,6 +71,10 @@ def test_what_was_generated_is_trained_elsewhere_without_llm_documents_and_pool(
     assert (there / "topics" / "model" / "model.safetensors").exists()
     again = sharpen("train", "topics", cwd=there)
     assert again.stdout.count("unchanged, reused") == 6
+    # nothing is said to be made of what it was not made of
+    assert f"{here / 'topics'}" in again.stdout and "not here; what was made of it before is taken" in again.stdout
+    mistyped = sharpen("train", "topics", f"corpus.source={there / 'mistyped' / 'topics'}", cwd=there)
+    assert mistyped.returncode == 2 and "mistyped" in mistyped.stderr
     # what hangs on the missing documents alone cannot be made anew, and says so before anything runs
     other = sharpen("train", "topics", "corpus.chunk.max_words=20", cwd=there)
     assert other.returncode == 2 and "topics" in other.stderr and "Traceback" not in other.stderr

@@ -25,7 +25,7 @@ from tests.processes import kill_when, sharpen, start_sharpen
 PAPER = FOLDER / "studies" / "llm_negatives" / "compare.yaml"
 
 
-def _some_of_the_paper(arms: list[str], datasets: list[str], seeds: tuple[int, ...]):
+def _some_of_the_paper(arms: list[str], datasets: list[str], seeds: tuple[int, ...], *more: str):
     study = read_study(PAPER)
     update = {
         "arms": {arm: study.arms[arm] for arm in arms},
@@ -34,7 +34,7 @@ def _some_of_the_paper(arms: list[str], datasets: list[str], seeds: tuple[int, .
         "baseline": arms[0],
         "published": {},
     }
-    return runs_of(study.model_copy(update=update), PAPER)
+    return runs_of(study.model_copy(update=update), PAPER, more)
 
 
 def test_what_is_compared_on_is_no_input_of_training():
@@ -50,6 +50,10 @@ def test_what_is_compared_on_is_no_input_of_training():
     assert all(row.runs == 12 and row.done == 0 and row.left is None for row in rows.values())
     reserved = [{(part.data, part.split) for part in run.loaded.recipe.evaluation.reserved} for run in runs]
     assert all(found == {("scifact", "test"), ("nfcorpus", "test")} for found in reserved)
+    own = [{"data": "final"}, {"data": "nfcorpus"}]
+    runs = _some_of_the_paper(["BM25"], ["scifact", "nfcorpus"], (13,), f"evaluation.reserved={json.dumps(own)}")
+    names = [sorted(part.data for part in run.loaded.recipe.evaluation.reserved) for run in runs]
+    assert names == [["final", "nfcorpus", "scifact"]] * 2  # what a recipe reserves itself stays reserved
     # of a single dataset, a run is what it would be by itself
     assert not _some_of_the_paper(["BM25"], ["scifact"], (13,))[0].loaded.recipe.evaluation.reserved
 
