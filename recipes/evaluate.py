@@ -113,6 +113,7 @@ def evaluate_systems(
     options.check()
     documents = read_corpus(options.corpus) if options.corpus else None
     means: dict[str, dict[str, list[float]]] = {}
+    names = _names(systems)
     for name in data:
         evaluation = _Evaluation(name, systems, out, console, options)
         for task in _tasks(name, options.split, documents):
@@ -123,7 +124,7 @@ def evaluate_systems(
     result = {system: {metric: fmean(values) for metric, values in rows.items()} for system, rows in means.items()}
     if len(data) > 1:
         for system, row in result.items():
-            _print_row(f"mean of {len(data)} collections, {_short(system)}", row, console)
+            _print_row(f"mean of {len(data)} collections, {names[system]}", row, console)
     console.print(f"\nwritten to {out}", highlight=False, soft_wrap=True)
     return result
 
@@ -140,6 +141,10 @@ class _Evaluation:
     _means: dict[str, list[dict[str, float]]] = field(default_factory=dict)
     _compared: list[tuple[Task, PerQuery, PerQuery]] = field(default_factory=list)
 
+    @property
+    def _names(self) -> dict[str, str]:
+        return _names(self.systems)
+
     def run(self, task: Task) -> None:
         """Search, score and write one part; compare, where there are two systems."""
         with collect_truncations() as truncations:
@@ -155,14 +160,15 @@ class _Evaluation:
             _print_means(self.systems[0], task, scores[self.systems[0]], self.console, self.options.seed)
             return
         second, first = self.systems
-        pair = SystemPair((_short(first), _short(second)), (runs[first], runs[second]), (scores[first], scores[second]))
+        names = (self._names[first], self._names[second])
+        pair = SystemPair(names, (runs[first], runs[second]), (scores[first], scores[second]))
         compare_runs(task, pair, self.out / slug(task.name), self.console, self.options.seed)
         self._compared.append((task, scores[first], scores[second]))
 
     def finish(self) -> dict[str, dict[str, float]]:
         """The means over the parts, printed where there are several."""
         if len(self._compared) > 1:
-            names = (_short(self.systems[1]), _short(self.systems[0]))
+            names = (self._names[self.systems[1]], self._names[self.systems[0]])
             overall = _averaged(self.name, self._compared, names, self.options.seed)
             write_json(self.out / slug(self.name) / "metrics.json", overall.model_dump(mode="json"))
             print_comparison(overall, self.console)
@@ -170,7 +176,7 @@ class _Evaluation:
         for system, rows in self._means.items():
             result[system] = {metric: fmean(row[metric] for row in rows) for metric in self.options.all_metrics}
             if len(rows) > 1:
-                title = f"{self.name}, mean of its {len(rows)} parts, {_short(system)}"
+                title = f"{self.name}, mean of its {len(rows)} parts, {self._names[system]}"
                 _print_row(title, result[system], self.console)
         return result
 
@@ -187,11 +193,11 @@ class _Evaluation:
         )
         write_json(folder / "evaluation.json", record.model_dump(mode="json"))
         mteb = task_result(task, task_name(task.name.removesuffix(f", split {split}")), split, means)
-        write_result(self.out / "mteb", _short(system), mteb)
+        write_result(self.out / "mteb", self._names[system], mteb)
 
 
 def default_folder(systems: Sequence[str]) -> Path:
-    return Path("runs") / f"evaluate-{'-'.join(slug(_short(s)) for s in systems)}"
+    return Path("runs") / f"evaluate-{'-'.join(map(slug, _names(systems).values()))}"
 
 
 def diff_runs(
@@ -350,5 +356,14 @@ def _print_means(system: str, task: Task, scores: PerQuery, console: Console, se
 
 
 def _short(system: str) -> str:
-    """A path by its last name."""
-    return Path(system).name if Path(system).is_absolute() or system.startswith((".", "~")) else system
+    """A path by its last name; that of a run's model, which are all called model, by the run's, too."""
+    path = Path(system)
+    if not (path.is_absolute() or system.startswith((".", "~"))):
+        return system
+    return "/".join(path.parts[-2:]) if path.name == "model" else path.name
+
+
+def _names(systems: Sequence[str]) -> dict[str, str]:
+    """What each is called: in short, as long as that tells them apart."""
+    short = {system: _short(system) for system in systems}
+    return short if len(set(short.values())) == len(short) else {system: system for system in systems}

@@ -8,6 +8,7 @@ from sharpen.evaluation.datasets import CQADUPSTACK_PARTS, load_task
 from sharpen.evaluation.metrics import evaluate
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.bm25 import BM25
+from sharpen.recipes.evaluate import default_folder
 from tests.processes import sharpen
 
 
@@ -50,6 +51,22 @@ def test_two_systems_are_compared_and_their_run_files_again(tmp_path: Path, data
             json.loads((tmp_path / "diff" / "metrics.json").read_text())["delta"]["ndcg@10"]
             == metrics["delta"]["ndcg@10"]
         )
+
+
+def test_systems_that_are_called_alike_are_told_apart(tmp_path: Path, dataset: Path):
+    rows = "".join(f"t-{i} Q0 {i} 1 1.0 mine\n" for i in ("bread", "bicycle", "tomato", "glacier", "coffee", "chess"))
+    files = [tmp_path / name / "run.trec" for name in ("first", "second")]
+    for file, text in zip(files, (rows, rows.replace(" bread ", " piano ")), strict=True):
+        file.parent.mkdir()
+        file.write_text(text)
+    given = ("evaluate", str(files[0]), "--against", str(files[1]), "--data", str(dataset))
+    result = sharpen(*given, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (out,) = (tmp_path / "runs").glob("evaluate-*")
+    assert json.loads(next(out.glob("*/metrics.json")).read_text())["names"] == [str(files[1]), str(files[0])]
+    assert len(list((out / "mteb").rglob("topics*.json"))) == 2
+    # all runs' models are called so
+    assert default_folder(["/runs/a/model"]) != default_folder(["/runs/b/model"])
 
 
 def test_what_the_model_cuts_off_is_said(tmp_path: Path, dataset: Path):
