@@ -52,6 +52,7 @@ def show_labels(folder: Path, paths: Sequence[Path], console: Console) -> None:
 
 
 def _negatives(inputs: Inputs):
+    inputs.check_mined()
     if not (rows := inputs.negatives()):
         raise InputError(f"{inputs.run}: no negatives there; give the folder of a run that mined some")
     return rows

@@ -34,6 +34,8 @@ SPENT = "spent"
 """In a manifest that has it: what the stage took of an LLM's budget, which is that of all stages together."""
 RECIPE = "recipe.yaml"
 """Of a run's folder."""
+UNUSED = ".unused"
+"""Of a run's folder: stages that its recipe has no more, from where one that it has again is taken."""
 Manifests = dict[str, dict[str, Any]]
 """Stage to manifest."""
 
@@ -107,6 +109,7 @@ def run_stages(
     results: Sequence[str] = (),
     given: Collection[str] = (),
     recipe: str | None = None,
+    unused: Collection[str] = (),
 ) -> Manifests:
     """Run the stages that are not up to date and return every manifest by stage name.
 
@@ -115,14 +118,17 @@ def run_stages(
     replaces its folder at the end, whole. ``until``: the last one to run. ``results``: files of the run's folder that
     are made from the stages; they are removed before the first one that runs, as they would speak of another run.
     ``given``: stages that are taken as they lie in the folder, by whatever recipe they were made. ``recipe``: the text
-    of ``recipe.yaml``, which is written before any runs, so that who is stopped can go on from there. Raises
-    ``InputError`` if another process is at work in the same folder, or one of these is not there.
+    of ``recipe.yaml``, which is written before any runs, so that who is stopped can go on from there. ``unused``:
+    stages that the recipe has not; what an earlier recipe had of them is put aside. Raises ``InputError`` if another
+    process is at work in the same folder, or one of these is not there.
     """
     is_main = process_state().is_main_process
     manifests: Manifests = {}
     with _lock(run.folder) if is_main else nullcontext(), rare_full_collections():
         if recipe is not None and is_main:
             write_text(run.folder / RECIPE, recipe)
+        if is_main:
+            _put_aside(run.folder, unused, results)
         moved, missing = False, set()
         for stage, part in run.stages:
             decision = None
@@ -287,7 +293,7 @@ def _up_to_date(folder: Path, fingerprint: str | None) -> dict[str, Any] | None:
 
 def _taken_over(run: Run, stage: Stage, fingerprint: str) -> dict[str, Any] | None:
     """The stage of another run with the same fingerprint, linked into this one's folder (copied where it cannot be)."""
-    for sibling in run.siblings:
+    for sibling in (run.folder / UNUSED, *run.siblings):
         source = sibling / stage.name
         if sibling != run.folder and (manifest := _up_to_date(source, fingerprint)):
             with atomic_folder(run.folder / stage.name) as partial:
@@ -295,6 +301,16 @@ def _taken_over(run: Run, stage: Stage, fingerprint: str) -> dict[str, Any] | No
                     link_or_copy(source / name, partial / name)
             return manifest
     return None
+
+
+def _put_aside(folder: Path, unused: Collection[str], results: Sequence[str]) -> None:
+    for name in unused:
+        if (folder / name).is_dir():
+            for result in results:
+                (folder / result).unlink(missing_ok=True)
+            (folder / UNUSED).mkdir(exist_ok=True)
+            shutil.rmtree(folder / UNUSED / name, ignore_errors=True)
+            (folder / name).rename(folder / UNUSED / name)
 
 
 def _summary(manifest: dict[str, Any]) -> str:

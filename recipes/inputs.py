@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from sharpen.evaluation.beir import Corpus, Qrels, Queries, read_corpus, read_qrels, read_queries
+from sharpen.evaluation.files import InputError
 from sharpen.evaluation.metrics import PRIMARY, PerQuery
 from sharpen.evaluation.systems import Systems
 from sharpen.recipes.schema.training import ReplaySettings
@@ -80,6 +81,19 @@ class Inputs:
         """All candidates with their verdicts; none where nothing was mined."""
         path = self.folder("negatives") / "negatives.jsonl"
         return read_negatives(path) if path.exists() else []
+
+    def check_mined(self) -> None:
+        """Raise ``InputError`` if the negatives were mined of other pairs than those that are there, as a run that was
+        stopped between the two leaves them."""
+        pairs, mined = self.manifest("pairs"), self.manifest("negatives")
+        if pairs and mined:
+            files = {f"pairs/{name}": digest for name, digest in pairs["outputs"].items()}
+            of = {name: digest for name, digest in mined["fingerprint"]["files"].items() if name.startswith("pairs/")}
+            if not of.items() <= files.items():
+                raise InputError(
+                    f"{self.run}: its negatives were mined of other pairs than those that are there; `sharpen run"
+                    f" {self.run}` mines them anew"
+                )
 
     def scores(self, stage: str, name: str) -> PerQuery | None:
         """Metric to query to value, as a stage wrote it; None where there is no such file."""

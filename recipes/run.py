@@ -23,7 +23,7 @@ from sharpen.recipes.outcome import TOLD, told_trackers, track
 from sharpen.recipes.report import train_overlaps, write_report
 from sharpen.recipes.resources import resources_of
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.recipes.stages import check_recipe, stages_of
+from sharpen.recipes.stages import check_recipe, stages_of, unused_stages
 from sharpen.recipes.stages.tuned import TunedPart
 from sharpen.recipes.yaml_text import names_in
 
@@ -76,7 +76,7 @@ def run_part(loaded: LoadedRecipe, console: Console, until: str, start: str | No
             raise InputError(f"--from: {start} is not needed for {', '.join(names)}")
         run.stages = [(stage, part) for stage, part in run.stages if stage.name in wanted]
         _check(loaded, run, given)
-    run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
+    run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml, unused=unused_stages(recipe))
     if process_state().is_main_process:
         console.print(f"\nso far   {run.folder}\nto go on: sharpen run {run.folder}", highlight=False)
     return run
@@ -129,7 +129,7 @@ def run_recipe(
         given = stages_before(run, start)
         _check(loaded, run, given)
     told = told_trackers(run.folder) if _is_recipe_of(run.folder, loaded.resolved_yaml) else set()
-    manifests = run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml)
+    manifests = run_stages(run, results=RESULTS, given=given, recipe=loaded.resolved_yaml, unused=unused_stages(recipe))
     if not recipe.generative:
         run.resources.models.forget(TunedPart.of(recipe).encoder(run.inputs()))
     if not process_state().is_main_process:

@@ -59,6 +59,7 @@ def export_run(folder: Path, layout: str, target: Path, console: Console) -> dic
     pairs = folder / "pairs"
     if not (pairs / "queries.jsonl").exists():
         raise InputError(f"{folder}: no pairs there yet; give the folder of a run, like runs/quickstart")
+    Inputs(folder).check_mined()
     check_new_folder(target)
     files = {split: pairs / "qrels" / f"{split}.tsv" for split in ("train", "dev", "test")}
     splits = {split: read_qrels(path) for split, path in files.items() if _has_rows(path)}

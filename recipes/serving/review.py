@@ -92,6 +92,7 @@ class Review:
 
     @cached_property
     def _items(self) -> dict[str, Item]:
+        self._inputs.check_mined()
         corpus = self._inputs.training_corpus()
         made = [*self._kept(corpus), *self._rejected(corpus), *self._negatives(corpus)]
         return {item.key: item for item in made}

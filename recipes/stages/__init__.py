@@ -67,7 +67,18 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
     """The stages of a recipe with their parts, in the order in which they run. Raises ``InputError`` for files that the
     recipe names and that are not as they should be."""
     stages = GENERATIVE if recipe.generative else STAGES
-    left_out = set()
+    unused = unused_stages(recipe)
+    parts = {name: stage.part.of(recipe) for name, stage in stages.items() if name not in unused}
+    order: list[str] = []
+    while len(order) < len(parts):
+        # of those whose inputs are there, the first: so before comes as early as it can
+        order.append(next(n for n, part in parts.items() if n not in order and set(part.reads()) <= set(order)))
+    return [(stages[name], parts[name]) for name in order]
+
+
+def unused_stages(recipe: Recipe) -> set[str]:
+    """Those that there are and that a recipe has not."""
+    left_out = (STAGES.keys() | GENERATIVE.keys()) - (GENERATIVE if recipe.generative else STAGES).keys()
     if not recipe.learners():
         left_out.add("teacher")
     if recipe.reranker is None:
@@ -76,12 +87,7 @@ def stages_of(recipe: Recipe) -> list[tuple[Stage, StagePart]]:
         left_out.add("negatives")
     if not recipe.evaluation.systems:
         left_out.add("systems")
-    parts = {name: stage.part.of(recipe) for name, stage in stages.items() if name not in left_out}
-    order: list[str] = []
-    while len(order) < len(parts):
-        # of those whose inputs are there, the first: so before comes as early as it can
-        order.append(next(n for n, part in parts.items() if n not in order and set(part.reads()) <= set(order)))
-    return [(stages[name], parts[name]) for name in order]
+    return left_out
 
 
 def check_recipe(recipe: Recipe, stages: Collection[str] | None = None) -> None:

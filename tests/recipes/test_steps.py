@@ -98,6 +98,31 @@ def test_until_a_stage_runs_what_it_needs_and_from_takes_what_lies_there(recipe)
     assert result.returncode == 2 and "pairs: not there, or not as it was made" in result.stderr
 
 
+def test_what_the_recipe_has_no_more_is_put_aside_and_taken_again(plain, tmp_path):
+    shutil.copytree(plain.parent.parent, tmp_path / "copy")
+    run = tmp_path / "copy" / "runs" / "plain"
+    mined = (run / "negatives" / "negatives.jsonl").read_text()
+    other = ("training.loss=embedding", "training.teacher=encoder:packaged:tiny-bert")
+    without = sharpen("run", str(run), *other, "evaluation.systems=false", cwd=tmp_path)
+    assert without.returncode == 0, without.stderr
+    assert not made(run) & {"negatives", "systems"} and "| bm25" not in (run / "report.md").read_text()
+    exported = sharpen("export", str(run), "--layout", "flag-embedding", "--to", "exported", cwd=tmp_path)
+    assert exported.returncode == 0, exported.stderr
+    assert not any(json.loads(line)["neg"] for line in (tmp_path / "exported" / "train.jsonl").open())
+    again = sharpen(
+        "run", str(run), "training.loss=mnrl", "training.teacher=null", "evaluation.systems=true", cwd=tmp_path
+    )
+    assert again.returncode == 0, again.stderr
+    assert re.findall(r"✓ (negatives|systems) +unchanged", again.stdout)[0] == "negatives"
+    assert (run / "negatives" / "negatives.jsonl").read_text() == mined
+    # stopped between new pairs and new negatives
+    stopped = sharpen("run", str(run), "split.dev=0.3", "--until", "pairs", cwd=tmp_path)
+    assert stopped.returncode == 0, stopped.stderr
+    for command in (["export", str(run), "--layout", "beir", "--to", "other"], ["negatives", str(run), "--sheet", "3"]):
+        result = sharpen(*command, cwd=tmp_path)
+        assert result.returncode == 2 and "mined of other pairs" in result.stderr, result.stdout
+
+
 def test_a_stage_that_the_recipe_has_not_is_named_before_anything_runs(recipe):
     for wrong in ("reranker", "trainning"):
         result = sharpen("run", str(recipe), "llm=embedded", "--until", wrong, cwd=recipe.parent)
