@@ -29,6 +29,8 @@ TURNED_AWAY = (Kind.REFUSED, Kind.WEB_PAGE)
 Refused = dict[str, str | None]
 """Parameters that a server does not take, with what they are sent as (None: left out)."""
 Ahead = Callable[["LLMClient", Sequence[Request]], None]
+POLL = 0.1
+"""Seconds between two looks for an answer that another program asks for."""
 MAX_TURNED_AWAY = 10
 """So many in a row are the endpoint's."""
 
@@ -75,6 +77,7 @@ class LLMClient:
         self._turned_away: list[str] = []
         """The errors in a row."""
         self._was_answered = False
+        self._waits = False
 
     @property
     def refused_parameters(self) -> dict[str, str]:
@@ -130,7 +133,7 @@ class LLMClient:
                     await asyncio.wait([under_way[key]])
                 answer = self.known(request)
                 if answer is None:
-                    under_way[key] = asyncio.ensure_future(self._answer(pool, request))
+                    under_way[key] = asyncio.ensure_future(self._claimed(pool, request))
                     try:
                         answer = await under_way[key]
                     finally:
@@ -152,6 +155,23 @@ class LLMClient:
                 raise errors.exceptions[0] from errors.exceptions[0].__cause__
         self._raise_if_turned_away()
         return [results[number] for number in range(len(results))]
+
+    async def _claimed(self, pool: EndpointPool, request: Request) -> Answer:
+        """The answer to a request, of this program or of another one that shares the journal and asks for the same."""
+        key = self.key(request)
+        while not self.journal.claim(key):
+            if not self._waits:
+                self._waits = True
+                self.say(f"another program asks {self.identity} for the same answers; waiting for them")
+            await asyncio.sleep(POLL)
+        try:
+            if (answer := self.known(request)) is None:
+                return await self._answer(pool, request)
+            self._was_answered = True
+            self._count(key, answer)
+            return answer
+        finally:
+            self.journal.release(key)
 
     def known(self, request: Request) -> Answer | None:
         """The answer that the journal has. One without a text, of a server that may be mended by now, is none, but for

@@ -4,34 +4,56 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import sqlite3
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from sharpen.evaluation.files import InputError
+
+MEMORY = ":memory:"
+"""In place of a path: nothing is kept."""
+CLAIM_SECONDS = 3600
+"""After which a program on another machine, of which nobody knows whether it is alive, has lost what it claimed."""
 
 
 class Journal:
     """A durable map from request to answer in one SQLite file.
 
     The key is a hash of the request (model, messages or prompt, parameters); the answer is any JSON object. ``put``
-    returns after the answer is on disk. Use from one thread at a time.
+    returns after the answer is on disk. Programs that share the file claim what they are about to ask. Use from one
+    thread at a time.
     """
 
     def __init__(self, path: str | Path) -> None:
+        self._owner = uuid.uuid4().hex
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("PRAGMA synchronous=FULL")
             self._db.execute(
                 "CREATE TABLE IF NOT EXISTS answers (key TEXT PRIMARY KEY, answer TEXT NOT NULL, written REAL)"
             )
             self._db.execute("CREATE TABLE IF NOT EXISTS batches (file TEXT PRIMARY KEY, server TEXT, path TEXT)")
+            self._db.execute(
+                "CREATE TABLE IF NOT EXISTS claims (key TEXT PRIMARY KEY, owner TEXT, host TEXT, pid INTEGER, at REAL)"
+            )
+            # what is claimed need not outlive the machine, and would else cost each answer two waits for the disk
+            self._claims = (
+                self._db
+                if str(path) == MEMORY
+                else sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+            )
+            self._claims.execute("PRAGMA synchronous=NORMAL")
         except sqlite3.DatabaseError as error:
             raise InputError(
                 f"{path}: not a usable journal of LLM answers ({error}); move it away to start a new one"
@@ -55,6 +77,22 @@ class Journal:
         """All keys with their answers."""
         for key, answer in self._db.execute("SELECT key, answer FROM answers ORDER BY written"):
             yield key, json.loads(answer)
+
+    def claim(self, key: str) -> bool:
+        """Whether this journal may ask for the answer now; False while another program that shares the file does, or
+        this one through another connection. A program that has ended has no claims."""
+        row = self._claims.execute("SELECT owner, host, pid, at FROM claims WHERE key = ?", (key,)).fetchone()
+        if row is not None and (row[0] == self._owner or not _is_alive(*row[1:])):
+            self._claims.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, row[0]))
+        claimed = self._claims.execute(
+            "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
+            (key, self._owner, platform.node(), os.getpid(), time.time()),
+        )
+        return claimed.rowcount == 1
+
+    def release(self, key: str) -> None:
+        """Give back what was claimed, whether the answer has come or not."""
+        self._claims.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, self._owner))
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -84,4 +122,10 @@ class Journal:
         return self._db.execute("SELECT count(*) FROM answers").fetchone()[0]
 
     def close(self) -> None:
+        self._claims.close()
         self._db.close()
+
+
+def _is_alive(host: str, pid: int, at: float) -> bool:
+    """Whether who claimed something may still be asking for it."""
+    return psutil.pid_exists(pid) if host == platform.node() else time.time() - at < CLAIM_SECONDS

@@ -21,7 +21,7 @@ from sharpen.evaluation.partitions.kept import Partitions
 from sharpen.evaluation.processes import alone
 from sharpen.sdg.asking import share_exactly
 from sharpen.sdg.llm.client import Ahead, LLMClient
-from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.llm.journal import MEMORY, Journal
 from sharpen.sdg.llm.messages import Answer, Request
 
 if TYPE_CHECKING:
@@ -31,7 +31,6 @@ FEW = 16
 """Requests that are not worth a worker's start."""
 REQUESTS = 256
 """Of a shard at most."""
-MEMORY = ":memory:"
 
 
 @dataclass

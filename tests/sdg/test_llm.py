@@ -1,8 +1,13 @@
 import asyncio
 import json
+import multiprocessing
+import platform
 import sqlite3
 import threading
+import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
@@ -59,6 +64,38 @@ def test_trouble_that_passes_is_waited_out_and_answers_are_asked_for_once(tmp_pa
         again = _llm(base_url, tmp_path, max_concurrency=1).ask(requests)
     assert seen.total() == asked
     assert [a.text for a in again] == [a.text for a in answers] and all(a.from_journal for a in again)
+
+
+def test_two_programs_with_one_journal_ask_for_an_answer_once(tmp_path):
+    seen: Counter[str] = Counter()
+    both = threading.Barrier(2)
+
+    def reply(path, body, headers):
+        seen[body["messages"][0]["content"]] += 1
+        time.sleep(0.02)
+        return chat_answer(f"about {body['messages'][0]['content']}")
+
+    requests = [Request(f"prompt {n}", chat=True) for n in range(30)]
+    said = []
+
+    def program(base_url):
+        llm = _llm(base_url, tmp_path, max_concurrency=4, say=said.append)
+        both.wait()
+        return [answer.text for answer in llm.ask(requests)]
+
+    # who was killed with a claim in hand has lost it, as has one on another machine after an hour
+    ended = multiprocessing.get_context("spawn").Process(target=str)
+    ended.start()
+    ended.join()
+    with closing(Journal(tmp_path / "journal.sqlite")) as journal, serve_replies(reply) as base_url:
+        keys = [_llm(base_url, tmp_path).key(request) for request in requests]
+        for key, host, pid, at in ((keys[0], platform.node(), ended.pid, time.time()), (keys[1], "far", 1, 0.0)):
+            journal._claims.execute("INSERT INTO claims VALUES (?, 'other', ?, ?, ?)", (key, host, pid, at))
+        with ThreadPoolExecutor(2) as pool:
+            answers = list(pool.map(program, [base_url] * 2))
+        assert answers[0] == answers[1] == [f"about prompt {n}" for n in range(30)]
+        assert set(seen.values()) == {1} and any("another program asks m" in sentence for sentence in said)
+        assert not journal._claims.execute("SELECT count(*) FROM claims").fetchone()[0]
 
 
 @pytest.mark.parametrize(
