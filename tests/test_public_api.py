@@ -23,7 +23,7 @@ def test_from_documents_to_a_report_in_the_lines_of_the_readme(tmp_path):
 
     (tmp_path / "docs").mkdir()
     documents = list(sdg.read_documents("python-docs").values())
-    for n, document in enumerate(documents[:: len(documents) // 40][:40]):
+    for n, document in enumerate(documents[:: len(documents) // 24][:24]):
         (tmp_path / "docs" / f"{n}.txt").write_text(f"{document.title}\n{document.text[:600]}")
     (tmp_path / "pool.yaml").write_text(POOL.read_text())
     code = next(block for block in blocks("python") if "ev.compare(" in block)

@@ -1,5 +1,9 @@
-import pytest
+import shutil
 
+import pytest
+from filelock import FileLock
+
+from sharpen.sdg.llm.settings import JOURNAL
 from tests.browsers import chromium
 from tests.conftest import make_dataset, make_recipe
 from tests.processes import sharpen
@@ -17,12 +21,19 @@ evaluation: {{data: {data}, others: []}}
 
 
 @pytest.fixture(scope="session")
-def undisturbed(tmp_path_factory):
-    """One finished run that several tests look at."""
-    tmp_path = tmp_path_factory.mktemp("run")
+def undisturbed(tmp_path_factory, worker_id):
+    """One finished run that several tests look at. The LLM answers the first worker that asks; the others are given its
+    journal."""
+    tmp_path, base = tmp_path_factory.mktemp("run"), tmp_path_factory.getbasetemp()
     recipe_file = make_recipe(tmp_path, make_dataset(tmp_path / "topics"))
-    result = sharpen("run", str(recipe_file), cwd=tmp_path, process=True)
-    assert result.returncode == 0, result.stderr + result.stdout
+    answers = (base if worker_id == "master" else base.parent) / JOURNAL
+    with FileLock(f"{answers}.lock"):
+        if answers.exists():
+            (tmp_path / "runs").mkdir()
+            shutil.copy(answers, tmp_path / "runs" / JOURNAL)
+        result = sharpen("run", str(recipe_file), cwd=tmp_path, process=True)
+        assert result.returncode == 0, result.stderr + result.stdout
+        shutil.copy(tmp_path / "runs" / JOURNAL, answers)
     return tmp_path, recipe_file, result
 
 

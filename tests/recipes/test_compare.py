@@ -55,6 +55,7 @@ def test_every_miner_and_every_filter_in_one_run(place):
         f" {{kind: random}}, {{kind: cross_encoder, model: {reranker}}}, {{kind: llm, negatives: 2, max_tokens: 90,"
         f" pool: {POOL}}}], filters: [{{kind: guide}}, {{kind: percentage}}, {{kind: margin}}, {{kind: absolute, max:"
         f" 0.97}}, {{kind: cross_encoder, model: {reranker}, max: 1.0}}]}}",
+        few := "filters.max_queries=10",
     )
     rows = read_negatives(run / "negatives" / "negatives.jsonl")
     qrels = read_qrels(run / "pairs" / "qrels" / "train.tsv")
@@ -85,7 +86,7 @@ def test_every_miner_and_every_filter_in_one_run(place):
         for first, second in itertools.pairwise(chain)
         for m in ("bm25", "dense", "llm")
     )
-    again = sharpen("run", str(place[1]), "name=all", "negatives.per_query=2", cwd=place[0])
+    again = sharpen("run", str(place[1]), "name=all", few, "negatives.per_query=2", cwd=place[0])
     assert again.returncode == 0 and "negatives.filters" not in again.stdout
 
 

@@ -36,7 +36,7 @@ CORPUS = POSITIVES | NEGATIVES
         ("gist", 0.85),  # which also contrasts queries with queries, and these are not gathered
     ],
 )
-def test_two_processes_learn_what_one_does_and_go_on_where_one_of_them_was_killed(loss, alike, tmp_path):
+def test_two_processes_learn_what_one_does(loss, alike, tmp_path):
     alone = _train(loss, tmp_path / "alone", processes=1)
     together = _train(loss, tmp_path / "together", processes=2)
     assert [row["step"] for row in alone["validated"]] == [row["step"] for row in together["validated"]]
@@ -46,7 +46,11 @@ def test_two_processes_learn_what_one_does_and_go_on_where_one_of_them_was_kille
         for f in ("packaged:tiny-bert", str(tmp_path / "alone" / "m"), str(tmp_path / "together" / "m"))
     )
     assert torch.cosine_similarity(one - base, two - base, dim=0) > alike
+    if loss == "cached_mnrl":  # once: what they go on from is the same of every loss
+        _go_on_where_one_was_killed(loss, tmp_path, together)
 
+
+def _go_on_where_one_was_killed(loss: str, tmp_path: Path, together: dict) -> None:
     assert _train(loss, tmp_path / "killed", processes=2, killed_at=8) is None
     assert not (tmp_path / "killed" / "m").exists()
     resumed = _train(loss, tmp_path / "killed", processes=2)
