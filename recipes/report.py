@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from sharpen.evaluation.contamination import Overlap, overlap
@@ -16,8 +18,9 @@ from sharpen.evaluation.report.comparison import Comparison, code, kinds_table, 
 from sharpen.evaluation.report.page import page
 from sharpen.evaluation.runs import read_run
 from sharpen.evaluation.truncation import Truncation
-from sharpen.recipes.engine import TRUNCATED, Manifests
+from sharpen.recipes.engine import ASKED, TRUNCATED, Manifests
 from sharpen.recipes.finished import FinishedRun
+from sharpen.sdg.llm.budget import Prices
 from sharpen.sdg.queries import LABELLED
 
 SAMPLES = 12
@@ -151,17 +154,29 @@ def _with_texts(run: FinishedRun, overlaps: dict[str, Overlap]) -> Sections:
 
 
 def _cost(manifests: Manifests) -> str:
-    counts = manifests["queries"]["counts"]
+    """The time of all stages, and what they asked of language models: in all, and of each where there are several."""
     seconds = sum(m["seconds"] for m in manifests.values())
     sentence = f"In all {seconds / 60:.1f} minutes of the runs that made these stages"
-    if "prompt_tokens" in counts:
-        sentence += (
-            f"; the language model read {counts['prompt_tokens']:,} tokens ({counts.get('cached_tokens', 0):,} of them"
-            f" cached) and wrote {counts['completion_tokens']:,}"
-        )
-    if "money" in counts:
-        sentence += f", for {counts['money']}"
+    by_llm: dict[str, list[dict[str, Any]]] = {}
+    for row in (row for m in manifests.values() for row in m.get(ASKED, ())):
+        by_llm.setdefault(row["llm"], []).append(row)
+    if by_llm:
+        models = "the language models" if len(by_llm) > 1 else "the language model"
+        sentence += f"; {models} {_asked([row for rows in by_llm.values() for row in rows])}"
+    if len(by_llm) > 1:
+        sentence += ": " + "; ".join(f"{code(llm)} {_asked(rows)}" for llm, rows in by_llm.items())
     return f"{sentence}."
+
+
+def _asked(rows: Sequence[dict[str, Any]]) -> str:
+    """What was read and written, and for how much where there are prices."""
+    read, cached, wrote = (sum(row[f"{kind}_tokens"] for row in rows) for kind in ("prompt", "cached", "completion"))
+    money: dict[str, Decimal] = {}
+    for row in rows:
+        if "money" in row:
+            money[row["currency"]] = money.get(row["currency"], Decimal(0)) + Decimal(row["money"])
+    paid = " and ".join(Prices(currency=currency).show(amount) for currency, amount in money.items())
+    return f"read {read:,} tokens ({cached:,} of them cached) and wrote {wrote:,}" + (f", for {paid}" if paid else "")
 
 
 def _by_strategy(run: FinishedRun) -> list[str]:

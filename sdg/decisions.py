@@ -126,7 +126,7 @@ def decide_queries(
     by_query = {(d.query_id, d.query): d for d in decisions}
     kept = {q.id: q for q in result.kept}
     rejected = {r.query: r for r in result.rejected}
-    made, number = FilterResult(passed=dict(result.passed)), 0
+    made, number = FilterResult(passed=dict(result.passed), spending=result.spending), 0
     for query in queries:
         decision = by_query.get((query.id, query.text))
         number += decision is not None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ class Resources:
 
     ``models``: encoders and cross-encoders. ``llm``: who is asked where a part names no LLM of its own (None: whatever
     asks for it is an ``InputError``); an ``LLM`` brings its journal. ``journal``: the SQLite file that keeps every
-    answer. ``warn``: is given a sentence that a person should read. ``purses``: what is gone of each LLM's budget,
-    which all that ask it share.
+    answer. ``warn``: is given a sentence that a person should read. ``purses``: what each LLM has taken, and is gone
+    of its budget, which all that ask it share.
     """
 
     models: Models = field(default_factory=Models)
@@ -53,12 +54,15 @@ class Resources:
 
     def spending(self, settings: LLMSettings) -> Spending:
         """Where one use of an LLM is counted, within what all uses have left of its budget."""
-        purse = None if settings.budget is None else self.purses.setdefault(settings.purse, Purse())
+        purse = self.purses.setdefault(settings.purse, Purse())
+        purse.llm = settings.embedded or settings.model  # one that count_spent has made has no names yet
+        purse.currency = settings.prices.currency if settings.prices else ""
         return Spending(settings.prices, settings.budget, purse)
 
-    def spent(self) -> dict[str, Decimal]:
-        """What is gone of each budget."""
-        return {name: purse.spent for name, purse in self.purses.items()}
+    def taken(self) -> dict[str, Counter[str]]:
+        """Of each purse: the tokens of all answers so far, each counted once, and the money, which with a budget is
+        also that of earlier programs."""
+        return {name: purse.taken() for name, purse in self.purses.items()}
 
     def count_spent(self, amounts: Mapping[str, str]) -> None:
         """Take what was spent before, by this or another program, from the budgets."""

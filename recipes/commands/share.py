@@ -24,7 +24,9 @@ def push(
     ] = False,
     texts: Annotated[
         bool,
-        typer.Option("--texts", help="Push a model whose files hold words of documents: a generative retriever."),
+        typer.Option(
+            "--texts", help="Push what holds words of documents, too: a generative retriever, examples in the recipe."
+        ),
     ] = False,
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it. Default: private.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and sizes; connect to nobody.")] = False,

@@ -21,6 +21,7 @@ from sharpen.sdg.decisions import PairDecision, decide_queries
 from sharpen.sdg.filters.base import FilterResult, filter_queries
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.filters.text import query_key
+from sharpen.sdg.llm.budget import spending_counts
 from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.mixing import labelled_of_split, mix_labelled
 from sharpen.sdg.queries import LABELLED
@@ -221,7 +222,7 @@ def _counts(
         counts["labelled_held_out"] = len(labelled) - len(real) - held_out
     if not_drawn := available - len(splits.train):
         counts["not_drawn"] = not_drawn
-    return counts
+    return counts | spending_counts(filtered.spending)
 
 
 STAGE = Stage("pairs", 8, PairsStage, make_pairs, shared=True)

@@ -8,6 +8,7 @@ import unicodedata
 import warnings
 from collections.abc import Iterator
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from sharpen.sdg.documents.folders import find_files, is_dataset
 from sharpen.sdg.documents.formats import DATASET, FORMATS, TEXT, Format, no_reader, not_installed
 from sharpen.sdg.documents.settings import PYTHON_DOCS, ReadingSettings
 from sharpen.sdg.documents.skipping import ReadingLog, Skipped, Unreadable
+from sharpen.sdg.drawing import drawn
 from sharpen.sdg.python_docs import read_python_docs
 
 CORPUS_SUFFIXES = (".jsonl", ".jsonl.gz")
@@ -98,6 +100,42 @@ def iter_documents(
     if is_empty:
         because = ", ".join(f"{n:,} {reason}" for reason, n in log.reasons().items()) or "no files"
         raise InputError(f"{source}: no document with any text in it ({because}); nothing to train on")
+
+
+def some_documents(source: str | Path, number: int, log: ReadingLog) -> tuple[list[Document], bool]:
+    """At most ``number`` documents of ``source``, drawn from all of it, the same each time; and whether there are more.
+
+    No more than ``number`` files are opened, and five times as many documents read; of a ``.jsonl`` file, all. A few
+    files that hold many documents get as much of that as the others leave, so that none hides the rest. ``log``: is
+    told what was skipped of the files that were opened. Raises ``InputError`` as ``iter_documents`` does.
+    """
+    path, settings = locate_source(str(source)), ReadingSettings()
+    documents: list[Document] = []
+    more, left = False, 5 * number
+    if path.is_dir() and not is_dataset(path):
+        found, log.skipped[:] = find_files(path, settings)
+        # by a draw and not each n-th: where languages or kinds take turns, that would be one of them
+        files = sorted(found, key=lambda file: drawn(0, file.relative_to(path).as_posix()))[:number]
+        more, seen = len(files) < len(found), set()
+        for n, file in enumerate(sorted(files, key=_size)):
+            doc_id = escape_id(file.relative_to(path).as_posix())
+            every = _long_enough(_read_one(InputFile.of(file, doc_id), settings, log, seen), settings, log)
+            most = left // (len(files) - n)  # the largest come last, when it is known what is left for them
+            read = list(islice(every, most + 1))
+            more, left = more or len(read) > most, left - len(read[:most])
+            documents += read[:most]
+    if not documents:  # no such folder, or nothing but files without any text among those drawn
+        most = None if path.name.endswith(CORPUS_SUFFIXES) else left
+        documents = list(islice(iter_documents(source, settings=settings, log=log), most))
+    chosen = sorted(documents, key=lambda document: drawn(0, document.id))[:number]
+    return chosen, more or len(chosen) < len(documents)
+
+
+def _size(file: Path) -> tuple[int, str]:
+    try:
+        return file.stat().st_size, file.name
+    except OSError:  # it is skipped when it is read
+        return 0, file.name
 
 
 def locate_source(source: str) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 from sharpen.evaluation.beir import Corpus, Query
+from sharpen.sdg.llm.budget import Spending
 from sharpen.sdg.rejections import Rejection
 
 if TYPE_CHECKING:
@@ -22,11 +23,13 @@ class FilterResult:
     """``kept`` queries in their order, and the ``rejected`` ones with their reasons.
 
     ``passed``: filter to strategy to the number of queries that were left after it; under ``generated``, what came in.
+    ``spending``: tokens and money of the LLMs that filters asked.
     """
 
     kept: list[Query] = field(default_factory=list)
     rejected: list[Rejection] = field(default_factory=list)
     passed: dict[str, dict[str, int]] = field(default_factory=dict)
+    spending: list[Spending] = field(default_factory=list)
 
 
 class QueryFilter(Protocol):
@@ -82,6 +85,7 @@ def filter_queries(
         applied = _apply(query_filter, left, corpus, resources)
         left = applied.kept
         result.rejected += applied.rejected
+        result.spending += applied.spending
         result.passed[query_filter.name] = _by_strategy(left)
     result.kept = left
     return result

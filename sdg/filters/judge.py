@@ -82,7 +82,7 @@ class Judge(Settings):
         batches = list(_batches(queries, self.per_prompt))
         answers = client.ask(self.requests(queries, corpus, client.chat), use)
         raise_if_unanswered(client, answers, "judgements of queries", "take filters.judge out")
-        result = FilterResult()
+        result = FilterResult(spending=[client.spending])
         for batch, answer in zip(batches, answers, strict=True):
             self._sort(batch, answer, result)
         return result

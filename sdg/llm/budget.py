@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from decimal import ROUND_HALF_UP, Decimal
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field
 
@@ -58,13 +59,26 @@ class Prices(Settings):
 
 
 class Purse:
-    """What is gone of one budget, by all who share it: ``spent``, and ``reserved`` for what is under way."""
+    """What is gone of one budget, by all who share it: ``spent``, and ``reserved`` for what is under way. ``tokens``:
+    those of the answers, each counted once. ``llm`` and ``currency``: for people; no currency, no prices."""
 
     def __init__(self) -> None:
+        self.llm = self.currency = ""
         self.spent = Decimal(0)
         self.reserved = Decimal(0)
+        self.tokens: Counter[str] = Counter()
         self.counted: set[bytes] = set()
         """Keys of the answers in it: one that is used again, as when negatives are mined again, was paid once."""
+
+    def taken(self) -> Counter[str]:
+        """Tokens by kind, and ``money``, so far."""
+        return self.tokens + Counter(money=self.spent)
+
+    def row(self, taken: Counter[str]) -> dict[str, Any]:
+        """A part of what was taken, for a manifest."""
+        tokens = {f"{kind}_tokens": taken[kind] for kind in ("prompt", "cached", "completion")}
+        money = {"money": f"{Decimal(taken['money']):f}", "currency": self.currency} if self.currency else {}
+        return {"llm": self.llm} | tokens | money
 
 
 class Spending:
@@ -104,11 +118,13 @@ class Spending:
     ) -> None:
         """Count an answer. ``key``: the journal's, by which the budget counts it once."""
         cost = self._prices(batch).cost(prompt_tokens, completion_tokens, cached_tokens)
+        tokens = Counter(prompt=prompt_tokens, completion=completion_tokens, cached=cached_tokens)
         self.spent += cost
-        self.tokens += Counter(prompt=prompt_tokens, completion=completion_tokens, cached=cached_tokens)
+        self.tokens += tokens
         if not self.is_counted(key):
             self.purse.spent += cost
-            if key and self.budget is not None:
+            self.purse.tokens += tokens
+            if key:
                 self.purse.counted.add(_short(key))
 
     def is_counted(self, key: str) -> bool:
@@ -133,6 +149,15 @@ class Spending:
         if self.purse.spent == self.spent:
             return f"{spent} of {self.prices.show(self.budget)}"
         return f"{spent} here, {self.prices.show(self.purse.spent)} of {self.prices.show(self.budget)} in all"
+
+
+def spending_counts(spending: Sequence[Spending]) -> dict[str, Any]:
+    """Tokens and money of several uses of LLMs, for a manifest; empty where there was none."""
+    tokens = sum((s.tokens for s in spending), Counter())
+    counts: dict[str, Any] = {f"{kind}_tokens": n for kind, n in tokens.items()}
+    if any(s.spent for s in spending):
+        counts["money"] = ", ".join(str(s) for s in spending)
+    return counts
 
 
 def _short(key: str) -> bytes:

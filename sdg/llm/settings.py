@@ -161,8 +161,8 @@ class LLMSettings(Settings):
     def purse(self) -> str:
         """What names the money that all who ask this model within this budget share; not its prices, which may be
         mended when some of it is spent."""
-        budget = "" if self.budget is None else f"{self.budget.normalize():f} {self.prices.currency}"
-        return f"{self.embedded or self.model}, {budget}"
+        budget = "" if self.budget is None else f"{self.budget.normalize():f} "
+        return f"{self.embedded or self.model}, {budget}{self.prices.currency if self.prices else ''}"
 
     def check(self) -> None:
         """Raise ``InputError`` if the weights or a key is not there."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from sharpen.evaluation.beir import Corpus, Queries, Query, list_queries
-from sharpen.sdg.llm.budget import Spending
+from sharpen.sdg.llm.budget import Spending, spending_counts
 from sharpen.sdg.negatives.base import FilteredRows, Miner, MinerSettings, MiningResult, NegativeFilter
 from sharpen.sdg.negatives.bm25 import BM25Miner
 from sharpen.sdg.negatives.candidates import candidates, depth_for
@@ -272,11 +272,7 @@ class _Mining:
             counts["filled"] = filled
         if relabelled := sum(n.verdict == "relabelled" for n in drawn.rows):
             counts["relabelled"] = relabelled
-        if self.spending:
-            tokens = sum((s.tokens for s in self.spending), Counter())
-            counts |= {f"{kind}_tokens": n for kind, n in tokens.items()}
-        if any(s.spent for s in self.spending):
-            counts["money"] = ", ".join(str(s) for s in self.spending)
+        counts |= spending_counts(self.spending)
         if self.rejected:
             counts["rejected"] = _tally(row.message for row in self.rejected)
         return counts

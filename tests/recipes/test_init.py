@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 from ruamel.yaml import YAML
 
+from sharpen.recipes.beginning import Looked
 from sharpen.recipes.load import first_line
 from tests.conftest import TOPICS
 from tests.processes import sharpen
@@ -68,6 +70,25 @@ def test_with_an_endpoint_and_long_german_documents(documents, monkeypatch):
     assert recipe["training"]["query_prompt"] == "query: "
     assert recipe["queries"]["documents"] == 1000 and (documents / "mine_pool.yaml").exists()
     assert max(map(len, (documents / "mine.yaml").read_text().splitlines())) <= 120
+
+
+def test_a_second_language_is_found_wherever_it_lies(documents):
+    for language, number, text in (("de", 1200, GERMAN), ("en", 800, TOPICS["bread"][1])):
+        (documents / "wiki" / language).mkdir(parents=True)
+        for n in range(number):
+            (documents / "wiki" / language / f"{n}.txt").write_text(f"{text} {n}")
+    recipe, said = _recipe(documents, "--llm", "none", "--yes", source="wiki")
+    assert "looked at 1,000 of the documents in 2,000 files: text 1,000" in said
+    german, english = map(int, re.search(r"^languages: German (\d+), English (\d+)$", said, re.M).groups())
+    assert german + english == 1000 and 350 < english < 450
+    assert "language" not in recipe["corpus"] and recipe["training"]["base"] == "packaged:multilingual-e5-small"
+    assert first_line(documents / "mine.yaml").endswith("wiki: more than 1,000 documents, German and English.")
+
+
+def test_some_of_many_other_languages_take_a_base_that_knows_them():
+    some = {"en": 94} | dict.fromkeys(("de", "fr", "it"), 2)
+    assert not Looked(100, False, 100, 9, 9, some).is_english
+    assert Looked(100, False, 100, 9, 9, {"en": 95, "de": 5}).is_english
 
 
 def test_it_asks_three_questions_at_most(documents, monkeypatch):

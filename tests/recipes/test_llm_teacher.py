@@ -14,6 +14,7 @@ from sharpen.evaluation.files import InputError
 from sharpen.recipes.engine import run_stages
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.preview import estimate_recipe
+from sharpen.recipes.report import _cost, counts_line
 from sharpen.recipes.run import prepare_run, run_recipe
 from sharpen.recipes.stages import STAGES, stages_of
 from sharpen.recipes.teachers import recipe_teachers
@@ -142,6 +143,55 @@ def test_all_stages_share_the_budget_those_that_are_reused_too(recipe_file):
     in_all = float(before[1]) + float(after[1])
     assert manifests["teacher"]["counts"]["llm"]["money"] == (
         f"{float(after[1]):.2f} USD spent here, {in_all:.2f} USD of 100.00 USD in all"
+    )
+
+
+def test_time_and_cost_counts_what_every_stage_asked_of_every_llm(recipe_file):
+    """Judges of queries and negatives, and two teachers that are one LLM."""
+    reader, judged = Reader(), []
+
+    def reply(path, body, headers):
+        prompt, form = body["messages"][0]["content"], str(body.get("response_format"))
+        if not ("'scores'" in form or "'relevant'" in form):
+            return reader(path, body, headers)
+        judged.append(body["model"])
+        if "'relevant'" in form:
+            return chat_answer(json.dumps({"relevant": [False] * len(re.findall(r"^Document \d+: ", prompt, re.M))}))
+        points = dict.fromkeys(("relevance", "factual_accuracy", "context_support", "clarity", "overall"), 9)
+        return chat_answer(json.dumps({"scores": [points] * len(re.findall(r"^Query \d+: ", prompt, re.M))}))
+
+    def costs(manifests):
+        return re.search(r"; (the language model.*)\.$", _cost(manifests)).group(1)
+
+    negatives = "{per_query: 1, miners: [{kind: bm25, ranks: [1, 4]}], filters: [{kind: judge}], too_few: random}"
+    given = [*HARVESTED, f"negatives={negatives}", "training.loss=margin_mse", "training.teacher={llm: 1, base: 1}"]
+    given += ["reranker={base: packaged:tiny-bert, loss: distillation, teacher: 'llm:listwise', negatives: 2}"]
+    with serve_replies(reply) as url:
+        own = f"{{base_url: '{url}', model: careful, prices: {{input: 1, output: 1, currency: EUR}}}}"
+        given += [_llm(url, ", prices: {input: 1000, output: 1000}"), f"filters.judge={{llm: {own}}}"]
+        _, manifests = _scored(recipe_file, *given)
+        _, again = _scored(recipe_file, *given)
+    careful, others = judged.count("careful"), judged.count("reader")
+    pointwise = sum(bool(re.search(r"^Document: ", prompt, re.M)) for prompt in reader.prompts)
+    chats = others + len(reader.prompts) - pointwise
+    assert min(careful, others, pointwise, chats - others) > 0
+    read, wrote = 11 * chats + 15 * pointwise, 5 * chats + pointwise
+    assert manifests["pairs"]["counts"]["prompt_tokens"] == 11 * careful
+    assert f"money {16e-6 * careful:.6f} EUR spent" in counts_line(manifests["pairs"]["counts"])
+    paid, in_euros = f"{16 * (chats + pointwise) / 1000:.2f} USD", f"{16e-6 * careful:.6f} EUR"
+    cached = 4 * (chats + careful)
+    assert (
+        costs(manifests)
+        == costs(again)
+        == (
+            f"the language models read {read + 11 * careful:,} tokens ({cached:,} of them cached) and wrote"
+            f" {wrote + 5 * careful:,}, for {in_euros} and {paid}: `careful` read {11 * careful:,} tokens"
+            f" ({4 * careful:,} of them cached) and wrote {5 * careful:,}, for {in_euros};"
+            f" `reader` read {read:,} tokens ({4 * chats:,} of them cached) and wrote {wrote:,}, for {paid}"
+        )
+    )
+    assert costs({name: m for name, m in manifests.items() if name != "pairs"}) == (
+        f"the language model read {read:,} tokens ({4 * chats:,} of them cached) and wrote {wrote:,}, for {paid}"
     )
 
 

@@ -206,6 +206,37 @@ def test_no_folder_of_this_machine_stands_in_the_card_of_a_generative_model(plai
     assert "`model.gguf`, tuned with" in card and str(plain) not in card
 
 
+SAID = "Our contract with ACME ends in May"
+OTHER = "The stamp of ACME is in the safe"
+
+
+def test_examples_in_the_recipe_are_pushed_only_when_asked_for(plain, hub, tmp_path):
+    values = YAML(typ="safe").load((plain / "recipe.yaml").read_text())
+    pool, own = [{"document": SAID, "query": "when does it end"}], {"document": SAID, "query": OTHER, "answer": SAID}
+    strategies = [{"kind": "question_answer", "pool": [own, own]}, {"kind": "sentence"}]
+    strategies.append({"kind": "custom", "use": "mine.py:Own", "options": {"shots": {"first": [SAID, OTHER]}}})
+    values |= {"llm": {"base_url": "http://localhost:1/v1", "model": "m"}}
+    values["queries"] = {"pool": pool, "strategies": strategies, "examples_per_prompt": 1}
+    values["negatives"]["miners"] = [{"kind": "llm", "pool": "shots.yaml"}]
+    recipe = Recipe.model_validate(values).model_dump(mode="json")
+    model = tmp_path / "run" / "model"
+    model.mkdir(parents=True)
+    comparison = Comparison.model_validate(json.loads((plain / "metrics.json").read_text()))
+    manifests = {stage: Inputs(plain).manifest(stage) for stage in ("corpus", "training")}
+    asking = Recipe.model_validate(values | {"queries": {"pool": pool, "strategies": strategies[:2]}})
+    (model / "README.md").write_text(model_card(FinishedRun(asking, Inputs(plain), manifests), comparison, {}))
+    (model / "recipe.yaml").write_text(json.dumps(recipe))  # which is YAML, too
+    assert _push(hub, str(tmp_path / "run"), "me/topics").returncode == 0
+    assert set(hub.files) == {"README.md", "recipe.yaml"} and b"ACME" not in b"".join(hub.files.values())
+    queries = YAML(typ="safe").load(hub.files["recipe.yaml"].decode())["queries"]
+    assert queries["pool"] == "1 example, left out" and queries["examples_per_prompt"] == 1
+    assert [row.get("pool") for row in queries["strategies"]] == ["2 examples, left out", None, None]
+    assert queries["strategies"][2]["options"] == {"shots": {"first": "2 examples, left out"}}
+    assert b"pool: shots.yaml" in hub.files["recipe.yaml"]
+    assert _push(hub, str(tmp_path / "run"), "me/topics", "--texts").returncode == 0
+    assert YAML(typ="safe").load(hub.files["recipe.yaml"].decode())["queries"] == recipe["queries"]
+
+
 def test_a_repository_that_is_public_already_takes_nothing_unless_it_may(plain, hub):
     hub.is_public = True
     refused = _push(hub, str(plain), "me/topics-retriever")

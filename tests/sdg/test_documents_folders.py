@@ -2,6 +2,7 @@ import gzip
 import json
 import time
 import unicodedata
+from collections import Counter
 from itertools import pairwise
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from sharpen.recipes.load import load_recipe
 from sharpen.recipes.schema.corpus import CorpusPart
 from sharpen.sdg.documents import ReadingLog, ReadingSettings, files, iter_documents, read_documents
 from sharpen.sdg.documents.encodings import decode
+from sharpen.sdg.documents.reading import some_documents
 from sharpen.sdg.documents.web_pages import html_entry
 from tests.conftest import write_rows
 
@@ -295,3 +297,39 @@ def test_a_recipe_says_how_to_quote_in_a_file(tmp_path: Path):
         load_recipe("quickstart", [str(tmp_path / "a.yaml")])
     with pytest.raises(InputError, match=r'line 2: .*quote it, as source: "2024-01-02"'):
         load_recipe("quickstart", [str(tmp_path / "b.yaml")])
+
+
+def _some(folder: Path, number: int) -> tuple[Counter, bool]:
+    documents, more = some_documents(folder, number, ReadingLog())
+    assert documents == some_documents(folder, number, ReadingLog())[0]
+    return Counter(document.id.partition(".")[2].partition("/")[0] for document in documents), more
+
+
+def test_some_documents_are_of_all_files_and_no_kind_is_left_out_where_kinds_take_turns(tmp_path):
+    for n in range(100):
+        for language in ("de", "en"):
+            (tmp_path / f"{n:03}.{language}.md").write_text(f"page {n}")
+    found, more = _some(tmp_path, 100)
+    assert more and found.total() == 100 and min(found.values()) > 30 and len(found) == 2
+    found, more = _some(tmp_path, 200)
+    assert not more and found == {"de.md": 100, "en.md": 100}
+
+
+def test_some_documents_of_a_table_among_pages_are_as_many_as_it_has(tmp_path):
+    for n in range(20):
+        (tmp_path / f"{n}.md").write_text(f"page {n}")
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.csv").write_text("text\n" + "".join(f"row {n} of the table\n" for n in range(60)))
+    kinds, more = _some(tmp_path, 50)
+    assert more and kinds["csv"] > 35 and kinds["md"] > 2  # of 140, 120 are rows
+
+
+def test_some_documents_of_one_file_are_drawn_from_all_of_it_and_of_none_that_is_an_error(tmp_path):
+    rows = "".join(json.dumps({"_id": f"{n}", "text": f"row {n}"}) + "\n" for n in range(100))
+    (tmp_path / "corpus.jsonl").write_text(rows)
+    documents, more = some_documents(tmp_path / "corpus.jsonl", 10, ReadingLog())
+    assert more and len(documents) == 10 and max(int(document.id) for document in documents) > 50
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "a.md").write_text("")
+    with pytest.raises(InputError, match=r"no document with any text in it \(1 empty\)"):
+        some_documents(tmp_path / "empty", 10, ReadingLog())

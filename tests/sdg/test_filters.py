@@ -9,6 +9,7 @@ from sharpen.evaluation.beir import Query
 from sharpen.evaluation.encoders.packaged import packaged_encoder
 from sharpen.evaluation.files import InputError
 from sharpen.evaluation.models import Models
+from sharpen.sdg.decisions import PairDecision, decide_queries
 from sharpen.sdg.filters import duplicates
 from sharpen.sdg.filters.base import filter_queries
 from sharpen.sdg.filters.cross_encoder import CrossEncoderFilter
@@ -18,10 +19,11 @@ from sharpen.sdg.filters.round_trip import RoundTrip
 from sharpen.sdg.filters.settings import FiltersSettings
 from sharpen.sdg.filters.text import Copying
 from sharpen.sdg.filters.top_queries import TopQueries
-from sharpen.sdg.llm.budget import Prices, Spending
+from sharpen.sdg.llm.budget import Prices, Spending, spending_counts
 from sharpen.sdg.llm.client import LLMClient
 from sharpen.sdg.llm.journal import Journal
 from sharpen.sdg.llm.messages import EndpointSettings
+from sharpen.sdg.llm.settings import LLMSettings
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 from sharpen.sdg.resources import Resources
 from tests.servers import chat_answer, serve_replies
@@ -153,6 +155,23 @@ def test_a_budget_that_ends_and_an_outage_stop_the_judge(tmp_path, corpus):
         InputError, match=r"llm\.budget: 1 of 1 judgements of queries were not asked .* filters.judge out"
     ):
         Judge().judge(queries, corpus, client)
+
+
+def test_what_the_judge_read_and_wrote_is_in_the_result(tmp_path, corpus):
+    reply = json.dumps({"scores": [_scores(9), _scores(2)]})
+    with serve_replies(lambda *_: chat_answer(reply)) as base_url:
+        llm = LLMSettings(base_url=base_url, model="m", prices=Prices(input=1, output=1))
+        resources = Resources(llm=llm, journal=tmp_path / "j.sqlite")
+        queries = _queries("how long is bread kneaded", "what is flour")
+        result = filter_queries(queries, corpus, [Copying(), Judge()], resources)
+    assert [q.id for q in result.kept] == ["q0"] and spending_counts(result.spending) == {
+        "prompt_tokens": 11,
+        "completion_tokens": 5,
+        "cached_tokens": 4,
+        "money": "0.000016 USD spent",
+    }
+    rejected = PairDecision(query_id="q0", query=queries[0].text, decision="reject")
+    assert decide_queries(result, queries, [rejected])[0].spending == result.spending
 
 
 def test_a_cross_encoder_scores_query_and_document(tmp_path, corpus):

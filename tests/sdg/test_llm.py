@@ -226,7 +226,7 @@ def test_all_that_ask_an_llm_share_its_budget(tmp_path):
         with replace(resources).open_llm(LLMSettings(**here, budget="0.120")) as second:
             known, new = second.ask([two, three])
         assert not known.error and new.error.startswith("over budget: 0.02 USD spent here, 0.03 USD of 0.12 USD in all")
-        assert resources.spent() == {"m, 0.12 USD": Decimal("0.032")}
+        assert resources.taken()["m, 0.12 USD"]["money"] == Decimal("0.032")
         with resources.open_llm(LLMSettings(**here, budget="1")) as other:  # it has its own
             assert not other.ask([three])[0].error
         resources.count_spent({"m, 1 USD": "0.95"})

@@ -60,6 +60,13 @@ def test_who_shares_a_purse_shares_the_budget_and_an_answer_is_paid_once():
     second.add(1_000_000, 0, key="a" * 64)  # it is used again
     second.add(500_000, 0, key="b" * 64)
     assert (first.spent, second.spent, purse.spent) == (1, Decimal("1.5"), Decimal("1.5"))
+    assert purse.tokens == {"prompt": 1_500_000} and second.tokens == {"prompt": 1_500_000}
+    assert purse.row(purse.taken() - first.tokens) == {
+        "llm": "",
+        "prompt_tokens": 500_000,
+        "cached_tokens": 0,
+        "completion_tokens": 0,
+    }
     assert first.is_counted("b" * 64) and not first.is_counted("c" * 64)
     assert first.reserve(1_500_001, 0) is False and second.reserve(1_500_000, 0) is True
     assert first.reserve(1, 0) is False  # what is under way is not its own: there is nothing to wait for
