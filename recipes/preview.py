@@ -99,8 +99,15 @@ def preview_recipe(recipe: Recipe, console: Console, documents: int = 20) -> Non
     """Write queries for the first ``documents`` documents that the run would take, and print them beside the text.
 
     The answers are in the journal, so the run will not ask for them again. What is harvested is what the run harvests;
-    of it, that of the same documents is printed.
+    of it, that of the same documents is printed. Where the run generates no queries, that is said, and nothing asked.
     """
+    if not recipe.generates:
+        console.print(
+            "labelled.fraction is 1: no queries are generated, so there are none to look at, and nothing was asked.",
+            highlight=False,
+            soft_wrap=True,
+        )
+        return
     corpus = cut_corpus(CorpusStage.of(recipe))
     part, resources = QueriesStage.of(recipe), resources_of(recipe, console)
     models = resources.models

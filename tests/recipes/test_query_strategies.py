@@ -19,6 +19,7 @@ from sharpen.recipes.load import load_recipe
 from sharpen.recipes.stages import stages_of
 from tests.conftest import TOPICS
 from tests.processes import environment, sharpen
+from tests.servers import chat_answer, serve_replies
 
 POOLS = Path(__file__).parents[2] / "recipes" / "pools"
 MIXED = f"{{kind: mixed, typos: 0.5, pool: {POOLS / 'query_types.yaml'}}}"
@@ -152,6 +153,23 @@ def test_all_processes_take_part_in_the_first_one_s_searches(tmp_path: Path):
     assert json.loads((tmp_path / "found-q-r").read_text()) == {"q": "d0", "r": "d2"}
     assert json.loads((tmp_path / "found-s").read_text()) == {"s": "d1"}
     assert {path.name for path in tmp_path.glob("through-*")} == {"through-0", "through-1"}
+
+
+def test_a_preview_asks_for_no_queries_that_the_run_does_not_ask_for(recipe_file, dataset):
+    """Of labelled queries alone; the LLM is there for the judge."""
+    (dataset / "qrels" / "train.tsv").write_text("query-id\tcorpus-id\tscore\nn-1\tvolcano\t1\n")
+    with (dataset / "queries.jsonl").open("a") as file:
+        file.write('{"_id": "n-1", "text": "why does lava come out"}\n')
+    asked = []
+    with serve_replies(lambda *request: (asked.append(request), chat_answer("how is it done"))[1]) as url:
+        given = [f"llm={{base_url: '{url}', model: m}}", "negatives.filters=[{kind: judge}]"]
+        labelled = f"labelled={{data: {dataset}, split: train, fraction: 1}}"
+        result = sharpen("preview", str(recipe_file), *given, labelled, cwd=dataset.parent)
+        assert result.returncode == 0 and "no queries are generated" in result.stdout, result.stderr
+        assert not asked and not (dataset.parent / "runs").exists()
+        mixed = labelled.replace("fraction: 1", "fraction: 0.5")
+        result = sharpen("preview", str(recipe_file), *given, mixed, "--documents", "2", cwd=dataset.parent)
+        assert result.returncode == 0 and len(asked) == 4, result.stderr
 
 
 def _answers(folder: Path) -> int:
