@@ -47,6 +47,13 @@ class Document:
         return text_key(self.text or self.title)
 
 
+ALSO_ANSWERS = "also_answers"
+"""In a query's metadata: IDs of the documents for which the same was asked, in a query that was dropped as a duplicate.
+Nobody calls them positives, but they are no negatives of it."""
+NEAR_DUPLICATES = "near_duplicates"
+"""In a query's metadata: IDs of documents that are nearly the same as one that answers it, and no negatives of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class Query:
     """What is searched for; ``metadata["positives"]``, where it is there, lists the IDs of its relevant documents."""

@@ -7,12 +7,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from sharpen.evaluation.beir import Query
+from sharpen.evaluation.beir import ALSO_ANSWERS, Query
 from sharpen.sdg.rejections import Rejection
-
-ALSO_ANSWERS = "also_answers"
-"""In a query's metadata: IDs of the documents for which the same was asked, in a query that was dropped as a duplicate.
-Nobody calls them positives, but they are no negatives of it."""
 
 
 def also_answered(query: Query, doc_ids: Iterable[str]) -> Query:

@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Literal, Self
 import numpy as np
 from pydantic import Field, model_validator
 
-from sharpen.evaluation.beir import Corpus, Query, chunks_by_document
+from sharpen.evaluation.beir import NEAR_DUPLICATES, Corpus, Query, chunks_by_document
 from sharpen.evaluation.files import read_jsonl, write_jsonl
 from sharpen.evaluation.languages import words
 from sharpen.evaluation.settings import Fraction, Settings
@@ -33,8 +33,6 @@ RECALL = 0.99
 """Probability with which two documents that are just at the threshold become candidates."""
 REPRESENTATIVES = 32
 """Of very many documents that are alike, as forms and templates are, so many are compared with each new one."""
-NEAR_DUPLICATES = "near_duplicates"
-"""In a query's metadata: IDs of documents that are nearly the same as one that answers it, and no negatives of it."""
 
 
 class SplitSettings(Settings):

@@ -143,7 +143,7 @@ def _setup(
         sampler = GlobalBatchSampler(len(lists), *batches)
     else:
         first = easy_first(model, rows, texts, settings) if settings.order == "easy_first" else None
-        sampler = NoFalseNegativesSampler(rows, texts.corpus, *batches, first=first)
+        sampler = NoFalseNegativesSampler(rows, texts, *batches, first=first)
     callbacks = ()
     if settings.family != "dense":
         loss, callbacks = family_loss(settings, model, negatives)

@@ -9,7 +9,8 @@ from itertools import islice
 
 from sentence_transformers.base.sampler import DefaultBatchSampler
 
-from sharpen.evaluation.beir import Corpus
+from sharpen.evaluation.beir import ALSO_ANSWERS, NEAR_DUPLICATES, Corpus, Query
+from sharpen.training.collators import Texts
 from sharpen.training.triplets import Triplet
 
 
@@ -76,16 +77,17 @@ class GlobalBatchSampler(DefaultBatchSampler):
 
 
 class NoFalseNegativesSampler(GlobalBatchSampler):
-    """Batches in which no row's document is a positive of another row's query, nor a copy of one.
+    """Batches in which no row's document may answer another row's query.
 
-    With in-batch negatives every document of a batch is a negative of every other row's query. Rows that do not fit a
-    batch wait for the next one.
+    With in-batch negatives every document of a batch is a negative of every other row's query. None may be a positive
+    of one, a copy of a positive, or what the query's metadata name beside its positives (``also_answers`` and
+    ``near_duplicates``, with all their chunks). Rows that do not fit a batch wait for the next one.
     """
 
     def __init__(
         self,
         triplets: Sequence[Triplet],
-        corpus: Corpus,
+        texts: Texts,
         batch_size: int,
         processes: int,
         seed: int,
@@ -93,13 +95,21 @@ class NoFalseNegativesSampler(GlobalBatchSampler):
         *,
         first: Sequence[int] | None = None,
     ) -> None:
-        texts = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
+        corpus = texts.corpus
+        keys = {i: corpus[i].copy_key for t in triplets for i in (t.positive_id, *t.negative_ids)}
         positives: dict[str, set[str]] = {}
         for t in triplets:
-            positives.setdefault(t.query_id, set()).add(texts[t.positive_id])
+            positives.setdefault(t.query_id, set()).add(keys[t.positive_id])
+        others = {q: found for q in positives if (found := set(_other_answers(texts.queries[q], corpus)))}
+        chunks: dict[str, set[str]] = {doc_id: set() for found in others.values() for doc_id in found}
+        for i, key in keys.items():
+            if (doc_id := corpus[i].doc_id) in chunks:
+                chunks[doc_id].add(key)
+        for query_id, found in others.items():
+            positives[query_id].update(*(chunks[doc_id] for doc_id in found))
         self._positives = [positives[t.query_id] for t in triplets]
         # a set for each row would take five times the memory
-        self._documents = [(texts[t.positive_id], *(texts[i] for i in t.negative_ids)) for t in triplets]
+        self._documents = [(keys[t.positive_id], *(keys[i] for i in t.negative_ids)) for t in triplets]
         super().__init__(len(triplets), batch_size, processes, seed, epochs, first=first)
 
     def _take(self, waiting: Iterable[int]) -> tuple[list[int], list[int]]:
@@ -117,3 +127,9 @@ class NoFalseNegativesSampler(GlobalBatchSampler):
             positives.update(self._positives[row])
             documents.update(self._documents[row])
         return batch, passed_over
+
+
+def _other_answers(query: Query, corpus: Corpus) -> Iterator[str]:
+    """The documents, beside those of its positives, that may answer a query."""
+    yield from query.metadata.get(NEAR_DUPLICATES, ())
+    yield from (corpus[i].doc_id for i in query.metadata.get(ALSO_ANSWERS, ()) if i in corpus)

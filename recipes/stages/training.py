@@ -128,4 +128,4 @@ def _mine(part: TrainingStage, inputs: Inputs, resources: Resources, first: tupl
     return mine
 
 
-STAGE = Stage("training", 4, TrainingStage, train, shared=True, resumable=True)
+STAGE = Stage("training", 5, TrainingStage, train, shared=True, resumable=True)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Annotated, ClassVar
 import numpy as np
 from pydantic import Field
 
-from sharpen.evaluation.beir import Corpus, Query
+from sharpen.evaluation.beir import ALSO_ANSWERS, Corpus, Query
 from sharpen.evaluation.settings import Settings
 from sharpen.sdg.filters.base import FilterResult
-from sharpen.sdg.generated import ALSO_ANSWERS, also_answered
+from sharpen.sdg.generated import also_answered
 from sharpen.sdg.rejections import Problem, Rejection, RejectionReason
 
 if TYPE_CHECKING:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from sharpen.evaluation.beir import Corpus, Query, Run
+from sharpen.evaluation.beir import ALSO_ANSWERS, NEAR_DUPLICATES, Corpus, Query, Run
 from sharpen.evaluation.runs import ranking
-from sharpen.sdg.generated import ALSO_ANSWERS
 from sharpen.sdg.negatives.record import Negative, Reason
-from sharpen.sdg.splitting import NEAR_DUPLICATES
 
 EXTRA_DEPTH = 50
 """Documents that a miner ranks beyond twice the last rank: positives, copies and held-out ones are passed over."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field, replace
 from itertools import accumulate
 from typing import Literal
 
-from sharpen.evaluation.beir import Corpus, Query
-from sharpen.sdg.generated import ALSO_ANSWERS
+from sharpen.evaluation.beir import ALSO_ANSWERS, Corpus, Query
 from sharpen.sdg.negatives.candidates import EXTRA_DEPTH, candidates
 from sharpen.sdg.negatives.record import MinedRows, Negative, Reason
 

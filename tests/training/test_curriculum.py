@@ -44,9 +44,9 @@ def test_rows_in_blocks_and_without_negatives(monkeypatch):
 
 def test_the_first_epoch_keeps_the_order_and_the_next_is_at_random():
     first = [5, 3, 1, 0, 2, 4, 7, 6]
-    batches = list(NoFalseNegativesSampler(TRIPLETS, CORPUS, 4, 1, seed=1, epochs=2, first=first))
+    batches = list(NoFalseNegativesSampler(TRIPLETS, Texts(QUERIES, CORPUS), 4, 1, seed=1, epochs=2, first=first))
     assert [row for batch in batches[:2] for row in batch] == first
-    again = list(NoFalseNegativesSampler(TRIPLETS, CORPUS, 4, 1, seed=1, epochs=2))
+    again = list(NoFalseNegativesSampler(TRIPLETS, Texts(QUERIES, CORPUS), 4, 1, seed=1, epochs=2))
     assert batches[2:] == again[2:] and batches[:2] != again[:2]
 
 
