@@ -11,7 +11,8 @@ others were at work.
 
 Of queries_alone there are two peers: DistillKLDivLoss over a query and 64 documents encodes both sides, and trains both
 unless a Router gives the documents an encoder of their own that is frozen. No loss of sentence-transformers 6 learns
-such a distribution over vectors that are there already. Its batches have --list-batch-size queries.
+such a distribution over vectors that are there already. Its batches have --list-batch-size queries: four of them, with
+64 documents each, take the peer more than 24 GiB.
 
 About 30 minutes on two AVX2 cores.
 """
@@ -54,7 +55,7 @@ def main(
     steps: Annotated[int, typer.Option(help="Counted, of each turn.", min=1)] = 3,
     rounds: Annotated[int, typer.Option(help="Turns of each.", min=1)] = 2,
     batch_size: Annotated[int, typer.Option(help="Rows.", min=2)] = 16,
-    list_batch_size: Annotated[int, typer.Option(help="Queries of queries_alone.", min=2)] = 4,
+    list_batch_size: Annotated[int, typer.Option(help="Queries of queries_alone.", min=2)] = 2,
 ) -> None:
     from sharpen.evaluation.datasets import load_task
     from sharpen.evaluation.encoders.load import resolve_encoder
