@@ -59,7 +59,7 @@ class SplitSettings(Settings):
         0.8,
         description=(
             "Jaccard of their three-word shingles from which documents stay in one split and are no negatives of one"
-            " another's queries (but for templates, of which 32 are alike). null: only copies. Of no use by query."
+            " another's queries (but for templates, of which 32 are alike). null: only copies. By query, the latter."
         ),
     )
 
@@ -126,8 +126,7 @@ def split_with_settings(
     if settings.by == "query":
         return split_by_query(queries, corpus, settings, seed)
     groups = list(bundles_of(queries) if together is None else together)
-    looked_for = settings.near_duplicates and settings.dev + settings.test
-    alike = near_duplicate_documents(corpus, settings.near_duplicates) if looked_for else []
+    alike = near_duplicate_documents(corpus, settings.near_duplicates) if settings.near_duplicates else []
     splits = split_queries(queries, split_documents(corpus, settings, seed, [*groups, *alike], known))
     return replace(splits, alike=alike)
 
@@ -155,7 +154,8 @@ def split_by_query(
     >>> len(splits.train), len(splits.dev), splits.sides
     (89, 11, {'d': 'train'})
     """
-    splits = Splits(sides=dict.fromkeys(corpus, "train"))
+    alike = near_duplicate_documents(corpus, settings.near_duplicates) if settings.near_duplicates else []
+    splits = Splits(sides=dict.fromkeys(corpus, "train"), alike=alike)
     every = {query.id: query for query in (*others, *queries)}
     earlier: dict[str, set[SplitName | None]] = {}
     for query in every.values():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from dataclasses import astuple
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -10,12 +12,13 @@ from typing import ClassVar, Literal, Self
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from sharpen.evaluation.beir import ALSO_ANSWERS, NEAR_DUPLICATES, Queries, Query
 from sharpen.evaluation.datasets import Task, known_ids, read_judged
-from sharpen.evaluation.files import InputError, link_or_copy
-from sharpen.evaluation.generative.identifiers import Identifiers
+from sharpen.evaluation.files import InputError, link_or_copy, write_json
+from sharpen.evaluation.generative.identifiers import IDENTIFIERS, Identifiers, read_identifiers
 from sharpen.evaluation.generative.model import GenerativeModel, load_generative, load_tokenizer
 from sharpen.evaluation.metrics import evaluate
-from sharpen.evaluation.processes import process_state
+from sharpen.evaluation.processes import on_main, process_state
 from sharpen.evaluation.retrievers.base import search_task
 from sharpen.evaluation.retrievers.generative import Generative, search_identifiers
 from sharpen.evaluation.runs import ranking
@@ -78,15 +81,37 @@ class ExamplesPart(StagePart):
 
     def queries(self, inputs: Inputs, identifiers: Identifiers, second: bool = False) -> list[Example]:
         """The queries of the first stage, or of the ``second``, each with every document that answers (Query2ID)."""
-        chosen = [q for q in inputs.train_queries().values() if (q.metadata["strategy"] in self.second) is second]
+        every = inputs.queries()
+        chosen = [q for q in inputs.train_queries().values() if self._is_of_second(q, every) is second]
         return query_examples(chosen, inputs.corpus(), identifiers)
 
-    def without_siblings(self, pairs: list[PreferencePair], inputs: Inputs) -> list[PreferencePair]:
-        """Without negatives that are another chunk of the positive's document, or that are held out."""
+    def _is_of_second(self, query: Query, every: Queries) -> bool:
+        """Whether the query, or one that it was made of, is of a strategy of the second stage: in other words the first
+        would have seen it."""
+        while query.metadata["strategy"] not in self.second:
+            if (of := query.metadata.get("of")) is None:
+                return False
+            if of not in every:  # a filter rejected it
+                return of.startswith(tuple(f"{name}:" for name in self.second))
+            query = every[of]
+        return True
+
+    def allowed_negatives(self, inputs: Inputs) -> Callable[[Example], Callable[[str], bool]]:
+        """What may be a negative of a query: as of mined ones none that is held out, another chunk or a copy of a
+        document that answers it, or what else may answer it."""
         corpus, sides = inputs.corpus(), read_split(inputs.folder("pairs") / "split.jsonl")
+        queries, copies = inputs.train_queries(), self.copies(inputs)
         document_of = {unit_of(chunk, self.unit): chunk.doc_id for chunk in corpus.values()}
         trained = {unit_of(corpus[i], self.unit) for i, side in sides.items() if side == "train"}
-        return [p for p in pairs if p.negative in trained and document_of[p.negative] != document_of[p.positive]]
+
+        def of(example: Example) -> Callable[[str], bool]:
+            metadata = queries[example.key].metadata
+            known = [corpus[i] for i in (*metadata["positives"], *metadata.get(ALSO_ANSWERS, ())) if i in corpus]
+            documents = {chunk.doc_id for chunk in known}.union(metadata.get(NEAR_DUPLICATES, ()))
+            texts = {copies[unit_of(chunk, self.unit)] for chunk in known}
+            return lambda i: i in trained and document_of[i] not in documents and copies[i] not in texts
+
+        return of
 
     def copies(self, inputs: Inputs) -> dict[str, str]:
         """Equal values for documents with the same text."""
@@ -118,6 +143,22 @@ class GenerativeTraining(ExamplesPart):
             evaluated=Evaluated.of(recipe),
         )
 
+    def check(self) -> None:
+        """Raise ``InputError`` as of all settings, and for a base that is not the model of the run that is gone on
+        from: it would have learnt only what is new."""
+        super().check()
+        if self.replay is None:
+            return
+        earlier = Path(self.replay.run)
+        files = (earlier / "identifiers" / IDENTIFIERS, Path(self.settings.base).expanduser() / IDENTIFIERS)
+        if not files[0].is_file():
+            raise InputError(f"generative.replay: {earlier} is no run of a generative retriever; {files[0]} is missing")
+        if not files[1].is_file() or read_identifiers(files[0]) != read_identifiers(files[1]):
+            raise InputError(
+                f"generative.replay: goes on from {earlier}, and generative.base, {self.settings.base}, is not that"
+                f" run's model and has not learnt its documents; generative.base={earlier / 'model'}"
+            )
+
     def task(self, inputs: Inputs) -> Task:
         """The queries to choose by, at most so many. Raises ``InputError`` if there is none."""
         corpus, judged = inputs.corpus(), self.judged
@@ -142,7 +183,9 @@ class GenerativeTraining(ExamplesPart):
 
 
 def trained_on(part: GenerativeTraining, inputs: Inputs, model: GenerativeModel) -> tuple[list[Example], ...]:
-    """What a model was trained on: texts of documents, and queries of both stages."""
+    """What a model is to know: the texts of all documents, also those that an earlier run learnt and this one did not
+    replay, and the queries of both stages that it was trained on."""
+    part = part.model_copy(update={"replay": None})
     queries = [example for second in (False, True) for example in part.queries(inputs, model.identifiers, second)]
     return part.contexts(inputs, model.identifiers, model.tokenizer, model.max_tokens), queries
 
@@ -204,6 +247,31 @@ def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resou
     first = inputs.folder("training")
     if part.settings is None or part.settings.negatives == "none":
         return _as_trained(first, folder.path)
+    pairs, counts = _pairs(part, first, inputs, folder, resources)
+    if not pairs:
+        resources.warn(
+            f"generative.preferences: of {counts['queries']:,} queries every one finds its document first, or there is"
+            " none; nothing is left to learn, and the first stage's model is the run's"
+        )
+        return _as_trained(first, folder.path) | counts
+    with (
+        resources.progress("preferences", 0) as advance,
+        tracked(part.settings, inputs.run, "model", resources) as settings,
+    ):
+        run = TrainingRun(work=folder.work, progress=shown(advance))
+        result = train_preference(first, pairs, settings, folder.path, part.seed, run)
+    return counts | record(folder.path, result, len(pairs), 0)
+
+
+def _pairs(
+    part: GenerativeModelStage, first: Path, inputs: Inputs, folder: Folder, resources: Resources
+) -> tuple[list[PreferencePair], Counts]:
+    """What the first stage's model ranks above the queries' documents. Kept while the stage is at work: a training that
+    is taken up again goes on with the same pairs, and they take as long as a search for every query."""
+    kept = folder.work / "pairs.json"
+    if on_main(kept.is_file):
+        found = json.loads(kept.read_text(encoding="utf-8"))
+        return [PreferencePair(*row) for row in found["pairs"]], found["counts"]
     model = load_generative(first)
     queries = part.queries(inputs, model.identifiers, second=True)
     with resources.progress("searching", len(queries)) as advance:
@@ -216,24 +284,14 @@ def make_model(part: GenerativeModelStage, inputs: Inputs, folder: Folder, resou
         part.settings.negatives,
         list(model.identifiers),
         part.seed,
-        part.copies(inputs),
+        part.allowed_negatives(inputs),
     )
-    pairs = part.without_siblings(pairs, inputs)
     firsts = {(q.key, q.document) for q in queries if ranked[q.key][:1] == [q.document]}
     counts = {"queries": len(ranked), "first": len(firsts), "pairs": len(pairs)}
-    if not pairs:
-        resources.warn(
-            f"generative.preferences: of {len(ranked):,} queries every one finds its document first, or there is none;"
-            " nothing is left to learn, and the first stage's model is the run's"
-        )
-        return _as_trained(first, folder.path) | counts
-    with (
-        resources.progress("preferences", 0) as advance,
-        tracked(part.settings, inputs.run, "model", resources) as settings,
-    ):
-        run = TrainingRun(work=folder.work, progress=shown(advance))
-        result = train_preference(first, pairs, settings, folder.path, part.seed, run)
-    return counts | record(folder.path, result, len(pairs), 0)
+    if process_state().is_main_process:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        write_json(kept, {"counts": counts, "pairs": [astuple(pair) for pair in pairs]})
+    return pairs, counts
 
 
 def _as_trained(first: Path, target: Path) -> Counts:
@@ -243,5 +301,5 @@ def _as_trained(first: Path, target: Path) -> Counts:
     return {}
 
 
-TRAINING = Stage("training", 1, GenerativeTraining, train, shared=True, resumable=True)
-MODEL = Stage("model", 1, GenerativeModelStage, make_model, shared=True, resumable=True)
+TRAINING = Stage("training", 2, GenerativeTraining, train, shared=True, resumable=True)
+MODEL = Stage("model", 2, GenerativeModelStage, make_model, shared=True, resumable=True)

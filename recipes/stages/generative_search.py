@@ -116,4 +116,4 @@ def _failures(task: Task, run: Run, model: GenerativeModel) -> dict[Cause, int]:
 
 
 AFTER = Stage("after", 1, GenerativeAfter, search, shared=True)
-DIAGNOSIS_STAGE = Stage("diagnosis", 1, GenerativeDiagnosis, diagnose, shared=True)
+DIAGNOSIS_STAGE = Stage("diagnosis", 2, GenerativeDiagnosis, diagnose, shared=True)

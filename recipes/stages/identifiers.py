@@ -46,4 +46,4 @@ def unit_of(chunk: Document, unit: str) -> str:
     return chunk.doc_id if unit == "document" else chunk.id
 
 
-STAGE = Stage("identifiers", 1, IdentifiersStage, write)
+STAGE = Stage("identifiers", 2, IdentifiersStage, write)

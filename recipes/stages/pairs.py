@@ -225,4 +225,4 @@ def _counts(
     return counts | spending_counts(filtered.spending)
 
 
-STAGE = Stage("pairs", 8, PairsStage, make_pairs, shared=True)
+STAGE = Stage("pairs", 9, PairsStage, make_pairs, shared=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import count
@@ -15,12 +16,13 @@ MOST_ADDED = 3
 
 
 def same_key(text: str) -> str:
-    """Equal for identifiers that differ in case and white space only.
+    """Equal for identifiers that differ in case, white space and ways to write a letter only: tokenizers may make one
+    of them.
 
-    >>> same_key("Salt,  Tea") == same_key("salt, tea")
-    True
+    >>> same_key("Salt,  Tea") == same_key("salt, tea"), same_key("caf\u00e9") == same_key("cafe\u0301")
+    (True, True)
     """
-    return " ".join(text.split()).casefold()
+    return " ".join(unicodedata.normalize("NFKC", text).split()).casefold()
 
 
 def make_unique(

@@ -58,6 +58,8 @@ def parse_ranking(text: str, count: int) -> Ranking | None:
 
     >>> parse_ranking('{"ranking": [3, 1, 2]}', 3)
     Ranking(places=(2, 0, 1), mended=False)
+    >>> parse_ranking('[1] is off-topic. {"ranking": [3, 2, 1]}', 3).places
+    (2, 1, 0)
     >>> parse_ranking("The best are [2] > [2] > [9].", 3)
     Ranking(places=(1, 0, 2), mended=True)
     >>> parse_ranking("None of them.", 3) is None
@@ -73,18 +75,26 @@ def parse_ranking(text: str, count: int) -> Ranking | None:
 
 def _numbers(text: str) -> list[int]:
     """The numbers of documents in the order of the answer. A number in other text (``the top 20``) is none."""
+    for part in re.findall(r"\{[^{}]*\}", text):  # what was asked for, before what is said of a document by the way
+        if numbers := _listed(part):
+            return numbers
     if in_brackets := re.findall(r"\[\s*(\d{1,4})\s*\]", text):
         return [int(n) for n in in_brackets]
+    if numbers := _listed(text):
+        return numbers
+    return [int(n) for n in re.findall(r"\d{1,4}", text)] if re.fullmatch(r"[\d\s>,;.\[\]]+", text) else []
+
+
+def _listed(text: str) -> list[int]:
+    """The numbers in JSON's list, or in an object's first one."""
     try:
         value = parse_json(text)
     except ValueError:
-        value = None
+        return []
     if isinstance(value, dict):
         value = next((v for v in value.values() if isinstance(v, list)), None)
     rows = value if isinstance(value, list) else []
-    if numbers := [int(row) for row in rows if re.fullmatch(r"\d{1,4}", str(row).strip())]:
-        return numbers
-    return [int(n) for n in re.findall(r"\d{1,4}", text)] if re.fullmatch(r"[\d\s>,;.\[\]]+", text) else []
+    return [int(row) for row in rows if re.fullmatch(r"\d{1,4}", str(row).strip())]
 
 
 def window_starts(count: int, window: int, step: int) -> list[int]:

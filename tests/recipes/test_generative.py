@@ -6,14 +6,18 @@ import json
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from sharpen.evaluation.beir import Document, Query
 from sharpen.evaluation.files import InputError
-from sharpen.evaluation.generative.identifiers import read_identifiers
+from sharpen.evaluation.generative.identifiers import Identifier, read_identifiers
 from sharpen.recipes.load import load_recipe
 from sharpen.recipes.stages import check_recipe
+from sharpen.recipes.stages.generative import ExamplesPart
+from sharpen.training.generative.examples import Example
 from tests.conftest import TOPICS, write_rows
 from tests.processes import kill_when, sharpen, start_sharpen
 from tests.support.tiny_lms import language_model
@@ -101,8 +105,50 @@ def test_new_documents_are_learnt_with_a_replay_of_the_old(recipe_file, tmp_path
     assert {i: after[i] for i in before} == before and len(after) == 12
     counts = json.loads((run / "training" / "manifest.json").read_text())["counts"]
     assert counts["contexts"] == 6  # three new documents, and three of the nine old ones
+    memory = json.loads((run / "diagnosis" / "diagnosis.json").read_text())
+    assert memory["documents"] == memory["texts"] == 12  # what was not replayed may have been forgotten
+    other = _part(tmp_path, replay={"run": str(old), "fraction": 0.5})
+    refused = sharpen("run", str(recipe_file), *PARTS, STRATEGIES, other, "name=other", cwd=tmp_path)
+    assert refused.returncode == 2 and f"generative.base={old / 'model'}" in refused.stderr
     metrics = json.loads((run / "metrics.json").read_text())
     assert {name: c["queries"] for name, c in metrics["documents"].items()} == {"there before": 5, "new or changed": 1}
+
+
+def _examples_part() -> ExamplesPart:
+    return ExamplesPart(unit="document", second=("question_answer",), replay=None, seed=1)
+
+
+def test_what_a_query_of_the_second_stage_was_reworded_to_is_not_in_the_first():
+    made_of = {
+        "a": ("document", None),
+        "question_answer:a/0": ("question_answer", None),
+        "p1": ("paraphrase", "a"),
+        "p2": ("paraphrase", "question_answer:a/0"),
+        "p3": ("back_translation", "p2"),
+        "p4": ("paraphrase", "question_answer:gone/0"),
+        "p5": ("paraphrase", "gone"),
+    }
+    queries = {
+        i: Query(i, f"what is {i}", {"strategy": strategy, "positives": ["d"]} | ({"of": of} if of else {}))
+        for i, (strategy, of) in made_of.items()
+    }
+    inputs = SimpleNamespace(queries=lambda: queries, train_queries=lambda: queries, corpus=lambda: {})
+    identifiers = {"d": Identifier("d", "bread", "title")}
+    stages = [{e.key for e in _examples_part().queries(inputs, identifiers, second)} for second in (False, True)]
+    assert stages == [{"a", "p1", "p5"}, {"question_answer:a/0", "p2", "p3", "p4"}]
+
+
+def test_what_may_answer_a_query_is_no_negative_of_it_in_the_second_stage(tmp_path):
+    texts = {"p": "Bread", "copy": "Bread", "also": "Dough", "near": "Breads", "held": "Salt", "other": "Ice"}
+    corpus = {i: Document(i, text) for i, text in texts.items()}
+    metadata = {"positives": ["p"], "also_answers": ["also", "gone"], "near_duplicates": ["near"]}
+    rows = [{"_id": i, "split": "test" if i == "held" else "train"} for i in corpus]
+    (tmp_path / "split.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    inputs = SimpleNamespace(
+        corpus=lambda: corpus, train_queries=lambda: {"q": Query("q", "what", metadata)}, folder=lambda _: tmp_path
+    )
+    may_be = _examples_part().allowed_negatives(inputs)(Example("what", "p", "query", "q"))
+    assert [i for i in corpus if may_be(i)] == ["other"]
 
 
 @pytest.mark.slow
@@ -116,6 +162,7 @@ def test_killed_in_either_stage_it_ends_with_the_same_model(recipe_file, tmp_pat
         arguments = ("run", str(recipe_file), *PARTS, STRATEGIES, more)
         process = start_sharpen(*arguments, cwd=tmp_path)
         kill_when(process, lambda stage=stage: list((run / f".{stage}.work").glob("*/checkpoint-*")))
+        assert stage == "training" or list((run / ".model.work").glob("*/pairs.json"))  # not searched for again
         _run(recipe_file, tmp_path, more)
         assert (run / "model" / "model.safetensors").read_bytes() == weights
 

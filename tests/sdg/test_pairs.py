@@ -227,3 +227,12 @@ def test_by_query_what_was_in_train_draws_what_is_made_of_it_after_it():
 
 def test_by_document_the_fingerprint_is_as_it_was():
     assert "by" not in SplitSettings().fingerprint() and SplitSettings(by="query").fingerprint()["by"] == "query"
+
+
+def test_by_query_near_duplicates_are_looked_for_as_no_negatives():
+    text = " ".join(f"word{n}" for n in range(60))
+    corpus = {"v1": Document("v1", text), "v2": Document("v2", f"{text} more"), "x": Document("x", "else")}
+    query = Query("q", "what", {"positives": ["v1"], "strategy": "document"})
+    settings = SplitSettings(by="query", dev=0, test=0)
+    assert split_with_settings([query], corpus, settings, 1).alike == [("v1", "v2")]
+    assert not split_with_settings([query], corpus, settings.model_copy(update={"near_duplicates": None}), 1).alike

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -45,14 +45,15 @@ def preference_pairs(
     negatives: Literal["top", "random"] = "top",
     documents: Sequence[str] = (),
     seed: int = 13,
-    copies: Mapping[str, str] | None = None,
+    allowed: Callable[[Example], Callable[[str], bool]] | None = None,
 ) -> list[PreferencePair]:
     """Pairs as in section 4.3 of Wen et al. 2025: with each of the ``top_k`` results that the model itself ranks above
     the query's document. None, where that comes first; ``top_k``, where it is not among them.
 
     ``rankings``: of document IDs, the best first, by the queries' keys. ``negatives``: ``random`` takes as many of
-    ``documents``, drawn by ``seed``, for a control. No document of a query is a negative of it, nor a copy of one:
-    ``copies`` has equal values for those. Raises ``InputError`` for a query without a ranking.
+    ``documents``, drawn by ``seed``, for a control. No document of a query is a negative of it. ``allowed``: of a
+    query, what says of a document whether it may be one (default: any). Raises ``InputError`` for a query without a
+    ranking.
 
     >>> query = Example("what rises", "bread", "query", "q")
     >>> [pair.negative for pair in preference_pairs([query], {"q": ["ice", "tea", "bread", "salt"]})]
@@ -62,19 +63,19 @@ def preference_pairs(
     >>> preference_pairs([query], {"q": ["bread", "ice"]})
     []
     """
-    copies = copies or {}
     positives: dict[str, set[str]] = {}
     for query in queries:
-        positives.setdefault(query.key, set()).add(copies.get(query.document, query.document))
+        positives.setdefault(query.key, set()).add(query.document)
     pairs = []
     for query in queries:
         if query.key not in rankings:
             raise InputError(f"query {query.key!r}: it has no ranking, of which its negatives are taken")
         first = list(rankings[query.key])[:top_k]
         above = first[: first.index(query.document)] if query.document in first else first
-        found = [i for i in above if copies.get(i, i) not in positives[query.key]]
+        may_be = allowed(query) if allowed else bool  # an ID is not empty
+        found = [i for i in above if i not in positives[query.key] and may_be(i)]
         if negatives == "random":
-            others = [i for i in documents if copies.get(i, i) not in positives[query.key]]
+            others = [i for i in documents if i not in positives[query.key] and may_be(i)]
             draw = random.Random(f"{seed}/{query.key}/{query.document}")
             found = draw.sample(others, min(len(found), len(others)))
         pairs += [PreferencePair(query.text, query.document, negative, query.key) for negative in found]

@@ -66,11 +66,10 @@ def test_negatives_are_what_is_ranked_above_the_positive():
 
     assert found("pabc") == [] and found("abpc") == ["a", "b"] and found("abc") == ["a", "b", "c"]
     assert found("abcdep", top_k=3) == ["a", "b", "c"] and found("abcp", top_k=4) == ["a", "b", "c"]
-    # another document of the query, and a copy of one, are no negatives
+    # another document of the query, and what is not allowed, are no negatives
     both = [Example("text", d, "query", "q") for d in "pa"]
-    assert [(p.positive, p.negative) for p in preference_pairs(both, {"q": "axbp"}, copies={"x": "1", "p": "1"})] == [
-        ("p", "b")
-    ]
+    pairs = preference_pairs(both, {"q": "axbp"}, allowed=lambda query: lambda i: i != "x" and query.key == "q")
+    assert [(p.positive, p.negative) for p in pairs] == [("p", "b")]
     with pytest.raises(InputError, match="no ranking"):
         preference_pairs(both, {})
 
@@ -83,6 +82,9 @@ def test_random_negatives_are_as_many():
     ]
     assert all(len(set(row)) == 3 and "p" not in row for row in drawn) and drawn[0] != drawn[1]
     assert preference_pairs([query], {"q": "pabc"}, 10, "random", documents) == []
+    # as many as are left of those above
+    few = preference_pairs([query], {"q": "abcp"}, 10, "random", documents, allowed=lambda _: lambda i: i not in "ab")
+    assert len(few) == 1 and few[0].negative not in "pab"
 
 
 def test_tokens_are_those_of_the_first_stage(first):
