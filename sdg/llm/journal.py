@@ -21,7 +21,7 @@ from sharpen.evaluation.files import InputError
 MEMORY = ":memory:"
 """In place of a path: nothing is kept."""
 CLAIM_SECONDS = 3600
-"""After which a program on another machine, of which nobody knows whether it is alive, has lost what it claimed."""
+"""After which a program has lost what it claimed, be it alive or not: no request takes as long."""
 
 
 class Journal:
@@ -82,7 +82,9 @@ class Journal:
         """Whether this journal may ask for the answer now; False while another program that shares the file does, or
         this one through another connection. A program that has ended has no claims."""
         row = self._claims.execute("SELECT owner, host, pid, at FROM claims WHERE key = ?", (key,)).fetchone()
-        if row is not None and (row[0] == self._owner or not _is_alive(*row[1:])):
+        if row is not None:
+            if row[0] != self._owner and _is_alive(*row[1:]):
+                return False
             self._claims.execute("DELETE FROM claims WHERE key = ? AND owner = ?", (key, row[0]))
         claimed = self._claims.execute(
             "INSERT OR IGNORE INTO claims VALUES (?, ?, ?, ?, ?)",
@@ -127,5 +129,15 @@ class Journal:
 
 
 def _is_alive(host: str, pid: int, at: float) -> bool:
-    """Whether who claimed something may still be asking for it."""
-    return psutil.pid_exists(pid) if host == platform.node() else time.time() - at < CLAIM_SECONDS
+    """Whether who claimed something may still be asking for it: of another machine nobody knows."""
+    if time.time() - at > CLAIM_SECONDS:
+        return False
+    if host != platform.node():
+        return True
+    try:
+        # a container that starts again gives its processes the same numbers
+        return psutil.Process(pid).create_time() < at + 1
+    except psutil.NoSuchProcess:
+        return False
+    except psutil.Error:  # another user's
+        return True

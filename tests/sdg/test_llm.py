@@ -1,6 +1,7 @@
 import asyncio
 import json
 import multiprocessing
+import os
 import platform
 import sqlite3
 import threading
@@ -12,6 +13,7 @@ from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
+import psutil
 import pytest
 
 from sharpen.evaluation.files import InputError
@@ -83,13 +85,15 @@ def test_two_programs_with_one_journal_ask_for_an_answer_once(tmp_path):
         both.wait()
         return [answer.text for answer in llm.ask(requests)]
 
-    # who was killed with a claim in hand has lost it, as has one on another machine after an hour
+    # who was killed with a claim in hand has lost it, whoever has its number now, as has anybody after an hour
     ended = multiprocessing.get_context("spawn").Process(target=str)
     ended.start()
     ended.join()
     with closing(Journal(tmp_path / "journal.sqlite")) as journal, serve_replies(reply) as base_url:
         keys = [_llm(base_url, tmp_path).key(request) for request in requests]
-        for key, host, pid, at in ((keys[0], platform.node(), ended.pid, time.time()), (keys[1], "far", 1, 0.0)):
+        here, restarted = platform.node(), (os.getpid(), psutil.Process().create_time() - 10)
+        lost = ((keys[0], here, ended.pid, time.time()), (keys[1], "far", 1, 0.0), (keys[2], here, *restarted))
+        for key, host, pid, at in lost:
             journal._claims.execute("INSERT INTO claims VALUES (?, 'other', ?, ?, ?)", (key, host, pid, at))
         with ThreadPoolExecutor(2) as pool:
             answers = list(pool.map(program, [base_url] * 2))
