@@ -48,7 +48,8 @@ class EvaluationOptions:
     """How systems search and are scored; prompts, length and precision as in a recipe's ``training``.
 
     ``rerank``: a cross-encoder that puts the first 100 in order. ``corpus``: a corpus.jsonl to search, where the data
-    has none. ``seed``: of intervals and tests.
+    has none. ``beams``: of a generative retriever, and the most documents that a query gets from it (default: the
+    model's own number). ``seed``: of intervals and tests.
     """
 
     split: str = "test"
@@ -60,6 +61,7 @@ class EvaluationOptions:
     max_seq_length: int | None = None
     precision: Precision = "auto"
     approximate: bool = False
+    beams: int | None = None
     seed: int = 13
 
     @property
@@ -297,7 +299,7 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
     if system == "bm25":
         return BM25(task.corpus)
     if system.startswith(GENERATIVE):
-        return _generative(system.removeprefix(GENERATIVE), task, console)
+        return _generative(system.removeprefix(GENERATIVE), task, options.beams, console)
     if system.startswith(HYBRID):
         return Hybrid(BM25(task.corpus), _retriever(system.removeprefix(HYBRID), task, options, console))
     if weighted := FUSED.fullmatch(system):
@@ -323,13 +325,13 @@ def _retriever(system: str, task: Task, options: EvaluationOptions, console: Con
         )
 
 
-def _generative(folder: str, task: Task, console: Console) -> Retriever:
+def _generative(folder: str, task: Task, beams: int | None, console: Console) -> Retriever:
     # loads a language model's classes
     from sharpen.evaluation.generative.model import load_generative
     from sharpen.evaluation.retrievers.generative import Generative
 
     model = load_generative(Path(folder).expanduser())
-    retriever = Generative(model, task.corpus)
+    retriever = Generative(model, task.corpus, beams)
     if unknown := len(retriever.unknown):
         console.print(
             f"[yellow]![/] {unknown:,} of the {len(model.identifiers):,} documents that the model knows are not in the"

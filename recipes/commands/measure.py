@@ -64,6 +64,10 @@ def evaluate(  # noqa: PLR0913 - an argument is an option of the command
     approximate: Annotated[
         bool, typer.Option("--approximate", help="Search by FAISS's cells, for many millions of documents.")
     ] = False,
+    beams: Annotated[
+        int | None,
+        typer.Option(min=1, help="Of a generative retriever: documents a query gets. Default: the model's own."),
+    ] = None,
     metrics: Annotated[
         str | None, typer.Option(help="As ndcg@10,precision@5,map@100. Default: those of reports.")
     ] = None,
@@ -90,6 +94,7 @@ def evaluate(  # noqa: PLR0913 - an argument is an option of the command
         max_seq_length=max_seq_length,
         precision=precision.value,
         approximate=approximate,
+        beams=beams,
         seed=seed,
     )
     console = Console(quiet=not process_state().is_main_process)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -85,6 +86,10 @@ def test_documents_to_a_verdict_in_two_stages(recipe_file, tmp_path, dataset):
     assert [line.split()[:5] for line in found] == [
         line.split()[:5] for line in (run / "after" / "after.trec").read_text().split("\n")
     ]
+    few = ("--data", str(dataset), "--beams", "2", "--out", "few")
+    assert sharpen("evaluate", f"generative:{run / 'model'}", *few, cwd=tmp_path).returncode == 0
+    of_two = next(tmp_path.glob("few/*/*/run.trec")).read_text().splitlines()
+    assert max(Counter(line.split()[0] for line in of_two).values()) == 2
     both = sharpen("evaluate", f"hybrid:generative:{run / 'model'}", "--data", str(dataset), cwd=tmp_path)
     assert both.returncode == 0, both.stderr
     fused = sharpen("evaluate", f"fused:0.3:generative:{run / 'model'}", "--data", str(dataset), cwd=tmp_path)
