@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from decimal import Decimal
 from typing import Any
 
 from sharpen.evaluation.contamination import Overlap, overlap
@@ -20,7 +19,7 @@ from sharpen.evaluation.runs import read_run
 from sharpen.evaluation.truncation import Truncation
 from sharpen.recipes.engine import ASKED, TRUNCATED, Manifests
 from sharpen.recipes.finished import FinishedRun
-from sharpen.sdg.llm.budget import Prices
+from sharpen.sdg.llm.budget import paid_in_all
 from sharpen.sdg.queries import LABELLED
 
 SAMPLES = 12
@@ -171,11 +170,7 @@ def _cost(manifests: Manifests) -> str:
 def _asked(rows: Sequence[dict[str, Any]]) -> str:
     """What was read and written, and for how much where there are prices."""
     read, cached, wrote = (sum(row[f"{kind}_tokens"] for row in rows) for kind in ("prompt", "cached", "completion"))
-    money: dict[str, Decimal] = {}
-    for row in rows:
-        if "money" in row:
-            money[row["currency"]] = money.get(row["currency"], Decimal(0)) + Decimal(row["money"])
-    paid = " and ".join(Prices(currency=currency).show(amount) for currency, amount in money.items())
+    paid = paid_in_all(rows)
     return f"read {read:,} tokens ({cached:,} of them cached) and wrote {wrote:,}" + (f", for {paid}" if paid else "")
 
 

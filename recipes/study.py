@@ -21,7 +21,7 @@ from sharpen.evaluation.files import InputError, write_json, write_text
 from sharpen.evaluation.metrics import PRIMARY
 from sharpen.evaluation.report.charts import arms_chart
 from sharpen.evaluation.significance import Groups
-from sharpen.recipes.engine import Run, run_stages
+from sharpen.recipes.engine import ASKED, Run, run_stages
 from sharpen.recipes.finished import task_of
 from sharpen.recipes.inputs import Inputs
 from sharpen.recipes.load import with_values
@@ -33,6 +33,7 @@ from sharpen.recipes.study_file import Study, read_study
 from sharpen.recipes.study_plan import StageKey, made_of, print_plan, stage_keys
 from sharpen.recipes.study_runs import StudyRun, prepared_runs, runs_of
 from sharpen.recipes.study_workers import Task, run_tasks, worker_pool
+from sharpen.sdg.llm.budget import paid_in_all
 from sharpen.sdg.negatives.record import fraction_filtered
 
 WEIGHTS = ("training", "model", "reranker")
@@ -45,8 +46,8 @@ _cache: dict[Any, Any] = {}
 class StudyScores(BaseModel):
     """What is kept of a run: nDCG@10 by query before and after, and what it took.
 
-    ``available``: rows that the arm could have trained on. ``seconds``: of the stages that the arm does not share with
-    the first one: mining, teaching, training. ``filtered``: fraction of the candidates that filters took for relevant.
+    ``available``: rows that the arm could have trained on. ``seconds`` and ``money``: of the stages that the arm does
+    not share with the first one: mining, teaching, training. ``filtered``: fraction of the candidates that filters took for relevant.
     """
 
     digest: str
@@ -284,7 +285,7 @@ def _keep_scores(run: StudyRun, number: int, available: int) -> StudyScores:
         before=before,
         after=after,
         seconds=sum(manifest["seconds"] for manifest in manifests.values()),
-        money=counts.get("money"),
+        money=paid_in_all(row for manifest in manifests.values() for row in manifest.get(ASKED, ())) or None,
         filtered=fraction_filtered(counts),
     )
     write_json(run.folder / "scores.json", scores.model_dump(mode="json"))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from decimal import ROUND_HALF_UP, Decimal
 from typing import Annotated, Any
 
@@ -158,6 +158,19 @@ def spending_counts(spending: Sequence[Spending]) -> dict[str, Any]:
     if any(s.spent for s in spending):
         counts["money"] = ", ".join(str(s) for s in spending)
     return counts
+
+
+def paid_in_all(rows: Iterable[Mapping[str, Any]]) -> str:
+    """The money of rows of manifests (``Purse.row``), currency by currency; empty where nothing has a price.
+
+    >>> paid_in_all([{"money": "0.5", "currency": "USD"}, {}, {"money": "0.25", "currency": "USD"}])
+    '0.75 USD'
+    """
+    money: dict[str, Decimal] = {}
+    for row in rows:
+        if "money" in row:
+            money[row["currency"]] = money.get(row["currency"], Decimal(0)) + Decimal(row["money"])
+    return " and ".join(Prices(currency=currency).show(amount) for currency, amount in money.items())
 
 
 def _short(key: str) -> bytes:
