@@ -47,7 +47,8 @@ class StudyScores(BaseModel):
     """What is kept of a run: nDCG@10 by query before and after, and what it took.
 
     ``available``: rows that the arm could have trained on. ``seconds`` and ``money``: of the stages that the arm does
-    not share with the first one: mining, teaching, training. ``filtered``: fraction of the candidates that filters took for relevant.
+    not share with the first one: mining, teaching, training. ``filtered``: fraction of the candidates that filters took
+    for relevant.
     """
 
     digest: str
