@@ -15,9 +15,9 @@ from rich.console import Console
 from sharpen.evaluation.files import read_jsonl
 from sharpen.recipes.engine import run_stages
 from sharpen.recipes.load import load_recipe
-from sharpen.recipes.resources import JOURNAL
 from sharpen.recipes.run import prepare_run
 from sharpen.sdg.llm.journal import Journal
+from sharpen.sdg.llm.settings import JOURNAL
 
 GOLDEN = Path(__file__).parent / "golden"
 ANSWERS = GOLDEN / "quickstart_answers.jsonl"

@@ -149,7 +149,8 @@ def test_decisions_of_another_run_lie_beside_the_recipe_and_are_missed_where_the
     assert out.query.id not in read_queries(tmp_path / "other" / "pairs" / "queries.jsonl")
     # a run that was carried away from them stays as it is, until it is decided on anew
     (recipe.parent / "of_small.jsonl").unlink()
-    assert all("unchanged, reused" in line for line in _mine(tmp_path / "other").splitlines()[:4])
+    said = _mine(tmp_path / "other")
+    assert said.count("unchanged, reused") == 4 and "of_small.jsonl: not here; what was made of it before" in said
     Review(tmp_path / "other").decide(review.items("accepted")[1].key, "reject", None, "Ben")
     anew = sharpen("mine", str(tmp_path / "other"), cwd=tmp_path)
     assert anew.returncode == 2 and "of_small.jsonl: no such file" in anew.stderr
