@@ -235,8 +235,8 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
         "query-id\tcorpus-id\tscore\nr1\tcandle\t1\nr2\tguitar\t1\nr2\tpiano\t1\nr3\tbicycle\t1\n"
     )
     strategies = (
-        "[{kind: document, documents: 6}, {kind: sentence, sentences: 1, documents: 4}, {kind: document, name: several,"
-        " documents: 2, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt:"
+        "[{kind: document, documents: 4}, {kind: sentence, sentences: 1, documents: 2}, {kind: document, name: several,"
+        " documents: 1, queries: 2, form: json}, {kind: paraphrase, pool: pool.yaml, examples_per_prompt:"
         f" 2}},{{kind: multi_hop, documents: 1, max_tokens: 200, pool: {POOLS / 'multi_hop.yaml'}, bundle: {{documents:"
         f" 2}}}}, {{kind: back_translation, pool: {POOLS / 'translations_german.yaml'}}}]"
     )
@@ -259,7 +259,7 @@ def test_several_strategies_and_filters_account_for_every_query(undisturbed, tmp
     folder = tmp_path / "topics"
     tallies = json.loads((folder / "queries" / "strategies.json").read_text())
     assert list(tallies) == ["document", "sentence", "several", "paraphrase", "multi_hop", "back_translation"]
-    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [6, 4, 4, 1]
+    assert [tallies[name]["asked"] for name in ("document", "sentence", "several", "multi_hop")] == [4, 2, 2, 1]
     # the one with the text of a question that is compared on is left out
     counts = json.loads((folder / "queries" / "manifest.json").read_text())["counts"]
     assert (counts["labelled"], counts["labelled_left_out"]) == (2, {"without_document": 0, "evaluated_on": 1})
