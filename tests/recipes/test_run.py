@@ -458,8 +458,7 @@ def test_bad_data_is_named_and_nothing_half_written_is_left(recipe_file, dataset
 def test_an_endpoint_that_is_not_there_and_one_that_answers_garbage(recipe_file, tmp_path):
     llm = "llm={base_url: 'http://127.0.0.1:9/v1', model: m, max_retries: 1}"
     message = _fails(str(recipe_file), llm, cwd=tmp_path)
-    # 0: of a request that was sent first when, on a busy machine, nobody had answered the others for long
-    assert re.search("cannot reach http://127.0.0.1:9/v1 after [01] retries", message) and "llm.base_url" in message
+    assert "cannot reach http://127.0.0.1:9/v1 after 1 retries" in message and "llm.base_url" in message
     assert not (tmp_path / "runs" / "topics" / "queries").exists()
     with serve_replies(
         lambda *_: (200, {}, b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}]}')
